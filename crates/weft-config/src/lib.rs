@@ -1,0 +1,1 @@
+//! Reads weft.yaml and compiles it into an immutable snapshot.

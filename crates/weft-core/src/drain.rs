@@ -1,0 +1,105 @@
+//! The drain signal: one trigger, any number of watchers, two phases.
+//!
+//! On SIGTERM the inbound side drains at once (GOAWAY, `connection: close`) while the outbound side stays open, because
+//! the application that is shutting down may still have calls to make. The second phase closes everything.
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// How far the drain has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DrainPhase {
+    /// Serving.
+    Running,
+    /// Inbound finishes what it has and takes nothing new; outbound goes on.
+    Draining {
+        /// When the second phase begins at the latest.
+        deadline: Instant,
+    },
+    /// Everything closes now.
+    Closed,
+}
+
+/// A watcher. Clones are cheap and may be handed to every connection.
+#[derive(Clone, Debug)]
+pub struct Drain(watch::Receiver<DrainPhase>);
+
+/// Starts the phases. Dropping it counts as [`DrainPhase::Closed`].
+#[derive(Debug)]
+pub struct DrainTrigger(watch::Sender<DrainPhase>);
+
+/// A trigger and its first watcher, in [`DrainPhase::Running`].
+pub fn drain() -> (DrainTrigger, Drain) {
+    let (tx, rx) = watch::channel(DrainPhase::Running);
+    (DrainTrigger(tx), Drain(rx))
+}
+
+impl Drain {
+    /// The phase right now.
+    pub fn phase(&self) -> DrainPhase {
+        if self.0.has_changed().is_err() { DrainPhase::Closed } else { *self.0.borrow() }
+    }
+
+    /// Resolves when draining (or closing) has begun.
+    pub async fn draining(&mut self) {
+        let _ = self.0.wait_for(|phase| *phase != DrainPhase::Running).await;
+    }
+
+    /// Resolves when everything must close.
+    pub async fn closed(&mut self) {
+        let _ = self.0.wait_for(|phase| *phase == DrainPhase::Closed).await;
+    }
+}
+
+impl DrainTrigger {
+    /// Begins draining; a second call does not move the deadline.
+    pub fn start(&self, grace: Duration) {
+        self.0.send_if_modified(|phase| {
+            let begins = *phase == DrainPhase::Running;
+            if begins {
+                *phase = DrainPhase::Draining { deadline: Instant::now() + grace };
+            }
+            begins
+        });
+    }
+
+    /// Closes everything.
+    pub fn close(&self) {
+        self.0.send_replace(DrainPhase::Closed);
+    }
+
+    /// Another watcher.
+    pub fn watch(&self) -> Drain {
+        Drain(self.0.subscribe())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn phases_follow_each_other_and_a_second_start_keeps_the_deadline() {
+        let (trigger, mut drain) = drain();
+        assert_eq!(drain.phase(), DrainPhase::Running);
+        trigger.start(Duration::from_secs(5));
+        drain.draining().await;
+        let first = drain.phase();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        trigger.start(Duration::from_secs(60));
+        assert_eq!(drain.phase(), first);
+        trigger.close();
+        drain.closed().await;
+        assert_eq!(drain.phase(), DrainPhase::Closed);
+    }
+
+    #[tokio::test]
+    async fn a_lost_trigger_closes() {
+        let (trigger, mut drain) = drain();
+        drop(trigger);
+        drain.closed().await;
+        assert_eq!(drain.phase(), DrainPhase::Closed);
+    }
+}

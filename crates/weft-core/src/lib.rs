@@ -1,0 +1,23 @@
+//! The vocabulary of the mesh as types.
+//!
+//! Everything that two crates must agree on lives here: names, addresses, identities, the list of endpoints that
+//! discovery hands to balancing, and the drain signal. This crate depends on no other crate of the workspace and does
+//! no I/O, so that a mistake in a name or an identity is a type error in every crate above it.
+
+mod addr;
+mod drain;
+mod endpoint;
+mod error;
+mod identity;
+mod mode;
+mod name;
+mod protocol;
+
+pub use addr::{ClientAddr, EndpointAddr, OriginalDst, canonical};
+pub use drain::{Drain, DrainPhase, DrainTrigger, drain};
+pub use endpoint::{EndpointList, EndpointSource};
+pub use error::ParseError;
+pub use identity::{Namespace, PeerRule, ServiceAccount, SpiffeId, TrustDomain};
+pub use mode::MtlsMode;
+pub use name::{DnsName, ServiceKey};
+pub use protocol::AppProtocol;

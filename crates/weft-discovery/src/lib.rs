@@ -1,0 +1,1 @@
+//! DNS: the intercepting server, the resolver, and endpoint sets.

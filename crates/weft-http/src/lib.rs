@@ -1,0 +1,1 @@
+//! HTTP connections, upstream pools, the one body type, header hygiene, upgrades.

@@ -1,0 +1,1 @@
+//! Keys, certificates, trust bundle, peer verification and the rustls configurations.

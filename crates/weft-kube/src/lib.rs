@@ -1,0 +1,1 @@
+//! Traffic interception rules (weft init).

@@ -1,0 +1,1 @@
+//! Sockets: listeners, original destination, protocol detection, TCP relay.

@@ -1,0 +1,1 @@
+//! Metrics, spans and their OTLP export, access log.

@@ -1,0 +1,3 @@
+//! The `weft` binary: one module per subcommand, wiring only.
+
+fn main() {}

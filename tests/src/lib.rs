@@ -1,0 +1,1 @@
+//! Network-namespace pods for tests and the demo.
