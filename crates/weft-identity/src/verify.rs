@@ -1,0 +1,185 @@
+//! Peer verification: chain, use, trust domain, and one SPIFFE id.
+//!
+//! A mesh peer is known by its SPIFFE id, not by a DNS name, and the address that was dialed says nothing about it. So
+//! the name check of web TLS is replaced: the chain must lead to the bundle, be made for the side the peer is on, and
+//! the leaf must name exactly one workload of our trust domain. Whether that workload may stand there is a question
+//! per connection, so it is not asked here: the configurations stay the same for all connections.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::verify_tls13_signature;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme};
+use webpki::{EndEntityCert, KeyUsage};
+use weft_core::{SpiffeId, TrustDomain};
+
+use crate::svid::Svid;
+use crate::tls::crypto_provider;
+use crate::{IdentityError, TrustBundle};
+
+/// `id-kp-serverAuth` and `id-kp-clientAuth` (RFC 5280 section 4.2.1.12), DER without tag and length. webpki's own
+/// constructors accept a leaf without the extension; a mesh leaf must have it.
+const SERVER_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
+const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
+
+/// Verifies the other end of a connection against one bundle: as a rustls verifier for servers and for clients.
+#[derive(Debug)]
+pub struct PeerVerifier {
+    bundle: TrustBundle,
+    trust_domain: TrustDomain,
+    /// Where only one identity may answer: the CA.
+    only: Option<SpiffeId>,
+}
+
+impl PeerVerifier {
+    /// Accepts every workload of the trust domain.
+    pub fn new(bundle: TrustBundle, trust_domain: TrustDomain) -> Self {
+        Self { bundle, trust_domain, only: None }
+    }
+
+    /// Accepts one identity.
+    pub fn only(bundle: TrustBundle, id: SpiffeId) -> Self {
+        Self { bundle, trust_domain: id.trust_domain.clone(), only: Some(id) }
+    }
+
+    fn verify(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+        usage: KeyUsage,
+    ) -> Result<(), IdentityError> {
+        check_chain(leaf, intermediates, &self.bundle, now, usage)?;
+        let svid = Svid::parse(leaf)?;
+        if svid.id.trust_domain != self.trust_domain {
+            return Err(IdentityError::TrustDomain { found: svid.id, expected: self.trust_domain.clone() });
+        }
+        match &self.only {
+            Some(expected) if *expected != svid.id => {
+                Err(IdentityError::WrongIdentity { found: svid.id, expected: expected.clone() })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn check_chain(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    bundle: &TrustBundle,
+    now: UnixTime,
+    usage: KeyUsage,
+) -> Result<(), IdentityError> {
+    let algorithms = crypto_provider().signature_verification_algorithms.all;
+    let end_entity = EndEntityCert::try_from(leaf).map_err(IdentityError::Chain)?;
+    end_entity
+        .verify_for_usage(algorithms, bundle.anchors(), intermediates, now, usage, None, None)
+        .map(drop)
+        .map_err(IdentityError::Chain)
+}
+
+/// What a peer with `bundle` would say about our own chain, in both roles.
+pub(crate) fn check_own_chain(
+    chain: &[CertificateDer<'_>],
+    bundle: &TrustBundle,
+    now: SystemTime,
+) -> Result<(), IdentityError> {
+    let (leaf, intermediates) = chain.split_first().ok_or(IdentityError::NoCertificate)?;
+    let now = UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
+    check_chain(leaf, intermediates, bundle, now, KeyUsage::required(SERVER_AUTH))?;
+    check_chain(leaf, intermediates, bundle, now, KeyUsage::required(CLIENT_AUTH))
+}
+
+/// The alert the peer gets: exact where TLS has one, `certificate_unknown` otherwise. Our own log has the reason.
+fn to_rustls(error: IdentityError) -> rustls::Error {
+    let alert = match &error {
+        IdentityError::Chain(webpki::Error::CertExpired { .. }) => CertificateError::Expired,
+        IdentityError::Chain(webpki::Error::CertNotValidYet { .. }) => CertificateError::NotValidYet,
+        IdentityError::Chain(webpki::Error::UnknownIssuer) => CertificateError::UnknownIssuer,
+        _ => CertificateError::Other(OtherError(Arc::new(error))),
+    };
+    rustls::Error::InvalidCertificate(alert)
+}
+
+/// Unreachable by configuration: only TLS 1.3 is offered.
+fn no_tls12() -> Result<HandshakeSignatureValid, rustls::Error> {
+    Err(rustls::PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig.into())
+}
+
+impl ServerCertVerifier for PeerVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        self.verify(end_entity, intermediates, now, KeyUsage::required(SERVER_AUTH)).map_err(to_rustls)?;
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &crypto_provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        crypto_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+impl ClientCertVerifier for PeerVerifier {
+    /// None: a mesh client has one certificate, and the names of the roots would be sent in every handshake.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.verify(end_entity, intermediates, now, KeyUsage::required(CLIENT_AUTH)).map_err(to_rustls)?;
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _cert: &CertificateDer<'_>,
+        _dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &crypto_provider().signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        crypto_provider().signature_verification_algorithms.supported_schemes()
+    }
+}
