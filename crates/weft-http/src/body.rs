@@ -1,0 +1,172 @@
+//! The one body type, from the socket it was read from to the socket it is written to.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::sync::oneshot;
+
+use crate::client1::PooledBody;
+use crate::client2::InUse;
+
+/// Why a body ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The HTTP/1 peer broke off or broke the framing.
+    #[error("HTTP/1 body: {0}")]
+    Http1(#[from] hyper::Error),
+    /// The HTTP/2 stream or its connection ended.
+    #[error("HTTP/2 body: {0}")]
+    Http2(#[from] h2::Error),
+}
+
+impl BodyError {
+    /// The reset code to pass on to an HTTP/2 peer: the one that came, or CANCEL for a peer that has none.
+    pub fn reset_reason(&self) -> h2::Reason {
+        match self {
+            Self::Http2(error) => error.reason().unwrap_or(h2::Reason::CANCEL),
+            Self::Http1(_) => h2::Reason::CANCEL,
+        }
+    }
+}
+
+/// A request or response body.
+#[derive(Debug, Default)]
+pub enum Body {
+    /// Nothing, and known to be nothing.
+    #[default]
+    Empty,
+    /// One piece; for answers of our own.
+    Full(Bytes),
+    /// From an HTTP/1 connection.
+    Http1(Incoming),
+    /// From a pooled HTTP/1 connection, which goes back to its pool at the end.
+    Pooled(PooledBody),
+    /// From an HTTP/2 stream.
+    Http2(StreamBody),
+}
+
+/// The receiving half of an HTTP/2 stream as a body.
+#[derive(Debug)]
+pub struct StreamBody {
+    recv: h2::RecvStream,
+    data_ended: bool,
+    /// Held while the request body is still being sent by a task of its own; see [`StreamBody::finish`].
+    upload: Option<oneshot::Sender<()>>,
+    /// The place on the connection that the stream takes.
+    in_use: Option<InUse>,
+}
+
+impl Body {
+    /// Wraps what an HTTP/2 stream receives; a stream that has already ended is [`Body::Empty`].
+    pub fn from_stream(recv: h2::RecvStream) -> Self {
+        if recv.is_end_stream() {
+            Self::Empty
+        } else {
+            Self::Http2(StreamBody { recv, data_ended: false, upload: None, in_use: None })
+        }
+    }
+
+    /// Like [`Body::from_stream`]; `upload` is dropped when the body is dropped before its end, which tells the task
+    /// that still sends the request that nobody waits for the answer any more.
+    pub(crate) fn from_stream_with_upload(recv: h2::RecvStream, upload: oneshot::Sender<()>) -> Self {
+        Self::Http2(StreamBody { recv, data_ended: false, upload: Some(upload), in_use: None })
+    }
+
+    /// Holds the stream's place on its connection until the body ends; an empty body gives it free at once.
+    pub(crate) fn keeping(mut self, in_use: InUse) -> Self {
+        if let Self::Http2(stream) = &mut self {
+            stream.in_use = Some(in_use);
+        }
+        self
+    }
+
+    /// Wraps an HTTP/1 body; one that is known to be empty is [`Body::Empty`].
+    pub fn from_incoming(incoming: Incoming) -> Self {
+        if http_body::Body::is_end_stream(&incoming) { Self::Empty } else { Self::Http1(incoming) }
+    }
+}
+
+impl StreamBody {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if !self.data_ended {
+            match ready!(self.recv.poll_data(cx)) {
+                Some(Ok(data)) => {
+                    // The next hop takes the chunk at once and is polled again only when it has room, so the window
+                    // opens by what was handed on.
+                    self.recv.flow_control().release_capacity(data.len())?;
+                    return Poll::Ready(Some(Ok(Frame::data(data))));
+                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                None => self.data_ended = true,
+            }
+        }
+        let trailers = ready!(self.recv.poll_trailers(cx))?;
+        self.finish();
+        Poll::Ready(trailers.map(|trailers: HeaderMap| Ok(Frame::trailers(trailers))))
+    }
+
+    /// The answer came whole; a request body that is still on its way may finish (RFC 9113 section 8.1).
+    fn finish(&mut self) {
+        self.in_use = None;
+        if let Some(upload) = self.upload.take() {
+            let _ = upload.send(());
+        }
+    }
+}
+
+impl Drop for StreamBody {
+    fn drop(&mut self) {
+        // A reader that trusts `is_end_stream` does not poll for the end.
+        if self.recv.is_end_stream() {
+            self.finish();
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            this @ Self::Full(_) => {
+                let Self::Full(bytes) = std::mem::take(this) else { return Poll::Ready(None) };
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Self::Http1(incoming) => Pin::new(incoming)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(BodyError::from))),
+            Self::Pooled(pooled) => pooled.poll_frame(cx),
+            Self::Http2(stream) => stream.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Full(bytes) => bytes.is_empty(),
+            Self::Http1(incoming) => incoming.is_end_stream(),
+            Self::Pooled(pooled) => pooled.incoming().is_end_stream(),
+            Self::Http2(stream) => stream.recv.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
+            Self::Http1(incoming) => incoming.size_hint(),
+            Self::Pooled(pooled) => pooled.incoming().size_hint(),
+            // A content-length header, where there is one, travels as a header.
+            Self::Http2(_) => SizeHint::default(),
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! Requests over an HTTP/2 connection: a mesh link, or an application that speaks h2c.
+//!
+//! This sits on the `h2` crate and not on hyper's HTTP/2, because a stream then costs no task of its own, 1xx responses
+//! and exact reset codes come through, and the windows are ours (DESIGN section 9 has the measurements).
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{Reason, RecvStream};
+use http::header::EXPECT;
+use http::{Request, Response, StatusCode};
+use http_body::Body as _;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
+use tokio::time::Sleep;
+
+use crate::pump::{First, Pump, first_frame};
+use crate::{Body, BodyError, Http2Limits, Interim, StreamIo};
+
+/// How long to hold a body back for an application that never answers `Expect: 100-continue`. RFC 9110 section 10.1.1
+/// leaves the time to the client; one second is what curl waits.
+const EXPECT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Streams a peer is assumed to take before its SETTINGS say so (RFC 9113 section 6.5.2 recommends no less than 100).
+const STREAMS_BEFORE_SETTINGS: usize = 100;
+
+/// One HTTP/2 connection, on the side that sends requests.
+#[derive(Debug)]
+pub struct Http2Client {
+    send: RefCell<SendRequest<Bytes>>,
+    state: Rc<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    active: Cell<usize>,
+    /// Counts requests; tells the idle timer whether there were any.
+    started: Cell<u64>,
+    closed: Cell<bool>,
+}
+
+/// One stream in use; dropping it gives the place free.
+#[derive(Debug)]
+pub(crate) struct InUse(Rc<State>);
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        self.0.active.set(self.0.active.get() - 1);
+    }
+}
+
+/// Why an exchange brought no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ExchangeError {
+    /// The connection was no longer usable and nothing was sent.
+    #[error("connection closed before the request was sent: {0}")]
+    NotSent(#[source] h2::Error),
+    /// The peer says that it did not look at the request: GOAWAY with a lower stream id, or REFUSED_STREAM
+    /// (RFC 9113 section 8.7). It is safe to send it elsewhere.
+    #[error("refused unprocessed: {0}")]
+    Unprocessed(#[source] h2::Error),
+    /// The peer reset the stream.
+    #[error("reset: {0}")]
+    Reset(Reason),
+    /// The connection broke.
+    #[error("connection failed: {0}")]
+    Connection(#[source] h2::Error),
+    /// The client's request body broke off.
+    #[error("request body: {0}")]
+    RequestBody(#[source] BodyError),
+}
+
+impl ExchangeError {
+    /// Whether the request surely had no effect.
+    pub fn is_safe_to_retry(&self) -> bool {
+        matches!(self, Self::NotSent(_) | Self::Unprocessed(_))
+    }
+
+    fn from_response(error: h2::Error) -> Self {
+        match error.reason() {
+            Some(Reason::REFUSED_STREAM) if error.is_remote() => Self::Unprocessed(error),
+            _ if error.is_go_away() && error.is_remote() => Self::Unprocessed(error),
+            Some(reason) if error.is_reset() => Self::Reset(reason),
+            _ => Self::Connection(error),
+        }
+    }
+}
+
+/// What came of [`Http2Client::open`].
+#[derive(Debug)]
+pub enum Opened {
+    /// The upgrade is accepted; the stream carries its bytes.
+    Stream(Response<()>, StreamIo),
+    /// An ordinary answer.
+    Answer(Response<Body>),
+}
+
+impl Http2Client {
+    /// Opens HTTP/2 on a connection, and spawns the task that drives it on this worker.
+    ///
+    /// # Errors
+    /// Where the preface or the first SETTINGS cannot be written.
+    pub async fn handshake<S>(io: S, limits: &Http2Limits) -> Result<Self, h2::Error>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let (send, connection) = h2::client::Builder::new()
+            .initial_window_size(limits.stream_window)
+            .initial_connection_window_size(limits.connection_window)
+            .max_header_list_size(limits.max_header_bytes)
+            .initial_max_send_streams(STREAMS_BEFORE_SETTINGS)
+            .enable_push(false)
+            .handshake::<_, Bytes>(io)
+            .await?;
+        let state = Rc::new(State::default());
+        tokio::task::spawn_local(drive(connection, Rc::clone(&state), limits.idle));
+        Ok(Self { send: RefCell::new(send), state })
+    }
+
+    /// Whether new requests may be sent at all.
+    pub fn is_open(&self) -> bool {
+        !self.state.closed.get()
+    }
+
+    /// Whether one more stream fits under the peer's limit.
+    pub fn has_room(&self) -> bool {
+        let active = self.state.active.get();
+        active < STREAMS_BEFORE_SETTINGS || active < self.send.borrow().current_max_send_streams()
+    }
+
+    /// Streams in use.
+    pub fn active(&self) -> usize {
+        self.state.active.get()
+    }
+
+    /// Takes the connection out of use; streams in flight go on.
+    pub fn retire(&self) {
+        self.state.closed.set(true);
+    }
+
+    /// Sends a request and waits for the head of its answer. What is left of the request body then goes on in a task of
+    /// its own.
+    ///
+    /// # Errors
+    /// See [`ExchangeError`].
+    pub async fn exchange(
+        &self,
+        request: Request<()>,
+        mut body: Body,
+        interim: &Interim<'_>,
+    ) -> Result<Response<Body>, ExchangeError> {
+        let in_use = self.begin();
+        // hyper answers 100 as soon as its body is polled, so the body waits for the application's own 100.
+        let hold = matches!(interim, Interim::Http1) && expects_continue(&request);
+        let first =
+            if hold { None } else { first_frame(&mut body).await.map_err(ExchangeError::RequestBody)? };
+        let has_body = first.is_some() || !body.is_end_stream();
+        poll_fn(|cx| self.send.borrow_mut().poll_ready(cx)).await.map_err(|error| self.lost(error))?;
+        let (response, stream) =
+            self.send.borrow_mut().send_request(request, !has_body).map_err(|error| self.lost(error))?;
+        if !has_body {
+            let response = await_head(response, interim, &mut None::<Pump<Body>>, hold).await?;
+            return Ok(response.map(|recv| Body::from_stream(recv).keeping(in_use)));
+        }
+        let mut pump = start(body, stream, first)?;
+        let response = await_head(response, interim, &mut pump, hold).await?;
+        Ok(response.map(|recv| match pump {
+            None => Body::from_stream(recv).keeping(in_use),
+            Some(pump) => {
+                let (keep, cancelled) = oneshot::channel();
+                tokio::task::spawn_local(finish_upload(pump, cancelled));
+                Body::from_stream_with_upload(recv, keep).keeping(in_use)
+            }
+        }))
+    }
+
+    /// Sends a request that asks for an upgrade, or CONNECT, and leaves the stream open behind it.
+    ///
+    /// # Errors
+    /// See [`ExchangeError`].
+    pub async fn open(
+        &self,
+        request: Request<()>,
+        accepted: impl FnOnce(&Response<RecvStream>) -> bool,
+    ) -> Result<Opened, ExchangeError> {
+        let in_use = self.begin();
+        poll_fn(|cx| self.send.borrow_mut().poll_ready(cx)).await.map_err(|error| self.lost(error))?;
+        let (response, mut stream) =
+            self.send.borrow_mut().send_request(request, false).map_err(|error| self.lost(error))?;
+        let response = response.await.map_err(ExchangeError::from_response)?;
+        if accepted(&response) {
+            let (head, recv) = response.into_parts();
+            Ok(Opened::Stream(Response::from_parts(head, ()), StreamIo::new(stream, recv).keeping(in_use)))
+        } else {
+            // The answer is an ordinary one, and the request has no body.
+            let _ = stream.send_data(Bytes::new(), true);
+            Ok(Opened::Answer(response.map(|recv| Body::from_stream(recv).keeping(in_use))))
+        }
+    }
+
+    fn begin(&self) -> InUse {
+        self.state.active.set(self.state.active.get() + 1);
+        self.state.started.set(self.state.started.get().wrapping_add(1));
+        InUse(Rc::clone(&self.state))
+    }
+
+    fn lost(&self, error: h2::Error) -> ExchangeError {
+        self.retire();
+        ExchangeError::NotSent(error)
+    }
+}
+
+fn expects_continue(request: &Request<()>) -> bool {
+    request.headers().get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+fn start(
+    body: Body,
+    stream: h2::SendStream<Bytes>,
+    first: First,
+) -> Result<Option<Pump<Body>>, ExchangeError> {
+    match Pump::new(body, stream, first) {
+        (pump, None) => Ok(Some(pump)),
+        (_, Some(Ok(()))) => Ok(None),
+        (_, Some(Err(error))) => Err(ExchangeError::RequestBody(error)),
+    }
+}
+
+/// Waits for the response head, passing 1xx on and sending the body meanwhile. A pump that is done becomes `None`.
+async fn await_head(
+    mut response: ResponseFuture,
+    interim: &Interim<'_>,
+    pump: &mut Option<Pump<Body>>,
+    mut hold: bool,
+) -> Result<Response<RecvStream>, ExchangeError> {
+    let wants_interim = hold || interim.takes_any();
+    let mut patience = hold.then(|| Box::pin(tokio::time::sleep(EXPECT_PATIENCE)));
+    poll_fn(|cx| {
+        if wants_interim {
+            poll_interim(&mut response, interim, cx, &mut hold);
+        }
+        if hold && timed_out(patience.as_mut(), cx) {
+            hold = false;
+        }
+        if let Poll::Ready(head) = std::pin::Pin::new(&mut response).poll(cx) {
+            return Poll::Ready(head.map_err(ExchangeError::from_response));
+        }
+        if !hold && let Some(sending) = pump {
+            match sending.poll(cx) {
+                Poll::Ready(Ok(())) => *pump = None,
+                // A reset of the stream ends the response as well, which then says why.
+                Poll::Ready(Err(BodyError::Http2(error))) if error.is_remote() => *pump = None,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(ExchangeError::RequestBody(error))),
+                Poll::Pending => {}
+            }
+        }
+        Poll::Pending
+    })
+    .await
+}
+
+fn poll_interim(response: &mut ResponseFuture, interim: &Interim<'_>, cx: &mut Context<'_>, hold: &mut bool) {
+    while let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
+        if head.status() == StatusCode::CONTINUE {
+            *hold = false;
+        }
+        interim.send(head);
+    }
+}
+
+fn timed_out(timer: Option<&mut std::pin::Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> bool {
+    timer.is_some_and(|timer| timer.as_mut().poll(cx).is_ready())
+}
+
+/// Sends the rest of a request body after the answer has begun, unless the answer is given up before its end.
+async fn finish_upload(mut pump: Pump<Body>, mut cancelled: oneshot::Receiver<()>) {
+    let mut answered = false;
+    poll_fn(|cx| {
+        if !answered {
+            match std::pin::Pin::new(&mut cancelled).poll(cx) {
+                Poll::Ready(Ok(())) => answered = true,
+                Poll::Ready(Err(_)) => {
+                    pump.cancel();
+                    return Poll::Ready(());
+                }
+                Poll::Pending => {}
+            }
+        }
+        // A failed body has reset the stream, and that is all there is to tell.
+        pump.poll(cx).map(drop)
+    })
+    .await;
+}
+
+/// Drives the connection until it ends or has been idle for `idle`.
+async fn drive<S>(connection: h2::client::Connection<S, Bytes>, state: Rc<State>, idle: Duration)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut connection = std::pin::pin!(connection);
+    let mut seen = state.started.get();
+    loop {
+        match tokio::time::timeout(idle, connection.as_mut()).await {
+            Ok(Ok(())) => break,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "HTTP/2 connection ended");
+                break;
+            }
+            Err(_) if state.active.get() == 0 && state.started.get() == seen => break,
+            Err(_) => seen = state.started.get(),
+        }
+    }
+    state.closed.set(true);
+}

@@ -1,0 +1,83 @@
+//! What a connection hands its requests to.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::pin::Pin;
+
+use bytes::Bytes;
+use h2::Reason;
+use h2::server::SendResponse;
+use http::{Request, Response};
+
+use crate::{Body, BodyError, UpgradeIo};
+
+/// Answers the requests of one connection. It is built once per connection, with all that requests have in common.
+pub trait Handler: 'static {
+    /// The body of an answer: [`Body`], or a wrapper of it that watches its end.
+    type Body: http_body::Body<Data = Bytes, Error = BodyError> + Unpin + 'static;
+
+    /// Answers one request. Dropping the future means that the client has gone.
+    ///
+    /// A request for an upgrade or CONNECT comes with an empty body: what follows it belongs to the upgraded protocol.
+    fn call(
+        &self,
+        request: Request<Body>,
+        interim: Interim<'_>,
+    ) -> impl Future<Output = Result<Answer<Self::Body>, Abort>>;
+}
+
+/// An answer, and what happens to the connection or stream after it.
+pub struct Answer<B> {
+    /// The response.
+    pub response: Response<B>,
+    /// Takes over the bytes both ways after a 101, or a 2xx to CONNECT.
+    pub upgrade: Option<UpgradeTask>,
+}
+
+/// Runs an upgraded connection to its end. Boxed, because it is rare and lives long.
+pub type UpgradeTask = Box<dyn FnOnce(UpgradeIo) -> Pin<Box<dyn Future<Output = ()>>>>;
+
+impl<B> From<Response<B>> for Answer<B> {
+    fn from(response: Response<B>) -> Self {
+        Self { response, upgrade: None }
+    }
+}
+
+impl<B> fmt::Debug for Answer<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Answer")
+            .field("status", &self.response.status())
+            .field("upgrade", &self.upgrade.is_some())
+            .finish()
+    }
+}
+
+/// Breaks the exchange off without an answer: an HTTP/1 connection is closed, an HTTP/2 stream is reset.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("exchange aborted: {0}")]
+pub struct Abort(pub Reason);
+
+/// The way back to the client for 1xx responses (RFC 9110 section 15.2).
+#[derive(Debug)]
+pub enum Interim<'a> {
+    /// hyper's HTTP/1 server has one interim response, 100, and sends it by itself when the request body is first
+    /// polled; so whoever holds the body decides when, by polling it. Other 1xx responses cannot be sent.
+    Http1,
+    /// An HTTP/2 stream takes any 1xx response.
+    Http2(&'a RefCell<SendResponse<Bytes>>),
+}
+
+impl Interim<'_> {
+    /// Whether responses other than 100 can be passed on.
+    pub fn takes_any(&self) -> bool {
+        matches!(self, Self::Http2(_))
+    }
+
+    /// Passes an interim response on, as far as the client's protocol can carry it.
+    pub fn send(&self, response: Response<()>) {
+        if let Self::Http2(stream) = self {
+            // Failure means the stream is gone, which the final response will find out.
+            let _ = stream.borrow_mut().send_informational(response);
+        }
+    }
+}

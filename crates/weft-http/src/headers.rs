@@ -1,0 +1,164 @@
+//! Header hygiene between hops (RFC 9110 section 7.6.1, RFC 9113 section 8.2.2).
+
+use http::header::{CONNECTION, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::{HeaderMap, HeaderValue};
+
+/// `keep-alive` (RFC 2068 section 19.7.1); the `http` crate has no constant for it.
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+/// `proxy-connection`, never standardized but still sent.
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// Part of the h2c upgrade (RFC 7540 section 3.2.1), which Weft does not pass on.
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// The verified identity of the caller, for the application (Envoy's name and format).
+pub const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// The scheme the client used.
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// Identifies one request through all hops.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// What the hop-by-hop headers of a message asked for, found while they were removed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct HopByHop {
+    /// The `Upgrade` header, where `Connection` lists it. The h2c upgrade is left out.
+    pub upgrade: Option<HeaderValue>,
+}
+
+/// Removes everything that concerns one connection only, and all that `Connection` lists.
+///
+/// `TE` stays when it asks for trailers, reduced to just that: it is the one value HTTP/2 allows, and h2 refuses a
+/// request with another.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> HopByHop {
+    let mut found = HopByHop::default();
+    let wants_trailers = headers.get_all(TE).iter().any(|value| has_token(value, "trailers"));
+    if headers.contains_key(CONNECTION) {
+        let listed: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
+        if listed.iter().any(|value| has_token(value, "upgrade")) {
+            found.upgrade = headers.get(UPGRADE).filter(|value| !has_token(value, "h2c")).cloned();
+        }
+        for value in &listed {
+            for token in tokens(value) {
+                remove_listed(headers, token);
+            }
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [UPGRADE, TRANSFER_ENCODING, KEEP_ALIVE, PROXY_CONNECTION, HTTP2_SETTINGS] {
+        headers.remove(name);
+    }
+    if wants_trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    } else {
+        headers.remove(TE);
+    }
+    found
+}
+
+/// `Connection` may name what it likes, but not the headers that carry the message itself or that the mesh sets: a
+/// client must not be able to have them removed on the way ("hop-by-hop header abuse").
+fn remove_listed(headers: &mut HeaderMap, token: &str) {
+    const KEPT: &[&str] = &["host", "content-length", "content-type", "authorization", "cookie", "te"];
+    let kept = KEPT.iter().any(|name| token.eq_ignore_ascii_case(name))
+        || token.len() >= 12 && token[..12].eq_ignore_ascii_case("x-forwarded-")
+        || token.eq_ignore_ascii_case(X_REQUEST_ID.as_str())
+        || token.eq_ignore_ascii_case(TRAILER.as_str());
+    if !kept && let Ok(name) = HeaderName::from_bytes(token.as_bytes()) {
+        headers.remove(name);
+    }
+}
+
+/// Whether a comma-separated list has `wanted`, without regard to case.
+pub fn has_token(value: &HeaderValue, wanted: &str) -> bool {
+    tokens(value).any(|token| token.eq_ignore_ascii_case(wanted))
+}
+
+fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
+    // Tokens are ASCII (RFC 9110 section 5.6.2); a value that is not holds none.
+    value
+        .to_str()
+        .unwrap_or("")
+        .split(',')
+        .map(str::trim)
+        .filter(|token| !token.is_empty() && token.is_ascii())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    #[test]
+    fn removes_the_set_and_what_connection_lists() {
+        let mut headers = map(&[
+            ("connection", "keep-alive, X-Private"),
+            ("connection", "close"),
+            ("keep-alive", "timeout=5"),
+            ("proxy-connection", "keep-alive"),
+            ("transfer-encoding", "chunked"),
+            ("x-private", "1"),
+            ("x-public", "2"),
+        ]);
+        assert_eq!(strip_hop_by_hop(&mut headers), HopByHop::default());
+        assert_eq!(headers, map(&[("x-public", "2")]));
+    }
+
+    #[test]
+    fn keeps_te_only_as_trailers() {
+        let mut headers = map(&[("te", "gzip;q=0.5, trailers")]);
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers, map(&[("te", "trailers")]));
+        let mut headers = map(&[("te", "gzip")]);
+        strip_hop_by_hop(&mut headers);
+        assert!(headers.is_empty());
+        let mut headers = map(&[("connection", "TE"), ("te", "trailers")]);
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers, map(&[("te", "trailers")]));
+    }
+
+    #[test]
+    fn finds_an_upgrade_but_not_h2c() {
+        let mut headers = map(&[("connection", "Upgrade"), ("upgrade", "websocket")]);
+        assert_eq!(strip_hop_by_hop(&mut headers).upgrade, Some(HeaderValue::from_static("websocket")));
+        assert!(headers.is_empty());
+        let mut headers =
+            map(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "AAM")]);
+        assert_eq!(strip_hop_by_hop(&mut headers).upgrade, None);
+        assert!(headers.is_empty());
+        // Without Connection it is not a request for anything.
+        let mut headers = map(&[("upgrade", "websocket")]);
+        assert_eq!(strip_hop_by_hop(&mut headers).upgrade, None);
+    }
+
+    #[test]
+    fn a_client_cannot_have_essential_headers_removed() {
+        let mut headers = map(&[
+            ("connection", "close, x-forwarded-client-cert, host, content-length, x-request-id"),
+            ("x-forwarded-client-cert", "URI=spiffe://a"),
+            ("host", "a"),
+            ("content-length", "3"),
+            ("x-request-id", "1"),
+        ]);
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers.len(), 4);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn never_panics_and_always_removes_connection(values in proptest::collection::vec(".*", 0..4)) {
+            let mut headers = HeaderMap::new();
+            for value in &values {
+                if let Ok(value) = HeaderValue::from_bytes(value.as_bytes()) {
+                    headers.append(CONNECTION, value);
+                }
+            }
+            strip_hop_by_hop(&mut headers);
+            assert!(!headers.contains_key(CONNECTION));
+        }
+    }
+}

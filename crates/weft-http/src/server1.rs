@@ -1,0 +1,118 @@
+//! Serves an application's HTTP/1 connection.
+
+use std::error::Error;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::header::{CONNECTION, UPGRADE};
+use http::{Method, Request};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
+use weft_core::Drain;
+
+use crate::activity::{Activity, Counted, Tracked, Watch};
+use crate::{Abort, Answer, Body, Handler, Http1Limits, Interim, UpgradeIo};
+
+/// Serves requests until the client closes, a limit is passed, or `drain` has begun and the request in flight is
+/// answered. Requests of one connection are answered in order, also when they are pipelined.
+///
+/// The client closing its sending half ends the request in flight (as nginx does): it is the only sign that a client
+/// gives when it goes away, and a call that nobody waits for must not go on in the mesh.
+///
+/// # Errors
+/// What broke the connection; a client that goes away is not an error.
+pub async fn serve_http1<S, H>(
+    io: S,
+    handler: Rc<H>,
+    limits: &Http1Limits,
+    mut drain: Drain,
+) -> Result<(), hyper::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Handler,
+{
+    let activity = Arc::new(Activity::default());
+    let io = TokioIo::new(Counted::new(io, Arc::clone(&activity)));
+    let mut watch = Watch::new(Arc::clone(&activity), limits);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let in_flight = activity.begin();
+        let handler = Rc::clone(&handler);
+        async move {
+            let answer = call(&*handler, request).await?;
+            Ok::<_, Abort>(answer.map(|body| Tracked::new(body, in_flight)))
+        }
+    });
+    let connection = builder(limits).serve_connection(io, service).with_upgrades();
+    let mut connection = std::pin::pin!(connection);
+    let result = tokio::select! {
+        biased;
+        result = connection.as_mut() => result,
+        reason = watch.expired() => {
+            tracing::debug!(?reason, "closing an HTTP/1 connection");
+            return Ok(());
+        }
+        () = drain.draining() => {
+            // The request in flight is answered with `connection: close`; an idle connection closes.
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    result.or_else(|error| if is_departure(&error) { Ok(()) } else { Err(error) })
+}
+
+fn builder(limits: &Http1Limits) -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    // A proxy adds no Date of its own (RFC 9110 section 6.6.1 asks for one from origin servers).
+    builder.auto_date_header(false);
+    builder.max_header_size(limits.max_header_bytes);
+    // hyper's least buffer is 8 KiB.
+    builder.max_buf_size(limits.max_header_bytes.max(8 * 1024));
+    if limits.max_headers != Http1Limits::default().max_headers {
+        // Setting it makes hyper allocate per request.
+        builder.max_headers(limits.max_headers);
+    }
+    builder
+}
+
+async fn call<H: Handler>(
+    handler: &H,
+    mut request: Request<Incoming>,
+) -> Result<http::Response<H::Body>, Abort> {
+    if !takes_over(&request) {
+        let answer = handler.call(request.map(Body::from_incoming), Interim::Http1).await?;
+        return Ok(answer.response);
+    }
+    let upgraded = hyper::upgrade::on(&mut request);
+    let Answer { response, upgrade } = handler.call(request.map(|_| Body::Empty), Interim::Http1).await?;
+    if let Some(task) = upgrade {
+        tokio::task::spawn_local(async move {
+            match upgraded.await {
+                Ok(io) => task(UpgradeIo::Http1(TokioIo::new(io))).await,
+                Err(error) => tracing::debug!(%error, "the client left before its upgrade"),
+            }
+        });
+    }
+    Ok(response)
+}
+
+/// Whether the bytes after this request may belong to another protocol. An upgrade request with a body keeps its body
+/// and stays an ordinary request (RFC 9110 section 7.8 lets a server ignore the upgrade).
+fn takes_over(request: &Request<Incoming>) -> bool {
+    request.method() == Method::CONNECT
+        || (request.headers().contains_key(UPGRADE)
+            && request.headers().contains_key(CONNECTION)
+            && http_body::Body::is_end_stream(request.body()))
+}
+
+/// The client went away, or we broke an exchange off on purpose.
+fn is_departure(error: &hyper::Error) -> bool {
+    error.is_closed()
+        || error.is_canceled()
+        || error.is_incomplete_message()
+        || error.is_shutdown()
+        || error.is_body_write_aborted()
+        || error.source().is_some_and(|source| source.is::<Abort>() || source.is::<std::io::Error>())
+}

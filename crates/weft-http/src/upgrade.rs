@@ -1,0 +1,128 @@
+//! Connections and streams that have left HTTP behind: upgrades and CONNECT.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use h2::{RecvStream, SendStream};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use crate::client2::InUse;
+
+/// An HTTP/2 stream as bytes. Dropping it before its end resets the stream.
+#[derive(Debug)]
+pub struct StreamIo {
+    send: SendStream<Bytes>,
+    recv: RecvStream,
+    unread: Bytes,
+    _in_use: Option<InUse>,
+}
+
+impl StreamIo {
+    pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream) -> Self {
+        Self { send, recv, unread: Bytes::new(), _in_use: None }
+    }
+
+    pub(crate) fn keeping(mut self, in_use: InUse) -> Self {
+        self._in_use = Some(in_use);
+        self
+    }
+}
+
+fn broken(error: h2::Error) -> io::Error {
+    if error.is_io() {
+        error.into_io().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
+    } else {
+        io::Error::new(io::ErrorKind::ConnectionReset, error)
+    }
+}
+
+impl AsyncRead for StreamIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.unread.is_empty() {
+            match ready!(self.recv.poll_data(cx)) {
+                Some(Ok(data)) => self.unread = data,
+                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
+                None => return Poll::Ready(Ok(())),
+            }
+        }
+        let taken = self.unread.len().min(buf.remaining());
+        buf.put_slice(&self.unread[..taken]);
+        self.unread.advance(taken);
+        self.recv.flow_control().release_capacity(taken).map_err(broken)?;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for StreamIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if buf.is_empty() {
+            return Poll::Ready(Ok(0));
+        }
+        let mut room = self.send.capacity();
+        if room == 0 {
+            self.send.reserve_capacity(buf.len());
+            room = match ready!(self.send.poll_capacity(cx)) {
+                Some(Ok(room)) => room,
+                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
+                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            };
+        }
+        let taken = room.min(buf.len());
+        self.send.send_data(Bytes::copy_from_slice(&buf[..taken]), false).map_err(broken)?;
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // The connection's task writes as soon as it can; there is nothing to wait for that a reader could see.
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(self.send.send_data(Bytes::new(), true).map_err(broken))
+    }
+}
+
+/// Either kind of upgraded connection.
+#[derive(Debug)]
+pub enum UpgradeIo {
+    /// An HTTP/1 connection after its 101.
+    Http1(TokioIo<hyper::upgrade::Upgraded>),
+    /// An HTTP/2 stream.
+    Http2(StreamIo),
+}
+
+macro_rules! each {
+    ($self:ident, $io:ident => $call:expr) => {
+        match $self.get_mut() {
+            UpgradeIo::Http1($io) => $call,
+            UpgradeIo::Http2($io) => $call,
+        }
+    };
+}
+
+impl AsyncRead for UpgradeIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_read(cx, buf))
+    }
+}
+
+impl AsyncWrite for UpgradeIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        each!(self, io => Pin::new(io).poll_write(cx, buf))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_flush(cx))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, io => Pin::new(io).poll_shutdown(cx))
+    }
+}

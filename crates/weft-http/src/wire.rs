@@ -1,0 +1,215 @@
+//! How an application's request travels inside HTTP/2 and comes out as it went in.
+//!
+//! An HTTP/1 request keeps its `Host` header and its target form on the way: HTTP/2 allows a request without
+//! `:authority` that was converted from HTTP/1 (RFC 9113 section 8.3.1), so an origin-form target stays a path, an
+//! absolute-form target (RFC 9112 section 3.2.2) keeps scheme and authority, and nothing is parsed and rebuilt on the
+//! way. HTTP/1.1 is the unmarked case; HTTP/1.0 and HTTP/2 are told by [`WEFT_WIRE`].
+//!
+//! An HTTP/1.1 upgrade (RFC 9110 section 7.8) travels as a request with [`WEFT_UPGRADE`] whose stream carries the
+//! upgraded protocol's bytes both ways once the answer, marked alike, has come. RFC 8441's extended CONNECT does not fit:
+//! it drops the method, and it knows no refusal that leaves an ordinary answer. An HTTP/2 application's own extended
+//! CONNECT passes as what it is.
+//!
+//! Both headers exist only on mesh links: they are removed from what applications send and from what they receive.
+
+use http::header::{HOST, HeaderName};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, request};
+
+use crate::ErrorCode;
+use crate::headers::strip_hop_by_hop;
+
+/// Marks a request whose application speaks HTTP/1.0 (`1.0`) or HTTP/2 (`2`).
+pub const WEFT_WIRE: HeaderName = HeaderName::from_static("weft-wire");
+/// The upgrade an HTTP/1.1 request asks for, or an answer has accepted.
+pub const WEFT_UPGRADE: HeaderName = HeaderName::from_static("weft-upgrade");
+
+/// Checks and cleans a request from an application, whatever its version.
+///
+/// Returns the upgrade it asks for, which only HTTP/1.1 has.
+///
+/// # Errors
+/// `bad-request` for an HTTP/1.1 request without exactly one `Host` (RFC 9112 section 3.2).
+pub fn clean_request(parts: &mut request::Parts) -> Result<Option<HeaderValue>, ErrorCode> {
+    strip_internal(&mut parts.headers);
+    if parts.version == Version::HTTP_2 {
+        return Ok(None);
+    }
+    let mut hosts = parts.headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(_), None) => {}
+        (None, _) if parts.version == Version::HTTP_10 => {}
+        _ => return Err(ErrorCode::BadRequest),
+    }
+    if parts.method != Method::CONNECT
+        && let Some(authority) = parts.uri.authority()
+    {
+        // An absolute-form target overrides Host (RFC 9112 section 3.2.2).
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| ErrorCode::BadRequest)?;
+        parts.headers.insert(HOST, host);
+    }
+    let upgrade = strip_hop_by_hop(&mut parts.headers).upgrade;
+    // RFC 9110 section 7.8: a server ignores an upgrade in HTTP/1.0.
+    Ok(upgrade.filter(|_| parts.version == Version::HTTP_11))
+}
+
+/// Marks a clean request for the link.
+pub fn to_link(mut parts: request::Parts, upgrade: Option<HeaderValue>) -> Request<()> {
+    match parts.version {
+        Version::HTTP_2 => {
+            parts.headers.insert(WEFT_WIRE, HeaderValue::from_static("2"));
+        }
+        Version::HTTP_10 => {
+            parts.headers.insert(WEFT_WIRE, HeaderValue::from_static("1.0"));
+        }
+        _ => {}
+    }
+    if let Some(protocol) = upgrade {
+        parts.headers.insert(WEFT_UPGRADE, protocol);
+    }
+    Request::from_parts(parts, ())
+}
+
+/// What a request from a link is to become again.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Original {
+    /// The version the calling application speaks.
+    pub version: Version,
+    /// The upgrade it asked for.
+    pub upgrade: Option<HeaderValue>,
+}
+
+/// Restores a request that came over a link.
+pub fn from_link(parts: &mut request::Parts) -> Original {
+    let version = match parts.headers.remove(WEFT_WIRE) {
+        Some(value) if value == "2" => Version::HTTP_2,
+        Some(value) if value == "1.0" => Version::HTTP_10,
+        _ => Version::HTTP_11,
+    };
+    let upgrade = parts.headers.remove(WEFT_UPGRADE);
+    parts.version = version;
+    Original { version, upgrade }
+}
+
+/// Puts back what an HTTP/1.1 application expects of an upgrade request.
+pub fn restore_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
+    headers.insert(http::header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(http::header::UPGRADE, protocol);
+}
+
+/// Cleans an HTTP/1 application's answer for the link. An accepted upgrade becomes a marked 200.
+pub fn response_to_link<B>(response: &mut Response<B>) {
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    strip_internal(response.headers_mut());
+    let found = strip_hop_by_hop(response.headers_mut());
+    if switched {
+        let protocol = found.upgrade.unwrap_or_else(|| HeaderValue::from_static(""));
+        response.headers_mut().insert(WEFT_UPGRADE, protocol);
+        *response.status_mut() = StatusCode::OK;
+    }
+}
+
+/// Turns a marked 200 from the link back into 101; says whether it was one.
+pub fn response_from_link<B>(response: &mut Response<B>) -> bool {
+    response.headers_mut().remove(WEFT_WIRE);
+    let Some(protocol) = response.headers_mut().remove(WEFT_UPGRADE) else { return false };
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(http::header::CONNECTION, HeaderValue::from_static("upgrade"));
+    if !protocol.is_empty() {
+        headers.insert(http::header::UPGRADE, protocol);
+    }
+    true
+}
+
+/// Removes what only mesh links may carry.
+pub fn strip_internal(headers: &mut HeaderMap) {
+    headers.remove(WEFT_WIRE);
+    headers.remove(WEFT_UPGRADE);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parts(builder: http::request::Builder) -> request::Parts {
+        builder.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn a_request_round_trips_in_every_version_and_form() {
+        for (version, target) in [
+            (Version::HTTP_11, "/a?b=c"),
+            (Version::HTTP_11, "*"),
+            (Version::HTTP_11, "http://orders.shop/a"),
+            (Version::HTTP_10, "/a"),
+            (Version::HTTP_2, "http://orders.shop/a"),
+        ] {
+            let mut before =
+                parts(Request::builder().version(version).uri(target).header("host", "orders.shop"));
+            assert_eq!(clean_request(&mut before).unwrap(), None);
+            let (mut after, ()) = to_link(before.clone(), None).into_parts();
+            assert_eq!(from_link(&mut after), Original { version, upgrade: None });
+            assert_eq!((after.version, &after.uri, &after.headers), (version, &before.uri, &before.headers));
+        }
+    }
+
+    #[test]
+    fn an_upgrade_travels_as_a_marked_request_and_answer() {
+        let mut request = parts(
+            Request::builder()
+                .uri("/ws")
+                .header("host", "a")
+                .header("connection", "Upgrade")
+                .header("upgrade", "websocket")
+                .header("sec-websocket-key", "x"),
+        );
+        let upgrade = clean_request(&mut request).unwrap();
+        let (mut link, ()) = to_link(request, upgrade).into_parts();
+        assert!(!link.headers.contains_key("connection"));
+        let original = from_link(&mut link);
+        restore_upgrade(&mut link.headers, original.upgrade.unwrap());
+        assert_eq!(link.headers["upgrade"], "websocket");
+        assert_eq!(link.headers["connection"], "upgrade");
+
+        let mut answer = Response::builder()
+            .status(101)
+            .header("connection", "upgrade")
+            .header("upgrade", "websocket")
+            .body(())
+            .unwrap();
+        response_to_link(&mut answer);
+        assert_eq!(answer.status(), 200);
+        assert!(response_from_link(&mut answer));
+        assert_eq!(answer.status(), 101);
+        assert_eq!(answer.headers()["upgrade"], "websocket");
+    }
+
+    #[test]
+    fn applications_cannot_speak_the_internal_headers() {
+        let mut request = parts(
+            Request::builder()
+                .uri("/")
+                .header("host", "a")
+                .header("weft-wire", "2")
+                .header("weft-upgrade", "x"),
+        );
+        clean_request(&mut request).unwrap();
+        assert_eq!(request.headers.len(), 1);
+        let mut answer = Response::builder().header("weft-upgrade", "x").body(()).unwrap();
+        response_to_link(&mut answer);
+        assert!(answer.headers().is_empty());
+    }
+
+    #[test]
+    fn host_must_be_there_once() {
+        let none = Request::builder().uri("/");
+        assert_eq!(clean_request(&mut parts(none)), Err(ErrorCode::BadRequest));
+        let two = Request::builder().uri("/").header("host", "a").header("host", "b");
+        assert_eq!(clean_request(&mut parts(two)), Err(ErrorCode::BadRequest));
+        let old = Request::builder().version(Version::HTTP_10).uri("/");
+        assert_eq!(clean_request(&mut parts(old)), Ok(None));
+        let mut absolute = parts(Request::builder().uri("http://real/").header("host", "lie"));
+        clean_request(&mut absolute).unwrap();
+        assert_eq!(absolute.headers["host"], "real");
+    }
+}
