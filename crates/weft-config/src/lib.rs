@@ -1,1 +1,41 @@
-//! Reads weft.yaml and compiles it into an immutable snapshot.
+//! Reads `weft.yaml` and compiles it into immutable values.
+//!
+//! A mistake in a configuration costs its author least when it is told at once, with all others, with its line, and
+//! with the cure; and it costs the mesh least when the last good configuration stays in force. So: the file is parsed
+//! into a tree that knows where each value stands ([`ProxyConfig::load`]); one pass checks every field, with variables
+//! and flags laid over it; only when nothing is wrong is anything handed out. What may change while the process runs is
+//! a [`Snapshot`] of its own.
+//!
+//! | module | |
+//! |---|---|
+//! | `tree` | YAML to nodes with line and column |
+//! | `read`, `scalar` | nodes to checked values, all mistakes kept |
+//! | `sections`, `identity`, `policy` | the fields of `weft.yaml`, one function a section, with every default and its reason |
+//! | `membership` | which destinations are in the mesh, compiled |
+
+mod env;
+mod error;
+mod identity;
+mod membership;
+mod policy;
+mod read;
+mod scalar;
+mod sections;
+mod snapshot;
+mod tree;
+mod types;
+mod value;
+
+pub use env::Env;
+pub use error::{ConfigErrors, Origin, Problem, ProblemKind};
+pub use membership::{
+    AddrVerdict, DomainPattern, Membership, MembershipSpec, NamePattern, NameVerdict, Outside,
+};
+pub use read::Effective;
+pub use snapshot::{InboundPolicy, OutboundPolicy, Services, Snapshot, StaticService};
+pub use types::{
+    AccessLogMode, AccessLogSink, Bind, CaSource, DnsConfig, FileSource, Http2Limits, IdentityConfig,
+    IdentitySource, Keepalive, Limits, OtlpProtocol, ProxyConfig, Retries, TelemetryConfig, Timeouts,
+    TracingConfig, Workers, Workload,
+};
+pub use value::{HostPort, Listen, PortSet, Size};

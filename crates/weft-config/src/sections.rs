@@ -1,0 +1,407 @@
+//! The fields of `weft.yaml`: one function a section, each default with its reason.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::env::Env;
+use crate::error::{ConfigErrors, Origin, Problem, ProblemKind};
+use crate::read::{Bad, Found, Reader, Section};
+use crate::scalar::{self, MaybeSpan, Span};
+use crate::tree::{self, Scalar};
+use crate::types::{
+    AccessLogSink, Bind, DnsConfig, Http2Limits, Keepalive, Limits, OtlpProtocol, ProxyConfig, Retries,
+    TelemetryConfig, Timeouts, TracingConfig, Workers, Workload,
+};
+use crate::value::{Listen, Size};
+use crate::{identity, policy};
+
+/// A ConfigMap holds 1 MiB at most; a file beyond this is not a configuration but a mistake in `--config`.
+const MAX_FILE: u64 = 8 << 20;
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+
+impl ProxyConfig {
+    /// Reads and checks the file at `path`, with `env` laid over it.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn load(path: &Path, env: &Env) -> Result<Self, ConfigErrors> {
+        let text = read_file(path).map_err(|problem| ConfigErrors::one(path, problem))?;
+        Self::from_text(path, &text, env)
+    }
+
+    /// Checks `text`; `path` is named in errors.
+    ///
+    /// # Errors
+    /// Everything that is wrong, at once.
+    pub fn from_text(path: &Path, text: &str, env: &Env) -> Result<Self, ConfigErrors> {
+        let root = tree::parse(text).map_err(|problem| ConfigErrors::one(path, problem))?;
+        let reader = Reader::new(env);
+        let config = document(&reader.root(&root), path);
+        let found = reader.finish();
+        match config {
+            Some(mut config) if found.problems.is_empty() => {
+                config.warnings = env
+                    .unknown(&found.used)
+                    .map(|name| format!("environment variable {name} names no field of the configuration"))
+                    .collect();
+                config.effective = in_order(found).into();
+                Ok(config)
+            }
+            _ => Err(ConfigErrors { path: path.to_owned(), problems: found.problems }),
+        }
+    }
+}
+
+/// The values in force, each once, sorted by field.
+fn in_order(found: Found) -> Vec<crate::Effective> {
+    let mut effective = found.effective;
+    effective.sort_by(|a, b| a.field.cmp(&b.field));
+    effective
+}
+
+fn read_file(path: &Path) -> Result<String, Problem> {
+    use std::io::Read;
+    let told = |reason: String, cure: &str| Problem {
+        kind: ProblemKind::Unreadable,
+        origin: Origin::Default,
+        field: String::new(),
+        reason,
+        cure: cure.to_owned(),
+    };
+    let file = std::fs::File::open(path)
+        .map_err(|e| told(format!("the file cannot be read: {e}"), "name a readable file with --config"))?;
+    let mut bytes = Vec::new();
+    let read = file.take(MAX_FILE + 1).read_to_end(&mut bytes);
+    read.map_err(|e| told(format!("the file cannot be read: {e}"), "name a readable file with --config"))?;
+    if bytes.len() as u64 > MAX_FILE {
+        return Err(told(
+            format!("the file is larger than {}", Size(MAX_FILE)),
+            "name a configuration with --config",
+        ));
+    }
+    String::from_utf8(bytes).map_err(|e| {
+        let line =
+            1 + e.as_bytes().iter().take(e.utf8_error().valid_up_to()).filter(|b| **b == b'\n').count();
+        told(format!("the file is not UTF-8 (line {line})"), "save it as UTF-8")
+    })
+}
+
+/// The whole document. `None` only where a problem was told.
+fn document(root: &Section<'_, '_>, path: &Path) -> Option<ProxyConfig> {
+    let identity = identity::identity(&root.section("identity"));
+    let trust_domain = identity.as_ref().map(|id| id.trust_domain.clone());
+    let workload = workload(&root.section("workload"));
+    let workers = workers(root);
+    let bind = bind(&root.section("bind"));
+    let dns = dns(&root.section("dns"));
+    let (telemetry, sampling, access_log) = telemetry(&root.section("telemetry"));
+    let limits = limits(&root.section("limits"));
+    let timeouts = timeouts(&root.section("timeouts"));
+    let retries = retries(&root.section("retries"));
+    let snapshot = policy::snapshot(root, trust_domain, sampling, access_log);
+    Some(ProxyConfig {
+        path: path.to_owned(),
+        workload,
+        workers,
+        bind,
+        identity: identity?,
+        dns,
+        telemetry,
+        limits,
+        timeouts,
+        retries,
+        snapshot: Arc::new(snapshot?),
+        effective: Arc::from([]),
+        warnings: Vec::new(),
+    })
+}
+
+fn workload(s: &Section<'_, '_>) -> Workload {
+    Workload {
+        name: s.scalar("name", scalar::text).map(|(name, _)| name),
+        namespace: s.scalar("namespace", scalar::parsed("write a Kubernetes namespace")).map(|(ns, _)| ns),
+        service_account: s
+            .scalar("serviceAccount", scalar::parsed("write a Kubernetes service account"))
+            .map(|(sa, _)| sa),
+        addresses: s
+            .list("addresses", scalar::ip)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(ip, _)| ip)
+            .collect(),
+    }
+}
+
+fn workers(root: &Section<'_, '_>) -> Workers {
+    // More than this is not a machine but a typing mistake; each worker costs a thread and its own pools.
+    const MOST: u64 = 1024;
+    let read = |written: &Scalar| match written {
+        Scalar::Str(text) | Scalar::Text(text) if text.trim() == "auto" => Ok(Workers::Auto),
+        other => {
+            let count = scalar::whole(1..=MOST)(other).map_err(|mut bad| {
+                bad.cure = format!("write a number from 1 to {MOST}, or auto");
+                bad
+            })?;
+            let count = usize::try_from(count).ok().and_then(NonZeroUsize::new);
+            count.map(Workers::Count).ok_or_else(|| Bad::value("this is not a number of threads", ""))
+        }
+    };
+    match root.scalar("workers", read) {
+        Some((workers, _)) => workers,
+        None => {
+            // One: a sidecar shares its pod's cores with the application (DESIGN section 9, rule 1).
+            root.default("workers", &1);
+            Workers::Count(NonZeroUsize::MIN)
+        }
+    }
+}
+
+fn bind(s: &Section<'_, '_>) -> Bind {
+    // Captured outbound connections and queries are redirected to loopback by the OUTPUT chain's REDIRECT, so nothing
+    // but the workload itself needs to reach those two; the admin server is never for others.
+    let of =
+        |name, default, of_port: fn(u16) -> Listen| s.or(name, of_port(default), scalar::listen(of_port));
+    let bind = Bind {
+        outbound: of("outbound", 15001, Listen::Loopback),
+        inbound: of("inbound", 15006, Listen::Any),
+        dns: of("dns", 15053, Listen::Loopback),
+        admin: of("admin", 15000, Listen::Loopback),
+        metrics: of("metrics", 15020, Listen::Any),
+        health: of("health", 15021, Listen::Any),
+    };
+    let names = ["outbound", "inbound", "dns", "admin", "metrics", "health"];
+    let ports = bind.ports();
+    for (i, port) in ports.iter().enumerate() {
+        if let Some(j) = ports.iter().take(i).position(|earlier| earlier == port) {
+            let reason = format!("port {port} is used by bind.{} as well", names.get(j).unwrap_or(&""));
+            let bad = Bad {
+                kind: ProblemKind::Conflict,
+                reason,
+                cure: "give each listener its own port".to_owned(),
+            };
+            s.reader().refuse(s.origin(), &format!("{}.{}", s.path(), names.get(i).unwrap_or(&"")), bad);
+        }
+    }
+    bind
+}
+
+fn dns(s: &Section<'_, '_>) -> DnsConfig {
+    let span = |name, default: Duration, range| s.or(name, Span(default), scalar::duration(range)).0;
+    let config = DnsConfig {
+        servers: s
+            .list("servers", scalar::socket_or(53))
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(a, _)| a)
+            .collect(),
+        resolv_conf: s.or("resolvConf", Shown("/etc/resolv.conf".into()), |v| scalar::path(v).map(Shown)).0,
+        // A TTL of 0 would cost an upstream query for each connection of the application.
+        min_ttl: span("minTtl", SECOND, Duration::ZERO..=MINUTE),
+        // A record with a TTL of days, once wrong, would outlive the pod.
+        max_ttl: span("maxTtl", HOUR, SECOND..=7 * DAY),
+        // Kubernetes creates names moments after they are first asked for; RFC 2308 section 5 allows hours.
+        negative_ttl: span("negativeTtl", 30 * SECOND, Duration::ZERO..=HOUR),
+        // CoreDNS answers with TTL 5 in a cluster; asking more often finds nothing new.
+        refresh_floor: span("refreshFloor", 5 * SECOND, 100 * MILLISECOND..=HOUR),
+        // About 300 octets each: 3 MB at the most, more names than one pod talks to.
+        cache_entries: to_usize(s.or("cacheEntries", 10_000, scalar::whole(16..=10_000_000))),
+    };
+    if config.min_ttl > config.max_ttl {
+        let reason =
+            format!("minTtl ({}) is more than maxTtl ({})", Span(config.min_ttl), Span(config.max_ttl));
+        let bad =
+            Bad { kind: ProblemKind::Conflict, reason, cure: "lower minTtl or raise maxTtl".to_owned() };
+        s.reader().refuse(s.origin(), &format!("{}.minTtl", s.path()), bad);
+    }
+    config
+}
+
+fn telemetry(s: &Section<'_, '_>) -> (TelemetryConfig, f64, crate::AccessLogMode) {
+    let exported = s.has("tracing");
+    let (tracing, sampling) = tracing(&s.section("tracing"), exported);
+    let log = s.section("accessLog");
+    let sink = log.or("path", Shown("stdout".into()), |v| scalar::path(v).map(Shown)).0;
+    let mode = log.or("mode", policy::LogMode(crate::AccessLogMode::Errors), policy::log_mode).0;
+    let resource = s.texts("resource", false).into_iter().map(|(name, value, _)| (name, value)).collect();
+    let access_log =
+        if sink == Path::new("stdout") { AccessLogSink::Stdout } else { AccessLogSink::File(sink) };
+    (TelemetryConfig { tracing, access_log, resource }, sampling, mode)
+}
+
+fn tracing(s: &Section<'_, '_>, exported: bool) -> (Option<TracingConfig>, f64) {
+    const PROTOCOLS: &[(&str, OtlpProtocol)] = &[("grpc", OtlpProtocol::Grpc), ("http", OtlpProtocol::Http)];
+    let endpoint =
+        if exported { s.required("endpoint", url) } else { s.scalar("endpoint", url).map(|(url, _)| url) };
+    let protocol = s.scalar("protocol", scalar::word(PROTOCOLS)).map(|(protocol, _)| protocol);
+    if protocol.is_none() {
+        s.default("protocol", &"grpc");
+    }
+    // One of a hundred shows the shape of the traffic and costs next to nothing; a caller's own decision wins over it.
+    let sampling = s.or("sampling", 0.01, scalar::share);
+    // At 1 KiB a span: 4 MiB at the most while the collector is away.
+    let queue = to_usize(s.or("queue", 4096, scalar::whole(1..=1_000_000)));
+    let mut headers = Vec::new();
+    for (name, value, origin) in s.texts("headers", true) {
+        match header(&name, &value) {
+            Ok(header) => headers.push(header),
+            Err(bad) => s.reader().refuse(origin, &format!("{}.headers.{name}", s.path()), bad),
+        }
+    }
+    let timeout = s.or("timeout", Span(5 * SECOND), scalar::duration(10 * MILLISECOND..=5 * MINUTE)).0;
+    let protocol = protocol.unwrap_or(OtlpProtocol::Grpc);
+    let config = endpoint.map(|endpoint| TracingConfig { endpoint, protocol, queue, headers, timeout });
+    (config, sampling)
+}
+
+fn url(written: &Scalar) -> Result<String, Bad> {
+    let url = scalar::text(written)?;
+    let cure = "write http://host:port or https://host:port";
+    let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
+        return Err(Bad::value(format!("\"{url}\" is not an http or https URL"), cure));
+    };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
+    let host = if authority.starts_with('[') {
+        let end = authority.find(']').unwrap_or(0);
+        authority.get(end + 1..).is_some_and(|port| port.is_empty() || port.starts_with(':'))
+            && authority.get(1..end).is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok())
+    } else {
+        let name = authority.split_once(':').map_or(authority, |(name, _)| name);
+        name.parse::<weft_core::DnsName>().is_ok()
+    };
+    let port = match authority.rsplit_once(':').filter(|(_, port)| !port.contains(']')) {
+        Some((_, port)) => port.parse::<u16>().is_ok_and(|port| port != 0),
+        None => true,
+    };
+    let clean = rest.bytes().all(|b| b.is_ascii_graphic());
+    if host && port && clean { Ok(url) } else { Err(Bad::value(format!("\"{url}\" is not a URL"), cure)) }
+}
+
+fn header(name: &str, value: &str) -> Result<(String, String), Bad> {
+    // RFC 9110 section 5.6.2: token. Connection-level fields would break the export's own framing.
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    if name.is_empty() || !name.bytes().all(token) {
+        return Err(Bad::value(format!("\"{name}\" is not a header name"), "write letters, digits and '-'"));
+    }
+    if !value.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
+        return Err(Bad::value(
+            "the value has a character that a header cannot carry",
+            "write visible ASCII",
+        ));
+    }
+    Ok((name.to_ascii_lowercase(), value.to_owned()))
+}
+
+fn limits(s: &Section<'_, '_>) -> Limits {
+    let size = |s: &Section<'_, '_>, name, default, range| s.or(name, Size(default), scalar::size(range)).0;
+    let http2 = s.section("http2");
+    let most = u64::from(u32::MAX >> 1);
+    Limits {
+        // Room for large cookies and tokens (servers commonly take 8 to 64 KiB). 8 KiB is the least that hyper reads
+        // HTTP/1 with.
+        max_header_bytes: to_usize(size(s, "maxHeaderBytes", 64 << 10, 8 << 10..=1 << 20)),
+        // hyper's and Envoy's default.
+        max_headers: to_usize(s.or("maxHeaders", 100, scalar::whole(8..=4096))),
+        // The descriptor limit bounds them, and accept pauses there.
+        max_connections: {
+            let written = s.scalar("maxConnections", scalar::whole(1..=10_000_000)).map(|(n, _)| to_usize(n));
+            if written.is_none() {
+                s.default("maxConnections", &"none");
+            }
+            written
+        },
+        http2: Http2Limits {
+            // RFC 9113 section 6.5.2 advises no less than 100. A mesh link carries many callers, and a stream costs
+            // about a kilobyte.
+            max_concurrent_streams: to_u32(http2.or("maxConcurrentStreams", 256, scalar::whole(1..=65_535))),
+            // 1 MiB in flight is 1 GB/s over a millisecond; RFC 9113's 64 KiB would be 64 MB/s.
+            initial_stream_window: to_u32(size(&http2, "initialStreamWindow", 1 << 20, 65_535..=most)),
+            // Four full streams, and above all room for many small DATA frames: since 0.4.16 h2 closes a connection
+            // whose buffered frames outgrow half of this window (RUSTSEC-2026-0258).
+            initial_connection_window: to_u32(size(
+                &http2,
+                "initialConnectionWindow",
+                4 << 20,
+                65_535..=most,
+            )),
+            // hyper's and h2's default against rapid reset (CVE-2023-44487).
+            max_pending_reset_streams: to_usize(http2.or(
+                "maxPendingResetStreams",
+                20,
+                scalar::whole(1..=100_000),
+            )),
+            // RFC 9113 section 4.2: the least that may be announced, and what fits into one TLS record.
+            max_frame_size: to_u32(size(&http2, "maxFrameSize", 16_384, 16_384..=(1 << 24) - 1)),
+        },
+    }
+}
+
+fn timeouts(s: &Section<'_, '_>) -> Timeouts {
+    let span = |name, default: Duration, range| s.or(name, Span(default), scalar::duration(range)).0;
+    let maybe = |name, default, range| s.or(name, MaybeSpan(default), scalar::maybe_duration(range)).0;
+    Timeouts {
+        // Three SYNs (1 s and 2 s apart, RFC 6298 section 2) and a little.
+        connect: span("connect", 5 * SECOND, 10 * MILLISECOND..=5 * MINUTE),
+        handshake: span("handshake", 10 * SECOND, 10 * MILLISECOND..=5 * MINUTE),
+        // hyper's default; a slow client holds a connection no longer than this.
+        header_read: span("headerRead", 30 * SECOND, 100 * MILLISECOND..=HOUR),
+        // Longer than common clients keep a connection (browsers and Go: 90 s to 5 min), so that they close first.
+        idle: span("idle", 10 * MINUTE, SECOND..=7 * DAY),
+        // Shorter than common servers keep one (nginx 75 s, Apache's 5 s is met by the retry on a lost reuse race).
+        pool_idle: span("poolIdle", MINUTE, SECOND..=7 * DAY),
+        // Database pools idle for hours on purpose; dead peers are found by keepalive.
+        tcp_idle: maybe("tcpIdle", None, SECOND..=30 * DAY),
+        // Streams and long polls are requests too.
+        request: maybe("request", None, MILLISECOND..=7 * DAY),
+        // A client that speaks first has its first octets on the way already; a server-first protocol waits this long
+        // once (issue of the added delay: under 20 ms on a first connection).
+        detect: span("detect", 10 * MILLISECOND, Duration::ZERO..=10 * SECOND),
+        // Kubernetes' terminationGracePeriodSeconds.
+        drain: span("drain", 30 * SECOND, Duration::ZERO..=DAY),
+        keepalive: keepalive(&s.section("keepalive")),
+        ping: maybe("ping", Some(10 * SECOND), SECOND..=HOUR),
+        ping_timeout: span("pingTimeout", 20 * SECOND, 100 * MILLISECOND..=HOUR),
+    }
+}
+
+fn keepalive(s: &Section<'_, '_>) -> Keepalive {
+    let span = |name, default: Duration| s.or(name, Span(default), scalar::duration(SECOND..=DAY)).0;
+    Keepalive {
+        // Below the idle limits of cloud load balancers and NATs (350 s and up); a dead peer is known after
+        // 60 + 5 x 15 s.
+        idle: span("idle", MINUTE),
+        interval: span("interval", 15 * SECOND),
+        // The kernel takes 127 at the most (tcp(7)).
+        count: to_u32(s.or("count", 5, scalar::whole(1..=127))),
+    }
+}
+
+fn retries(s: &Section<'_, '_>) -> Retries {
+    // The dead endpoint, and two more before the caller is told.
+    Retries { connect_attempts: to_u32(s.or("connectAttempts", 3, scalar::whole(1..=16))) }
+}
+
+/// A path that prints.
+struct Shown(std::path::PathBuf);
+
+impl std::fmt::Display for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.display().fmt(f)
+    }
+}
+
+/// For numbers whose range was checked.
+fn to_usize(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// For numbers whose range was checked.
+fn to_u32(number: u64) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
