@@ -1,0 +1,250 @@
+//! The catalogue: every metric family of Weft, in one place.
+//!
+//! Names follow the OpenTelemetry semantic conventions where they have one (`http.server.request.duration` becomes
+//! `http_server_request_duration_seconds`) and begin with `weft_` where they have not. Another crate asks its shard for
+//! series of these families, or writes them in a collector; it does not invent families of its own, so that the reference
+//! (`docs/reference/metrics.md`) can be whole.
+
+use super::{Buckets, Family, Kind};
+
+/// Request and connection times. From 0.005 up these are the bounds that the semantic conventions advise for
+/// `http.server.request.duration`; the five below are for a mesh, where a hop takes a fraction of a millisecond.
+pub static SECONDS: Buckets = Buckets {
+    bounds: &[
+        100_000,
+        250_000,
+        500_000,
+        1_000_000,
+        2_500_000,
+        5_000_000,
+        10_000_000,
+        25_000_000,
+        50_000_000,
+        75_000_000,
+        100_000_000,
+        250_000_000,
+        500_000_000,
+        750_000_000,
+        1_000_000_000,
+        2_500_000_000,
+        5_000_000_000,
+        7_500_000_000,
+        10_000_000_000,
+    ],
+    le: &[
+        "0.0001", "0.00025", "0.0005", "0.001", "0.0025", "0.005", "0.01", "0.025", "0.05", "0.075", "0.1",
+        "0.25", "0.5", "0.75", "1", "2.5", "5", "7.5", "10",
+    ],
+    scale: 1_000_000_000,
+};
+
+/// Connection lifetimes: from a health check to a day-long database session.
+pub static LIFETIME_SECONDS: Buckets = Buckets {
+    bounds: &[
+        1_000_000,
+        10_000_000,
+        100_000_000,
+        1_000_000_000,
+        10_000_000_000,
+        60_000_000_000,
+        600_000_000_000,
+        3_600_000_000_000,
+        86_400_000_000_000,
+    ],
+    le: &["0.001", "0.01", "0.1", "1", "10", "60", "600", "3600", "86400"],
+    scale: 1_000_000_000,
+};
+
+macro_rules! families {
+    ($($(#[$doc:meta])* $ident:ident = $kind:expr, $name:literal, [$($label:literal),*], $help:literal;)*) => {
+        $(
+            #[doc = $help]
+            #[doc = concat!("\n\n`", $name, "`, labels: ", $("`", $label, "` ",)* ".")]
+            $(#[$doc])*
+            pub static $ident: Family =
+                Family { name: $name, help: $help, kind: $kind, labels: &[$($label),*] };
+        )*
+        /// Every family, as the reference lists them.
+        pub static ALL: &[&Family] = &[$(&$ident),*];
+    };
+}
+
+const SECONDS_HISTOGRAM: Kind = Kind::Histogram(&SECONDS);
+
+families! {
+    // HTTP
+    HTTP_SERVER_REQUEST_DURATION = SECONDS_HISTOGRAM, "http_server_request_duration_seconds",
+        ["source_workload", "destination_service", "destination_workload", "peer_identity",
+         "network_protocol_version", "tls", "http_request_method", "http_response_status_code",
+         "rpc_response_status_code"],
+        "Inbound HTTP requests: from the first byte of the request head to the last byte of the response.";
+    HTTP_CLIENT_REQUEST_DURATION = SECONDS_HISTOGRAM, "http_client_request_duration_seconds",
+        ["source_workload", "destination_service", "destination_workload", "peer_identity",
+         "network_protocol_version", "tls", "http_request_method", "http_response_status_code",
+         "rpc_response_status_code"],
+        "Outbound HTTP requests, retries included: from the first byte of the request head to the last byte of the response.";
+    HTTP_SERVER_ACTIVE_REQUESTS = Kind::Gauge, "http_server_active_requests",
+        ["source_workload", "destination_service", "destination_workload", "peer_identity",
+         "network_protocol_version", "tls"],
+        "Inbound HTTP requests in progress.";
+    HTTP_CLIENT_ACTIVE_REQUESTS = Kind::Gauge, "http_client_active_requests",
+        ["source_workload", "destination_service", "destination_workload", "peer_identity",
+         "network_protocol_version", "tls"],
+        "Outbound HTTP requests in progress.";
+    HTTP_REQUEST_BYTES = Kind::Counter, "weft_http_request_body_bytes_total",
+        ["direction", "source_workload", "destination_service", "destination_workload", "peer_identity",
+         "network_protocol_version", "tls"],
+        "Bytes of HTTP request bodies forwarded.";
+    HTTP_RESPONSE_BYTES = Kind::Counter, "weft_http_response_body_bytes_total",
+        ["direction", "source_workload", "destination_service", "destination_workload", "peer_identity",
+         "network_protocol_version", "tls"],
+        "Bytes of HTTP response bodies forwarded.";
+    HTTP_RETRIES = Kind::Counter, "weft_http_retries_total",
+        ["destination_service", "reason"],
+        "Requests sent again to another or the same endpoint, by why.";
+    ERRORS = Kind::Counter, "weft_errors_total",
+        ["direction", "code"],
+        "Requests and connections that Weft itself answered or ended, by weft-error code.";
+
+    // TCP
+    TCP_OPENED = Kind::Counter, "weft_tcp_connections_opened_total",
+        ["direction", "source_workload", "destination_service", "peer_identity", "tls"],
+        "Connections relayed as bytes: opened.";
+    TCP_CLOSED = Kind::Counter, "weft_tcp_connections_closed_total",
+        ["direction", "source_workload", "destination_service", "peer_identity", "tls"],
+        "Connections relayed as bytes: closed.";
+    TCP_ACTIVE = Kind::Gauge, "weft_tcp_connections_active",
+        ["direction", "source_workload", "destination_service", "peer_identity", "tls"],
+        "Connections relayed as bytes: open now.";
+    TCP_SENT = Kind::Counter, "weft_tcp_sent_bytes_total",
+        ["direction", "source_workload", "destination_service", "peer_identity", "tls"],
+        "Bytes relayed from the client to the server.";
+    TCP_RECEIVED = Kind::Counter, "weft_tcp_received_bytes_total",
+        ["direction", "source_workload", "destination_service", "peer_identity", "tls"],
+        "Bytes relayed from the server to the client.";
+    TCP_DURATION = Kind::Histogram(&LIFETIME_SECONDS), "weft_tcp_connection_duration_seconds",
+        ["direction", "source_workload", "destination_service", "peer_identity", "tls"],
+        "Lifetime of connections relayed as bytes.";
+
+    // Listeners, detection, handshakes, links
+    ACCEPTED = Kind::Counter, "weft_accepted_connections_total",
+        ["listener"],
+        "Connections accepted, of any protocol.";
+    ACCEPTED_ACTIVE = Kind::Gauge, "weft_accepted_connections_active",
+        ["listener"],
+        "Accepted connections that are open now.";
+    ACCEPT_ERRORS = Kind::Counter, "weft_accept_errors_total",
+        ["listener", "reason"],
+        "Failures of accept(), such as emfile; accepting pauses after each.";
+    DETECTIONS = Kind::Counter, "weft_protocol_detections_total",
+        ["direction", "outcome"],
+        "How the protocol of a connection was found out.";
+    HANDSHAKES = Kind::Counter, "weft_mtls_handshakes_total",
+        ["direction", "outcome"],
+        "Mesh TLS handshakes: full, resumed, or failed_ with the reason.";
+    HANDSHAKE_DURATION = SECONDS_HISTOGRAM, "weft_mtls_handshake_duration_seconds",
+        ["direction"],
+        "Time of successful mesh TLS handshakes.";
+    CONNECT_DURATION = SECONDS_HISTOGRAM, "weft_connect_duration_seconds",
+        ["destination_service"],
+        "Time of successful TCP connects to endpoints.";
+    CONNECT_ERRORS = Kind::Counter, "weft_connect_errors_total",
+        ["destination_service", "reason"],
+        "TCP connects to endpoints that failed, by why.";
+    LINKS_OPEN = Kind::Gauge, "weft_links_open",
+        ["destination_service"],
+        "Mesh links (HTTP/2) and pooled HTTP/1 connections that are open to endpoints.";
+    LINKS_OPENED = Kind::Counter, "weft_links_opened_total",
+        ["destination_service"],
+        "Mesh links and pooled HTTP/1 connections opened to endpoints.";
+    LINK_STREAMS = Kind::Gauge, "weft_link_streams_active",
+        ["destination_service"],
+        "Requests in flight on links to endpoints.";
+    PASSTHROUGH = Kind::Counter, "weft_passthrough_connections_total",
+        ["protocol"],
+        "Outbound connections to destinations outside the mesh, forwarded untouched.";
+
+    // Discovery
+    DNS_QUERIES = Kind::Counter, "weft_dns_queries_total",
+        ["transport", "outcome"],
+        "Queries of the application: answered from cache, forwarded, negative, or failed.";
+    DNS_UPSTREAM = Kind::Counter, "weft_dns_upstream_queries_total",
+        ["outcome"],
+        "Queries sent to the configured name servers.";
+    DNS_CACHE_ENTRIES = Kind::Gauge, "weft_dns_cache_entries",
+        [],
+        "Answers in the DNS cache.";
+    DNS_NAMES = Kind::Gauge, "weft_dns_learned_addresses",
+        [],
+        "Addresses whose name is remembered from an answer.";
+    ENDPOINTS = Kind::Gauge, "weft_endpoints",
+        ["destination_service", "source"],
+        "Endpoints known of a service, by where they came from.";
+    ENDPOINT_REFRESH = Kind::Counter, "weft_endpoint_refreshes_total",
+        ["outcome"],
+        "Refreshes of endpoint sets: changed, same, or failed (the last good set stays).";
+
+    // Identity
+    CERT_NOT_AFTER = Kind::Gauge, "weft_certificate_expiry_timestamp_seconds",
+        ["identity"],
+        "When the workload certificate in use expires, in Unix time.";
+    BUNDLE_NOT_AFTER = Kind::Gauge, "weft_trust_bundle_expiry_timestamp_seconds",
+        ["trust_domain"],
+        "When the first of the trusted roots expires, in Unix time.";
+    BUNDLE_ROOTS = Kind::Gauge, "weft_trust_bundle_roots",
+        ["trust_domain"],
+        "Roots in the trust bundle; two or more during a rotation.";
+    CERT_RENEWALS = Kind::Counter, "weft_certificate_renewals_total",
+        ["outcome"],
+        "Certificates fetched: ok, or why not.";
+
+    // The process and telemetry itself
+    CONFIG_RELOADS = Kind::Counter, "weft_config_reloads_total",
+        ["outcome"],
+        "Configuration reloads: ok, or invalid (the last good snapshot stays).";
+    CONFIG_VERSION = Kind::Gauge, "weft_config_version",
+        [],
+        "Version of the configuration snapshot in use.";
+    SPANS_EXPORTED = Kind::Counter, "weft_spans_exported_total",
+        [],
+        "Spans that the collector accepted.";
+    SPANS_DROPPED = Kind::Counter, "weft_spans_dropped_total",
+        ["reason"],
+        "Spans lost: queue_full, export_failed, rejected by the collector, or shutdown.";
+    SPAN_EXPORTS = Kind::Counter, "weft_span_export_requests_total",
+        ["outcome"],
+        "OTLP export requests: ok, or retryable and permanent failures, each try counted.";
+    ACCESS_LOG_LINES = Kind::Counter, "weft_access_log_lines_total",
+        [],
+        "Access log lines written.";
+    ACCESS_LOG_DROPPED = Kind::Counter, "weft_access_log_dropped_total",
+        ["reason"],
+        "Access log lines lost: queue_full or write_failed.";
+    METRIC_SERIES_OVERFLOW = Kind::Counter, "weft_metric_series_overflow_total",
+        [],
+        "Times a new series was put into the overflow series of its family because the family is full.";
+    BUILD_INFO = Kind::Gauge, "weft_build_info",
+        ["version", "revision", "rustc"],
+        "Always 1; what is running.";
+    PROCESS_CPU = Kind::Counter, "process_cpu_seconds_total",
+        [],
+        "User and system CPU time.";
+    PROCESS_RSS = Kind::Gauge, "process_resident_memory_bytes",
+        [],
+        "Resident memory.";
+    PROCESS_VIRTUAL = Kind::Gauge, "process_virtual_memory_bytes",
+        [],
+        "Virtual memory.";
+    PROCESS_FDS = Kind::Gauge, "process_open_fds",
+        [],
+        "Open file descriptors.";
+    PROCESS_MAX_FDS = Kind::Gauge, "process_max_fds",
+        [],
+        "Soft limit of open file descriptors.";
+    PROCESS_THREADS = Kind::Gauge, "process_threads",
+        [],
+        "Threads.";
+    PROCESS_START = Kind::Gauge, "process_start_time_seconds",
+        [],
+        "When the process started, in Unix time.";
+}

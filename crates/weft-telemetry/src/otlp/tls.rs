@@ -1,0 +1,132 @@
+//! The connection to the collector, in plaintext or TLS.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::config::Target;
+use crate::{OtlpProtocol, TelemetryError, TracingConfig};
+
+/// Where distributions keep the CA certificates that they trust, all in one file.
+const SYSTEM_ROOTS: [&str; 4] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+
+/// Opens connections to one collector.
+#[derive(Clone)]
+pub(super) struct Connector {
+    host: String,
+    port: u16,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+}
+
+impl Connector {
+    pub(super) fn new(config: &TracingConfig, target: &Target) -> Result<Self, TelemetryError> {
+        let tls = if target.tls { Some(tls(config, target)?) } else { None };
+        Ok(Self { host: target.host.clone(), port: target.port, tls })
+    }
+
+    /// Connects; the name is resolved each time, so that a collector that moved is found again.
+    pub(super) async fn connect(&self) -> io::Result<Stream> {
+        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        tcp.set_nodelay(true)?;
+        match &self.tls {
+            None => Ok(Stream::Plain(tcp)),
+            Some((connector, name)) => Ok(Stream::Tls(Box::new(connector.connect(name.clone(), tcp).await?))),
+        }
+    }
+}
+
+fn tls(
+    config: &TracingConfig,
+    target: &Target,
+) -> Result<(TlsConnector, ServerName<'static>), TelemetryError> {
+    let endpoint = |reason: String| TelemetryError::Endpoint { endpoint: config.endpoint.clone(), reason };
+    let path = config.ca_file.clone().or_else(system_roots).ok_or_else(|| {
+        endpoint("https needs CA certificates: none of the system's were found, set the CA file".to_owned())
+    })?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut client = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| endpoint(e.to_string()))?
+        .with_root_certificates(roots(&path)?)
+        .with_no_client_auth();
+    client.alpn_protocols = vec![match config.protocol {
+        OtlpProtocol::Grpc => b"h2".to_vec(),
+        OtlpProtocol::Http => b"http/1.1".to_vec(),
+    }];
+    let name = ServerName::try_from(target.host.clone()).map_err(|e| endpoint(e.to_string()))?;
+    Ok((TlsConnector::from(Arc::new(client)), name))
+}
+
+fn system_roots() -> Option<PathBuf> {
+    // SSL_CERT_FILE is what OpenSSL, Go and others read for the same purpose.
+    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+    named.into_iter().chain(SYSTEM_ROOTS.map(PathBuf::from)).find(|path| path.is_file())
+}
+
+fn roots(path: &Path) -> Result<RootCertStore, TelemetryError> {
+    let bad = |reason: String| TelemetryError::Roots { path: path.to_owned(), reason };
+    let certificates = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|e| bad(e.to_string()))?;
+    let mut store = RootCertStore::empty();
+    // System bundles hold the odd certificate that webpki does not take; the others are no worse for it.
+    let (added, ignored) = store.add_parsable_certificates(certificates);
+    match (added, ignored) {
+        (0, 0) => Err(bad("no certificate in it".to_owned())),
+        (0, _) => Err(bad("none of the certificates is usable".to_owned())),
+        _ => Ok(store),
+    }
+}
+
+/// A connection of either kind.
+pub(super) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Tls(s) => Pin::new(s).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_write(cx, buf),
+            Self::Tls(s) => Pin::new(s).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_flush(cx),
+            Self::Tls(s) => Pin::new(s).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Tls(s) => Pin::new(s).poll_shutdown(cx),
+        }
+    }
+}
