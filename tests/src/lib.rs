@@ -1,1 +1,58 @@
 //! Network-namespace pods for tests and the demo.
+//!
+//! A mesh that runs on one machine hides its mistakes on loopback: no packet is redirected, nothing is seen on a wire,
+//! every address is the same. So a test here makes *pods*: network namespaces with addresses of their own on a bridge
+//! of their own, an authoritative name server, the mesh's CA, a real collector, real applications, and the real `weft`
+//! binary with its real iptables rules. A test reads as a story:
+//!
+//! ```no_run
+//! use weft_testbed::{Service, story};
+//!
+//! story("greeting", |mesh| {
+//!     let web = mesh.pod("web.shop").start()?;
+//!     let orders = mesh.pod("orders.shop").start()?;
+//!     orders.app(8080)?;
+//!     mesh.dns().set(Service::virtual_ip("orders.shop").port(80, 8080).on(&[&orders]))?;
+//!     web.sidecar().start()?;
+//!     orders.sidecar().start()?;
+//!     let answer = web.get("http://orders.shop/hello")?;
+//!     assert_eq!(answer.status, 200);
+//!     Ok(())
+//! });
+//! ```
+//!
+//! | module | what |
+//! |---|---|
+//! | `mesh`, `pod` | the node's bridge, pods, programs in them |
+//! | `dns`, `resolve` | the authoritative server and a stub resolver |
+//! | `ca`, `collector`, `sidecar` | Weft itself and the collector |
+//! | `capture`, `http`, `load` | what goes over the wire, and who sends it |
+//! | `sandbox`, `helper`, `process`, `run_dir` | namespaces, entering them, and that nothing outlives a test |
+//!
+//! Nothing here touches the machine's own network: the bridge is in a namespace as well.
+
+pub mod apps;
+mod capture;
+mod dns;
+pub mod helper;
+mod http;
+mod mesh;
+mod pod;
+mod process;
+mod resolve;
+mod run_dir;
+mod sandbox;
+mod wait;
+
+pub use capture::{Capture, Flow, Packets};
+pub use dns::{Dns, Service};
+pub use http::{Client, Request, Response};
+pub use mesh::{Mesh, story};
+pub use pod::{Pod, PodBuilder, Task};
+pub use process::{Output, Process};
+pub use resolve::Answer;
+pub use run_dir::{clean_stale, processes_of};
+pub use wait::{eventually, rest};
+
+/// The result of a story.
+pub type Result<T> = anyhow::Result<T>;

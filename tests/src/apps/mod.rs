@@ -1,0 +1,100 @@
+//! The applications that tests talk to: `weft-testapp serve <kind> --port <port> --name <name>`.
+//!
+//! | kind | what it does |
+//! |---|---|
+//! | `http` | HTTP/1.1 and HTTP/2 by prior knowledge; the path picks a behaviour (see `apps/http.rs`) |
+//!
+//! Each writes `listening on <address>` once it takes connections.
+
+mod checksum;
+mod http;
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use tokio::net::{TcpListener, TcpStream};
+
+pub use checksum::{Checksum, pattern, piece};
+
+/// What a server was started with.
+#[derive(Debug)]
+struct Args {
+    kind: String,
+    port: u16,
+    name: String,
+}
+
+/// The entry point of `weft-testapp`.
+pub fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&format!("weft-testapp: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    if std::env::args().nth(1).as_deref() == Some("mesh-and-wait") {
+        return mesh_and_wait();
+    }
+    let args = parse(std::env::args().skip(1))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
+    runtime.block_on(serve(args))
+}
+
+/// For the test that kills a process which has a mesh: says the name of its run and waits for the end of its input.
+fn mesh_and_wait() -> Result<()> {
+    let mesh = crate::Mesh::start("crash")?;
+    let pod = mesh.pod("idle").start()?;
+    pod.spawn("sleep", &["sleep", "600"])?;
+    std::io::Write::write_all(&mut std::io::stdout(), format!("{}\n", mesh.run_name()).as_bytes())?;
+    std::io::Read::read(&mut std::io::stdin(), &mut [0])?;
+    Ok(())
+}
+
+fn parse(mut words: impl Iterator<Item = String>) -> Result<Args> {
+    if words.next().as_deref() != Some("serve") {
+        bail!("usage: weft-testapp serve <kind> --port <port> [--name <name>]");
+    }
+    let mut args = Args { kind: words.next().context("no kind")?, port: 0, name: String::from("app") };
+    while let Some(word) = words.next() {
+        let value = words.next().with_context(|| format!("{word} needs a value"))?;
+        match word.as_str() {
+            "--port" => args.port = value.parse().context("--port")?,
+            "--name" => args.name = value,
+            _ => bail!("{word} is not an option"),
+        }
+    }
+    Ok(args)
+}
+
+async fn serve(args: Args) -> Result<()> {
+    // One IPv6 socket takes IPv4 as well (mapped): Linux's default, net.ipv6.bindv6only = 0.
+    let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, args.port));
+    let listener = TcpListener::bind(address).await.with_context(|| format!("binding {address}"))?;
+    let name: Arc<str> = args.name.into();
+    report(&format!("listening on {}", listener.local_addr().context("own address")?));
+    loop {
+        let (stream, _) = listener.accept().await.context("accept")?;
+        let _ = stream.set_nodelay(true);
+        tokio::spawn(answer(args.kind.clone(), stream, name.clone()));
+    }
+}
+
+async fn answer(kind: String, stream: TcpStream, name: Arc<str>) {
+    let result = match kind.as_str() {
+        "http" => http::serve(stream, name).await,
+        _ => Err(anyhow::anyhow!("{kind} is not a kind of application")),
+    };
+    if let Err(error) = result {
+        report(&format!("connection: {error:#}"));
+    }
+}
+
+fn report(line: &str) {
+    let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{line}\n").as_bytes());
+}

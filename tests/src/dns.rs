@@ -1,0 +1,372 @@
+//! The authoritative name server: a real `nsd` in a pod of its own, and the records of a Kubernetes cluster.
+//!
+//! One zone, the root, holds everything, so that every name that is not there is NXDOMAIN with a SOA, as applications
+//! with search domains need it. Each change writes the zone anew and is in force when the call returns.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::pod::Pod;
+use crate::process::Process;
+use crate::wait::eventually;
+
+/// How long nsd may take to start or to load a zone.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The TTL of every record unless changed, in seconds: short, so that a test sees a refresh.
+const DEFAULT_TTL: u32 = 1;
+
+/// A service, as the cluster's DNS has it.
+#[derive(Debug, Clone)]
+pub struct Service {
+    name: String,
+    namespace: String,
+    kind: Kind,
+    ports: Vec<Port>,
+    endpoints: Vec<Endpoint>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A virtual IP, and the `-endpoints` twin.
+    VirtualIp,
+    /// A virtual IP that no twin explains.
+    VirtualIpOnly,
+    Headless,
+}
+
+#[derive(Debug, Clone)]
+struct Port {
+    /// The first label of the SRV record, without the underscore.
+    label: String,
+    target: u16,
+}
+
+#[derive(Debug, Clone)]
+struct Endpoint {
+    host: String,
+    addresses: Vec<IpAddr>,
+}
+
+impl Service {
+    /// A service with a virtual IP (which nothing routes: only a mesh makes it work) and the headless twin
+    /// `<service>-endpoints` with SRV records `_p<port>._tcp`. `name` is `service.namespace`.
+    pub fn virtual_ip(name: &str) -> Self {
+        Self::new(name, Kind::VirtualIp)
+    }
+
+    /// A service with a virtual IP and no twin.
+    pub fn virtual_ip_only(name: &str) -> Self {
+        Self::new(name, Kind::VirtualIpOnly)
+    }
+
+    /// A headless service: the name has the pods' addresses.
+    pub fn headless(name: &str) -> Self {
+        Self::new(name, Kind::Headless)
+    }
+
+    fn new(name: &str, kind: Kind) -> Self {
+        let (name, namespace) = name.split_once('.').unwrap_or((name, "default"));
+        Self {
+            name: name.into(),
+            namespace: namespace.into(),
+            kind,
+            ports: Vec::new(),
+            endpoints: Vec::new(),
+        }
+    }
+
+    /// A port that clients dial, and the port of the pods behind it.
+    pub fn port(mut self, port: u16, target: u16) -> Self {
+        self.ports.push(Port { label: format!("p{port}"), target });
+        self
+    }
+
+    /// A named port of a headless service: SRV `_<name>._tcp`.
+    pub fn named_port(mut self, name: &str, target: u16) -> Self {
+        self.ports.push(Port { label: name.to_owned(), target });
+        self
+    }
+
+    /// The pods that serve it; replaces earlier ones.
+    pub fn on(mut self, pods: &[&Pod]) -> Self {
+        self.endpoints = pods
+            .iter()
+            .map(|pod| Endpoint { host: pod.name().to_owned(), addresses: pod.addresses() })
+            .collect();
+        self
+    }
+
+    fn key(&self) -> String {
+        format!("{}.{}", self.name, self.namespace)
+    }
+
+    fn write(&self, zone: &mut String, index: u16) {
+        let own = format!("{}.{}.svc.cluster.local.", self.name, self.namespace);
+        let list = match self.kind {
+            Kind::Headless => own.clone(),
+            _ => format!("{}-endpoints.{}.svc.cluster.local.", self.name, self.namespace),
+        };
+        if self.kind != Kind::Headless {
+            for address in virtual_addresses(index, &self.endpoints) {
+                write_address(zone, &own, address);
+            }
+        }
+        if self.kind == Kind::VirtualIpOnly {
+            return;
+        }
+        for endpoint in &self.endpoints {
+            for address in &endpoint.addresses {
+                write_address(zone, &list, *address);
+                write_address(zone, &format!("{}.{list}", endpoint.host), *address);
+            }
+            for port in &self.ports {
+                let (label, target, host) = (&port.label, port.target, &endpoint.host);
+                let _ = writeln!(zone, "_{label}._tcp.{list} SRV 0 100 {target} {host}.{list}");
+            }
+        }
+    }
+}
+
+/// From 10.96.0.0/16 and `fd96::/64`, in the families that the endpoints have (both where there is none).
+fn virtual_addresses(index: u16, endpoints: &[Endpoint]) -> Vec<IpAddr> {
+    let [high, low] = index.to_be_bytes();
+    let v4 = IpAddr::V4(Ipv4Addr::new(10, 96, high, low));
+    let v6 = IpAddr::V6(Ipv6Addr::new(0xfd96, 0, 0, 0, 0, 0, 0, index));
+    let has = |v4: bool| {
+        endpoints.is_empty() || endpoints.iter().any(|e| e.addresses.iter().any(|a| a.is_ipv4() == v4))
+    };
+    [v4, v6].into_iter().filter(|address| has(address.is_ipv4())).collect()
+}
+
+fn write_address(zone: &mut String, name: &str, address: IpAddr) {
+    let kind = if address.is_ipv4() { "A" } else { "AAAA" };
+    let _ = writeln!(zone, "{name} {kind} {address}");
+}
+
+#[derive(Debug, Default)]
+struct Records {
+    serial: u32,
+    ttl: u32,
+    /// Numbers are given once and kept, so that a service's virtual IP does not change when others come and go.
+    numbers: BTreeMap<String, u16>,
+    services: BTreeMap<String, Service>,
+    hosts: BTreeMap<String, Vec<IpAddr>>,
+}
+
+impl Records {
+    fn zone(&self) -> String {
+        let Self { serial, ttl, .. } = self;
+        let mut zone = format!(
+            "$ORIGIN .\n$TTL {ttl}\n@ SOA ns.cluster.local. root.cluster.local. {serial} 60 60 600 {ttl}\n\
+             @ NS ns.cluster.local.\n"
+        );
+        let (v4, v6) = crate::mesh::dns_addresses();
+        let _ = writeln!(zone, "ns.cluster.local. A {v4}\nns.cluster.local. AAAA {v6}");
+        for (key, service) in &self.services {
+            service.write(&mut zone, self.numbers.get(key).copied().unwrap_or_default());
+        }
+        for (name, addresses) in &self.hosts {
+            addresses.iter().for_each(|address| write_address(&mut zone, &format!("{name}."), *address));
+        }
+        zone
+    }
+}
+
+/// The name server.
+#[derive(Debug)]
+pub struct Dns {
+    pod: Pod,
+    records: Mutex<Records>,
+    server: Mutex<Arc<Process>>,
+}
+
+impl Dns {
+    pub(crate) fn start(pod: Pod) -> Result<Self> {
+        let records = Records { serial: 1, ttl: DEFAULT_TTL, ..Records::default() };
+        fs::write(pod.dir().join("zone"), records.zone()).context("writing the zone")?;
+        fs::write(pod.dir().join("nsd.conf"), configuration(&pod)).context("writing nsd.conf")?;
+        let server = Mutex::new(launch(&pod)?);
+        let dns = Self { pod, records: Mutex::new(records), server };
+        dns.wait_for_serial(1)?;
+        Ok(dns)
+    }
+
+    /// Adds a service or replaces it.
+    ///
+    /// # Errors
+    /// The server does not load the zone.
+    pub fn set(&self, service: Service) -> Result<()> {
+        self.change(|records| {
+            let key = service.key();
+            let next = u16::try_from(records.numbers.len()).unwrap_or(u16::MAX).saturating_add(10);
+            records.numbers.entry(key.clone()).or_insert(next);
+            records.services.insert(key, service);
+        })
+    }
+
+    /// Removes a service (`service.namespace`).
+    ///
+    /// # Errors
+    /// The server does not load the zone.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        self.change(|records| {
+            records.services.remove(name);
+        })
+    }
+
+    /// Gives any other name (`api.example.test`) its addresses.
+    ///
+    /// # Errors
+    /// The server does not load the zone.
+    pub fn host(&self, name: &str, addresses: &[IpAddr]) -> Result<()> {
+        self.change(|records| {
+            records.hosts.insert(name.to_owned(), addresses.to_vec());
+        })
+    }
+
+    /// Sets the TTL of all records, in seconds.
+    ///
+    /// # Errors
+    /// The server does not load the zone.
+    pub fn ttl(&self, seconds: u32) -> Result<()> {
+        self.change(|records| records.ttl = seconds)
+    }
+
+    /// An outage: the server is gone, and queries are refused by the kernel.
+    pub fn stop(&self) {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner).kill();
+    }
+
+    /// Ends an outage.
+    ///
+    /// # Errors
+    /// The server does not start.
+    pub fn restart(&self) -> Result<()> {
+        *self.server.lock().unwrap_or_else(PoisonError::into_inner) = launch(&self.pod)?;
+        let serial = self.records.lock().unwrap_or_else(PoisonError::into_inner).serial;
+        self.wait_for_serial(serial)
+    }
+
+    /// An outage of the worse kind: queries vanish.
+    pub fn pause(&self) {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner).pause();
+    }
+
+    /// Ends [`Dns::pause`].
+    pub fn resume(&self) {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner).resume();
+    }
+
+    /// The pod of the server, for captures and addresses.
+    pub fn pod(&self) -> &Pod {
+        &self.pod
+    }
+
+    fn change(&self, edit: impl FnOnce(&mut Records)) -> Result<()> {
+        let serial = {
+            let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
+            edit(&mut records);
+            records.serial += 1;
+            // In one step: nsd must never read half a zone.
+            let (new, zone) = (self.pod.dir().join("zone.new"), self.pod.dir().join("zone"));
+            fs::write(&new, records.zone()).context("writing the zone")?;
+            fs::rename(&new, &zone).context("replacing the zone")?;
+            records.serial
+        };
+        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if !server.is_running() {
+            // Changed during an outage: it is read at the restart.
+            return Ok(());
+        }
+        server.signal(rustix::process::Signal::HUP);
+        self.wait_for_serial(serial)
+    }
+
+    fn wait_for_serial(&self, serial: u32) -> Result<()> {
+        eventually("the name server to serve the zone", DEADLINE, || {
+            let Ok(answer) = self.pod.lookup(".", "SOA") else { return Ok(None) };
+            let served = answer.records.first().and_then(|soa| soa.split_whitespace().nth(2)?.parse().ok());
+            Ok((served == Some(serial)).then_some(()))
+        })
+        .with_context(|| format!("output of nsd: {}", self.log()))
+    }
+
+    fn log(&self) -> String {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner).log()
+    }
+}
+
+fn launch(pod: &Pod) -> Result<Arc<Process>> {
+    let conf = pod.dir().join("nsd.conf").display().to_string();
+    pod.spawn("nsd", &["nsd", "-d", "-c", &conf])
+}
+
+/// No response rate limit (the tests are one busy client), no database file, everything in the pod's directory.
+fn configuration(pod: &Pod) -> String {
+    let (v4, v6) = crate::mesh::dns_addresses();
+    let dir = pod.dir().display();
+    format!(
+        r#"server:
+  server-count: 1
+  ip-address: {v4}
+  ip-address: {v6}
+  username: ""
+  chroot: ""
+  zonesdir: "{dir}"
+  database: ""
+  pidfile: "{dir}/nsd.pid"
+  xfrdfile: "{dir}/xfrd.state"
+  xfrdir: "{dir}"
+  zonelistfile: "{dir}/zone.list"
+  zonefiles-check: yes
+  rrl-ratelimit: 0
+  rrl-whitelist-ratelimit: 0
+remote-control:
+  control-enable: no
+zone:
+  name: "."
+  zonefile: "zone"
+"#
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint(host: &str, addresses: &[&str]) -> Endpoint {
+        Endpoint { host: host.into(), addresses: addresses.iter().map(|a| a.parse().unwrap()).collect() }
+    }
+
+    #[test]
+    fn a_virtual_ip_has_a_twin_with_the_target_ports() {
+        let mut service = Service::virtual_ip("orders.shop").port(80, 8080);
+        service.endpoints = vec![endpoint("orders-1", &["10.77.0.11"])];
+        let mut zone = String::new();
+        service.write(&mut zone, 10);
+        let expected = "orders.shop.svc.cluster.local. A 10.96.0.10\n\
+            orders-endpoints.shop.svc.cluster.local. A 10.77.0.11\n\
+            orders-1.orders-endpoints.shop.svc.cluster.local. A 10.77.0.11\n\
+            _p80._tcp.orders-endpoints.shop.svc.cluster.local. SRV 0 100 8080 \
+            orders-1.orders-endpoints.shop.svc.cluster.local.\n";
+        assert_eq!(zone, expected);
+    }
+
+    #[test]
+    fn a_headless_service_has_the_addresses_itself() {
+        let mut service = Service::headless("redis.shop").named_port("tcp", 6379);
+        service.endpoints = vec![endpoint("redis", &["10.77.0.12", "fd77::c"])];
+        let mut zone = String::new();
+        service.write(&mut zone, 10);
+        assert!(zone.contains("redis.shop.svc.cluster.local. AAAA fd77::c\n"));
+        assert!(zone.contains("_tcp._tcp.redis.shop.svc.cluster.local. SRV 0 100 6379 redis.redis.shop"));
+        assert!(!zone.contains("10.96."));
+    }
+}

@@ -1,0 +1,204 @@
+//! A small HTTP client for stories: one request over a connection of its own, HTTP/1.1 or HTTP/2 by prior knowledge.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use http::{HeaderMap, Method, StatusCode, Uri, Version};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::resolve::Resolver;
+
+/// How long a request of a story may take.
+const DEADLINE: Duration = Duration::from_secs(15);
+
+/// A request to send with [`crate::Pod::send`].
+#[derive(Debug, Clone)]
+pub struct Request {
+    method: Method,
+    url: String,
+    headers: Vec<(String, String)>,
+    body: Bytes,
+    http2: bool,
+}
+
+impl Request {
+    /// GET.
+    pub fn get(url: &str) -> Self {
+        Self::new("GET", url)
+    }
+
+    /// POST with a body.
+    pub fn post(url: &str, body: impl Into<Bytes>) -> Self {
+        Self { body: body.into(), ..Self::new("POST", url) }
+    }
+
+    /// Any method. One that is not a token is sent as GET.
+    pub fn new(method: &str, url: &str) -> Self {
+        let method = method.parse().unwrap_or(Method::GET);
+        Self { method, url: url.to_owned(), headers: Vec::new(), body: Bytes::new(), http2: false }
+    }
+
+    /// Adds a header.
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Uses HTTP/2 by prior knowledge (RFC 9113 section 3.3).
+    pub fn http2(mut self) -> Self {
+        self.http2 = true;
+        self
+    }
+}
+
+/// A complete answer.
+#[derive(Debug, Clone)]
+pub struct Response {
+    /// The status code.
+    pub status: StatusCode,
+    /// The HTTP version of the connection.
+    pub version: Version,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The whole body.
+    pub body: Bytes,
+    /// The trailers, if there were any.
+    pub trailers: HeaderMap,
+}
+
+impl Response {
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The body as JSON.
+    ///
+    /// # Errors
+    /// It is something else; the error shows it.
+    pub fn json(&self) -> Result<serde_json::Value> {
+        serde_json::from_slice(&self.body)
+            .with_context(|| format!("{}: not JSON: {}", self.status, self.text()))
+    }
+
+    /// A header as text, or "" where it is absent.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("")
+    }
+}
+
+/// A client inside a pod; use it within [`crate::Pod::run`].
+#[derive(Debug, Clone)]
+pub struct Client {
+    resolver: Resolver,
+}
+
+/// A connection that takes one request after the other.
+pub(crate) struct Connection {
+    sender: Sender,
+}
+
+enum Sender {
+    Http1(hyper::client::conn::http1::SendRequest<Full<Bytes>>),
+    Http2(hyper::client::conn::http2::SendRequest<Full<Bytes>>),
+}
+
+impl Client {
+    pub(crate) fn new(resolver: Resolver) -> Self {
+        Self { resolver }
+    }
+
+    /// Connects to the host and port of a URL; the first address that answers.
+    ///
+    /// # Errors
+    /// The name does not resolve, or no address takes the connection.
+    pub async fn connect(&self, url: &str) -> Result<TcpStream> {
+        let uri: Uri = url.parse().with_context(|| format!("URL {url}"))?;
+        let host = uri.host().context("a URL without a host")?;
+        let port = uri.port_u16().unwrap_or(80);
+        let mut last = None;
+        for ip in self.resolver.resolve(host).await? {
+            match TcpStream::connect(SocketAddr::new(ip, port)).await {
+                Ok(stream) => {
+                    stream.set_nodelay(true).context("TCP_NODELAY")?;
+                    return Ok(stream);
+                }
+                Err(error) => last = Some((ip, error)),
+            }
+        }
+        let (ip, error) = last.context("no address")?;
+        bail!("connecting to {ip}:{port}: {error}")
+    }
+
+    /// Sends a request over a connection of its own.
+    ///
+    /// # Errors
+    /// No complete answer came within 15 s.
+    pub async fn send(&self, request: Request) -> Result<Response> {
+        let what = format!("{} {}", request.method, request.url);
+        let work = async {
+            let mut connection = self.open(&request.url, request.http2).await?;
+            connection.send(&request).await
+        };
+        timeout(DEADLINE, work)
+            .await
+            .with_context(|| format!("{what}: no answer in {DEADLINE:?}"))?
+            .context(what)
+    }
+
+    pub(crate) async fn open(&self, url: &str, http2: bool) -> Result<Connection> {
+        let io = TokioIo::new(self.connect(url).await?);
+        let sender = if http2 {
+            let (sender, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
+            tokio::spawn(connection);
+            Sender::Http2(sender)
+        } else {
+            let (sender, connection) = hyper::client::conn::http1::handshake(io).await?;
+            tokio::spawn(connection);
+            Sender::Http1(sender)
+        };
+        Ok(Connection { sender })
+    }
+}
+
+impl Connection {
+    pub(crate) async fn send(&mut self, request: &Request) -> Result<Response> {
+        let uri: Uri = request.url.parse().with_context(|| format!("URL {}", request.url))?;
+        let mut builder = http::Request::builder().method(&request.method);
+        builder = match &self.sender {
+            Sender::Http1(_) => {
+                let authority = uri.authority().context("a URL without a host")?;
+                let path = uri.path_and_query().map_or("/", |path| path.as_str());
+                builder.uri(path).header("host", authority.as_str())
+            }
+            Sender::Http2(_) => builder.uri(uri),
+        };
+        for (name, value) in &request.headers {
+            builder = builder.header(name, value);
+        }
+        let message = builder.body(Full::new(request.body.clone())).context("building the request")?;
+        let response = match &mut self.sender {
+            Sender::Http1(sender) => {
+                sender.ready().await?;
+                sender.send_request(message).await?
+            }
+            Sender::Http2(sender) => sender.send_request(message).await?,
+        };
+        let (head, body) = response.into_parts();
+        let body = body.collect().await.context("reading the body")?;
+        let trailers = body.trailers().cloned().unwrap_or_default();
+        Ok(Response {
+            status: head.status,
+            version: head.version,
+            headers: head.headers,
+            body: body.to_bytes(),
+            trailers,
+        })
+    }
+}

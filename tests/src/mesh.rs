@@ -1,0 +1,271 @@
+//! One mesh: a node with a bridge, a name server, and pods on the bridge.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::dns::Dns;
+use crate::pod::{Pod, PodBuilder};
+use crate::process::{Output, run};
+use crate::run_dir::{RUN_VARIABLE, RunDir};
+use crate::sandbox::Sandbox;
+
+/// How long any command of the set-up may take.
+const SETUP_DEADLINE: Duration = Duration::from_secs(20);
+
+/// The last lines of each program's output that a failed story shows.
+const SHOWN_LINES: usize = 60;
+
+/// What all pods of a mesh share. The run directory goes last, after everything that writes into it.
+#[derive(Debug)]
+pub(crate) struct Node {
+    sandbox: Sandbox,
+    next: AtomicU16,
+    run: RunDir,
+}
+
+impl Node {
+    pub(crate) fn dir(&self) -> &Path {
+        self.run.path()
+    }
+
+    /// The variable that marks every process of this mesh.
+    pub(crate) fn mark(&self) -> (&'static str, &str) {
+        (RUN_VARIABLE, self.run.name())
+    }
+
+    pub(crate) fn sandbox(&self) -> &Sandbox {
+        &self.sandbox
+    }
+
+    /// Runs an `ip` batch in the node's namespace or in a pod's.
+    pub(crate) fn ip(&self, inside: &Sandbox, batch: &str) -> Result<()> {
+        let file = tempfile::NamedTempFile::new_in(self.dir()).context("creating an ip batch")?;
+        std::fs::write(file.path(), batch).context("writing an ip batch")?;
+        let mut command = inside.enter(None).command("ip")?;
+        command.arg("-batch").arg(file.path());
+        self.run_command("ip", command, SETUP_DEADLINE)?
+            .ok()
+            .with_context(|| format!("ip batch:\n{batch}"))?;
+        Ok(())
+    }
+
+    pub(crate) fn run_command(
+        &self,
+        name: &str,
+        mut command: std::process::Command,
+        deadline: Duration,
+    ) -> Result<Output> {
+        let (key, value) = self.mark();
+        command.env(key, value);
+        run(name, command, self.dir(), deadline)
+    }
+
+    /// The number of the next pod; its addresses and its link's name follow from it.
+    pub(crate) fn next_number(&self) -> u16 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// The pods' IPv4 addresses: 10.77.0.0/16 (each mesh has a bridge of its own, so all may use the same).
+pub(crate) fn pod_v4(number: u16) -> Ipv4Addr {
+    let [high, low] = number.to_be_bytes();
+    Ipv4Addr::new(10, 77, high, low)
+}
+
+/// The pods' IPv6 addresses: `fd77::/64`.
+pub(crate) fn pod_v6(number: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number)
+}
+
+/// The number of the name server's pod. Fixed, so that every `resolv.conf` can name it.
+const DNS_NUMBER: u16 = 10;
+
+/// The node: the pods' default gateway.
+const NODE_NUMBER: u16 = 1;
+
+/// The name server's addresses, as in every pod's `resolv.conf`.
+pub(crate) fn dns_addresses() -> (Ipv4Addr, Ipv6Addr) {
+    (pod_v4(DNS_NUMBER), pod_v6(DNS_NUMBER))
+}
+
+pub(crate) fn node_addresses() -> (Ipv4Addr, Ipv6Addr) {
+    (pod_v4(NODE_NUMBER), pod_v6(NODE_NUMBER))
+}
+
+/// A bridge with a name server and the pods that are on it. Dropping it ends and removes everything.
+#[derive(Debug)]
+pub struct Mesh {
+    pods: Mutex<Vec<Pod>>,
+    dns: Dns,
+    node: Arc<Node>,
+}
+
+impl Mesh {
+    /// Makes the node, its bridge and the name server.
+    ///
+    /// # Errors
+    /// Namespaces are not allowed here, or a program that is needed is missing; the error says which.
+    pub fn start(label: &str) -> Result<Self> {
+        for (program, package) in
+            [("ip", "iproute2"), ("unshare", "util-linux"), ("nsd", "nsd"), ("tcpdump", "tcpdump")]
+        {
+            if find_program(program).is_none() {
+                bail!("{program} is missing: install the package {package}");
+            }
+        }
+        let run = RunDir::create(label)?;
+        let sandbox = Sandbox::create(None, None)?;
+        let node = Arc::new(Node { sandbox, next: AtomicU16::new(DNS_NUMBER), run });
+        let (v4, v6) = node_addresses();
+        // The service ranges are routed to the node and refused there at once: only a sidecar makes them reachable,
+        // and without one a test fails in milliseconds rather than in a connect timeout.
+        node.ip(
+            node.sandbox(),
+            &format!(
+                "link add br0 type bridge forward_delay 0\nlink set br0 up\naddr add {v4}/16 dev br0\n\
+                 addr add {v6}/64 dev br0 nodad\nroute add unreachable 10.96.0.0/12\n\
+                 route add unreachable fd96::/64\n"
+            ),
+        )?;
+        let mut forward = node.sandbox().enter(None).command("sh")?;
+        // Forwarding is what makes the node answer "unreachable" instead of dropping without a word.
+        forward.args([
+            "-c",
+            "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding",
+        ]);
+        node.run_command("sh", forward, SETUP_DEADLINE)?.ok().context("turning on forwarding")?;
+        let dns_pod = PodBuilder::new(node.clone(), "dns.weft-system").without_dns().start()?;
+        let dns = Dns::start(dns_pod.clone())?;
+        Ok(Self { pods: Mutex::new(vec![dns_pod]), dns, node })
+    }
+
+    /// A new pod, as `name.namespace`: dual-stack, with the service account of the same name.
+    pub fn pod(&self, name: &str) -> PodInMesh<'_> {
+        PodInMesh { mesh: self, builder: PodBuilder::new(self.node.clone(), name) }
+    }
+
+    /// The authoritative name server.
+    pub fn dns(&self) -> &Dns {
+        &self.dns
+    }
+
+    /// Where configuration, output and captures of this mesh are.
+    pub fn dir(&self) -> &Path {
+        self.node.dir()
+    }
+
+    /// The name of the run, which all its processes carry (see [`crate::processes_of`]).
+    pub fn run_name(&self) -> &str {
+        self.node.mark().1
+    }
+
+    pub(crate) fn add(&self, pod: Pod) {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner).push(pod);
+    }
+
+    /// The end of every program's output, and that the directory stays for reading.
+    pub fn report_failure(&self) -> String {
+        self.node.run.keep();
+        let mut report = format!("output of this mesh stays in {}\n", self.dir().display());
+        for pod in self.pods.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            for process in pod.processes() {
+                let log = process.log();
+                let lines: Vec<&str> = log.lines().collect();
+                let shown = &lines[lines.len().saturating_sub(SHOWN_LINES)..];
+                report.push_str(&format!("--- {} in {}\n{}\n", process.name(), pod.name(), shown.join("\n")));
+            }
+        }
+        report
+    }
+}
+
+impl Drop for Mesh {
+    fn drop(&mut self) {
+        for pod in self.pods.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            pod.kill_all();
+        }
+    }
+}
+
+/// A pod about to be made; see [`Mesh::pod`].
+#[derive(Debug)]
+#[must_use = "call start()"]
+pub struct PodInMesh<'a> {
+    mesh: &'a Mesh,
+    builder: PodBuilder,
+}
+
+impl PodInMesh<'_> {
+    /// Without IPv6.
+    pub fn ipv4_only(mut self) -> Self {
+        self.builder = self.builder.ipv4_only();
+        self
+    }
+
+    /// Without IPv4.
+    pub fn ipv6_only(mut self) -> Self {
+        self.builder = self.builder.ipv6_only();
+        self
+    }
+
+    /// Another service account than the pod's name without a `-<number>` at its end.
+    pub fn account(mut self, account: &str) -> Self {
+        self.builder = self.builder.account(account);
+        self
+    }
+
+    /// Makes it.
+    ///
+    /// # Errors
+    /// The namespace or its link cannot be made.
+    pub fn start(self) -> Result<Pod> {
+        let pod = self.builder.start()?;
+        self.mesh.add(pod.clone());
+        Ok(pod)
+    }
+}
+
+/// Runs a story with a mesh of its own. When it fails, the end of every program's output is shown.
+///
+/// # Panics
+/// The story failed: this is the test's verdict.
+#[expect(clippy::print_stderr, reason = "the output of a failed story belongs beside the test's verdict")]
+pub fn story(label: &str, tell: impl FnOnce(&Mesh) -> Result<()>) {
+    let mesh = match Mesh::start(label) {
+        Ok(mesh) => mesh,
+        Err(error) => panic!("{label}: {error:#}"),
+    };
+    let end = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| tell(&mesh)));
+    match end {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            eprintln!("{}", mesh.report_failure());
+            drop(mesh);
+            panic!("{label}: {error:#}");
+        }
+        Err(panic) => {
+            eprintln!("{}", mesh.report_failure());
+            drop(mesh);
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// A program on the path, or in the directories that a user's path may lack.
+pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from))
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file())
+}
+
+/// The pod's address of the family, if it has one.
+pub(crate) fn addresses(v4: Option<Ipv4Addr>, v6: Option<Ipv6Addr>) -> Vec<IpAddr> {
+    v4.map(IpAddr::V4).into_iter().chain(v6.map(IpAddr::V6)).collect()
+}
