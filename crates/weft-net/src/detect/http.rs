@@ -16,8 +16,8 @@ pub const MAX_REQUEST_LINE: usize = 8192;
 /// What a request line ends with, apart from the minor version (RFC 9112 section 3).
 const VERSION: &[u8] = b" HTTP/1.";
 
-/// The least that follows a method: a space, one character of target, the version, its digit.
-const AFTER_METHOD: usize = 1 + 1 + VERSION.len() + 1;
+/// The least that follows a method: the version and its digit. (A line without a target is malformed, but HTTP.)
+const AFTER_METHOD: usize = VERSION.len() + 1;
 
 /// Empty lines before the request line that are skipped. RFC 9112 section 2.2 asks for at least one.
 const MAX_EMPTY_LINES: usize = 2;
@@ -29,10 +29,13 @@ pub(super) fn is_preface_so_far(bytes: &[u8]) -> bool {
 
 /// For bytes that agree with the preface.
 pub(super) fn detect_preface(bytes: &[u8]) -> Detection {
-    if bytes.len() < PREFACE.len() {
+    if bytes.len() >= PREFACE.len() {
+        Detection::Done(Detected::Http2)
+    } else if bytes.len() >= b"PRI * HTTP/2".len() {
         Detection::NeedMore { at_least: PREFACE.len() }
     } else {
-        Detection::Done(Detected::Http2)
+        // Up to here it may also become `PRI * HTTP/1.1` or `PATCH ...`.
+        detect_http1(bytes)
     }
 }
 
@@ -56,8 +59,7 @@ pub(super) fn detect_http1(bytes: &[u8]) -> Detection {
     let text = rest.iter().take_while(|b| is_text(**b)).count();
     let ended = text < rest.len();
     let rest = rest.get(..text).unwrap_or_default();
-    // The target is not empty, so the version cannot begin at the space that ends the method.
-    if has_version(rest.get(1..).unwrap_or_default()) || (!ended && line.len() >= MAX_REQUEST_LINE) {
+    if has_version(rest) || (!ended && line.len() >= MAX_REQUEST_LINE) {
         HTTP1
     } else if ended {
         OPAQUE

@@ -54,6 +54,12 @@ impl Pipe {
     }
 }
 
+/// Pipes the thread keeps.
+#[cfg(test)]
+pub(super) fn kept_pipes() -> usize {
+    PIPES.with_borrow(Vec::len)
+}
+
 /// How splicing came to an end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SpliceEnd {
@@ -103,7 +109,11 @@ impl Splice {
     }
 
     /// Fills the empty pipe from the socket.
-    fn poll_in(&mut self, cx: &mut Context<'_>, from: &TcpStream) -> Poll<Result<Step, FlowError>> {
+    pub(super) fn poll_in(
+        &mut self,
+        cx: &mut Context<'_>,
+        from: &TcpStream,
+    ) -> Poll<Result<Step, FlowError>> {
         loop {
             let Poll::Ready(ready) = from.poll_read_ready(cx) else {
                 if let Some(pipe) = self.pipe.take() {
@@ -194,7 +204,8 @@ impl Drop for Splice {
     }
 }
 
-enum Step {
+#[derive(Debug)]
+pub(super) enum Step {
     In,
     Out(usize),
     Ended(SpliceEnd),
