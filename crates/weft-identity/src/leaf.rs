@@ -55,6 +55,7 @@ impl fmt::Debug for LeafKey {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn key_error(error: rcgen::Error) -> IdentityError {
     IdentityError::Key(error.to_string())
 }

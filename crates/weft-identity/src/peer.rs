@@ -49,11 +49,19 @@ impl PeerIdentity {
 /// [`IdentityError::NoCertificate`] before the handshake is complete or where the peer has none,
 /// [`IdentityError::Expired`], and what [`PeerIdentity::from_chain`] says.
 pub fn peer_of(connection: &CommonState) -> Result<PeerIdentity, IdentityError> {
+    peer_at(connection, SystemTime::now())
+}
+
+/// [`peer_of`] for a caller that knows the time.
+///
+/// # Errors
+/// As [`peer_of`].
+pub fn peer_at(connection: &CommonState, now: SystemTime) -> Result<PeerIdentity, IdentityError> {
     if connection.is_handshaking() {
         return Err(IdentityError::NoCertificate);
     }
     let chain = connection.peer_certificates().ok_or(IdentityError::NoCertificate)?;
-    PeerIdentity::from_chain(chain)?.valid_at(SystemTime::now())
+    PeerIdentity::from_chain(chain)?.valid_at(now)
 }
 
 /// What travels inside a mesh link, by its ALPN protocol.

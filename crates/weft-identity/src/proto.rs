@@ -5,6 +5,7 @@
     unreachable_pub,
     unused_qualifications,
     clippy::all,
+    clippy::too_many_lines,
     reason = "generated; the .proto file is its documentation"
 )]
 

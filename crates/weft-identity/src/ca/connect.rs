@@ -121,13 +121,11 @@ impl Connector {
         let addresses = lookup_host(&self.address).await.map_err(|error| self.unreachable(&error))?;
         let mut last = None;
         for address in addresses {
-            match timeout(CONNECT_TIMEOUT, self.dial(&tls, address)).await {
+            last = Some(match timeout(CONNECT_TIMEOUT, self.dial(&tls, address)).await {
                 Ok(Ok(stream)) => return Ok(stream),
-                Ok(Err(error)) => last = Some(error),
-                Err(_) => {
-                    last = Some(self.unreachable(&format!("{address}: no answer in {CONNECT_TIMEOUT:?}")))
-                }
-            }
+                Ok(Err(error)) => error,
+                Err(_) => self.unreachable(&format!("{address}: no answer in {CONNECT_TIMEOUT:?}")),
+            });
         }
         Err(last.unwrap_or_else(|| self.unreachable(&"the name has no address")))
     }
