@@ -48,7 +48,7 @@ fn check_prefixes(bytes: &[u8]) -> Result<(), TestCaseError> {
                 prop_assert!(wanted > n, "asks for {wanted} bytes with {n}");
                 at_least = at_least.max(wanted);
             }
-            verdict => {
+            verdict @ Detection::Done(_) => {
                 prop_assert_eq!(&verdict, &whole, "verdict changes after {} of {} bytes", n, bytes.len());
                 let opaque = matches!(verdict, Detection::Done(Detected::Opaque(_)));
                 prop_assert!(opaque || n >= at_least, "verdict at {n}, though {at_least} were asked for");
