@@ -2,7 +2,7 @@
 
 use std::fmt::{Display, Write};
 
-use super::registry::{FamilyState, Value};
+use super::registry::{FamilySnapshot, Value};
 use super::{Buckets, Family, Kind};
 
 /// Writes families to a scrape's answer.
@@ -45,20 +45,18 @@ impl<'a> Encoder<'a> {
         FamilyEncoder { out: self.out, family }
     }
 
-    pub(super) fn family_state(&mut self, state: &FamilyState) {
-        if state.series.is_empty() && state.overflow.is_empty() {
+    pub(super) fn snapshot(&mut self, snapshot: &FamilySnapshot) {
+        if snapshot.series.is_empty() && snapshot.overflow.is_empty() {
             return;
         }
-        let mut encoder = self.family(state.family);
-        let mut sorted: Vec<_> = state.series.iter().collect();
-        // A stable order makes scrapes comparable by eye and compressible.
-        sorted.sort_unstable_by_key(|(labels, _)| *labels);
-        for (labels, shards) in sorted {
-            let pairs = state.family.labels.iter().copied().zip(labels.iter().map(|l| &**l));
+        let names = snapshot.family.labels;
+        let mut encoder = self.family(snapshot.family);
+        for (labels, shards) in &snapshot.series {
+            let pairs = names.iter().copied().zip(labels.iter().map(|l| &**l));
             encoder.shards(&Labels::new(pairs), shards);
         }
-        if !state.overflow.is_empty() {
-            encoder.shards(&Labels::new([("overflow", "true")].into_iter()), &state.overflow);
+        if !snapshot.overflow.is_empty() {
+            encoder.shards(&Labels::new([("overflow", "true")].into_iter()), &snapshot.overflow);
         }
     }
 }

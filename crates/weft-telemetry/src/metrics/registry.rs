@@ -24,15 +24,29 @@ struct Inner {
     cap: usize,
     next_shard: AtomicU64,
     overflowed: AtomicU64,
-    families: Mutex<BTreeMap<&'static str, FamilyState>>,
+    families: Mutex<BTreeMap<&'static str, Arc<Mutex<FamilyState>>>>,
     collectors: Mutex<Vec<Collector>>,
 }
 
-pub(super) struct FamilyState {
-    pub(super) family: &'static Family,
-    pub(super) series: HashMap<Box<[Box<str>]>, Vec<(u64, Value)>>,
+/// Label values in the family's order. Shared, so that a scrape can take them along without copying text.
+type LabelValues = Arc<[Box<str>]>;
+
+/// The value of a series in each shard that has it.
+pub(super) type Shards = Vec<(u64, Value)>;
+
+struct FamilyState {
+    family: &'static Family,
+    series: HashMap<LabelValues, Shards>,
     /// Where label sets go that do not fit any more.
-    pub(super) overflow: Vec<(u64, Value)>,
+    overflow: Shards,
+}
+
+/// A family's series at the moment of a scrape.
+pub(super) struct FamilySnapshot {
+    pub(super) family: &'static Family,
+    /// Sorted by labels: a stable order makes scrapes comparable by eye and compressible.
+    pub(super) series: Vec<(LabelValues, Shards)>,
+    pub(super) overflow: Shards,
 }
 
 #[derive(Clone)]
@@ -81,7 +95,7 @@ impl Default for Registry {
 impl Registry {
     /// A registry that knows all [`families::ALL`], with at most `cap` series in each family.
     pub fn new(cap: usize) -> Self {
-        let state = |family: &&'static Family| (family.name, FamilyState::new(family));
+        let state = |family: &&'static Family| (family.name, FamilyState::shared(family));
         Self(Arc::new(Inner {
             cap,
             next_shard: AtomicU64::new(SHARED + 1),
@@ -118,11 +132,12 @@ impl Registry {
     /// Families without a series are left out.
     pub fn encode(&self, out: &mut String) {
         let mut encoder = Encoder::new(out);
-        {
-            let families = lock(&self.0.families);
-            for state in families.values() {
-                encoder.family_state(state);
-            }
+        let families: Vec<_> = lock(&self.0.families).values().cloned().collect();
+        for state in families {
+            // The locks are held to copy handles, not to write text: a worker that meets a new peer during a scrape
+            // must not wait for it.
+            let snapshot = lock(&state).snapshot();
+            encoder.snapshot(&snapshot);
         }
         if self.overflowed() > 0 {
             encoder.family(&families::METRIC_SERIES_OVERFLOW).value(&[], self.overflowed());
@@ -134,9 +149,11 @@ impl Registry {
 
     fn value(&self, family: &'static Family, labels: &[&str], shard: u64, writers: Writers) -> Value {
         debug_assert_eq!(family.labels.len(), labels.len(), "{}: wrong number of labels", family.name);
-        let mut families = lock(&self.0.families);
-        let state = families.entry(family.name).or_insert_with(|| FamilyState::new(family));
-        let key: Box<[Box<str>]> = labels.iter().map(|l| Box::from(*l)).collect();
+        let state =
+            lock(&self.0.families).entry(family.name).or_insert_with(|| FamilyState::shared(family)).clone();
+        let mut state = lock(&state);
+        let state = &mut *state;
+        let key: LabelValues = labels.iter().map(|l| Box::from(*l)).collect();
         let full = state.series.len() >= self.0.cap && !state.series.contains_key(&key);
         if full {
             state.retire_unused();
@@ -159,8 +176,15 @@ impl Registry {
 }
 
 impl FamilyState {
-    fn new(family: &'static Family) -> Self {
-        Self { family, series: HashMap::new(), overflow: Vec::new() }
+    fn shared(family: &'static Family) -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self { family, series: HashMap::new(), overflow: Vec::new() }))
+    }
+
+    fn snapshot(&self) -> FamilySnapshot {
+        let mut series: Vec<_> =
+            self.series.iter().map(|(labels, shards)| (labels.clone(), shards.clone())).collect();
+        series.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        FamilySnapshot { family: self.family, series, overflow: self.overflow.clone() }
     }
 
     /// Forgets the series that no one can write any more, to make room: pods come and go, and with them peers. Only done
