@@ -16,6 +16,9 @@ use crate::resolve::Resolver;
 /// How long a request of a story may take.
 const DEADLINE: Duration = Duration::from_secs(15);
 
+/// How long connecting to one address may take: two repetitions of a lost SYN (after 1 s and 3 s).
+const CONNECT_DEADLINE: Duration = Duration::from_secs(4);
+
 /// A request to send with [`crate::Pod::send`].
 #[derive(Debug, Clone)]
 pub struct Request {
@@ -47,6 +50,14 @@ impl Request {
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    pub(crate) fn is_http2(&self) -> bool {
+        self.http2
     }
 
     /// Uses HTTP/2 by prior knowledge (RFC 9113 section 3.3).
@@ -123,7 +134,8 @@ impl Client {
         let port = uri.port_u16().unwrap_or(80);
         let mut last = None;
         for ip in self.resolver.resolve(host).await? {
-            match TcpStream::connect(SocketAddr::new(ip, port)).await {
+            let attempt = timeout(CONNECT_DEADLINE, TcpStream::connect(SocketAddr::new(ip, port)));
+            match attempt.await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())) {
                 Ok(stream) => {
                     stream.set_nodelay(true).context("TCP_NODELAY")?;
                     return Ok(stream);
@@ -168,6 +180,14 @@ impl Client {
 }
 
 impl Connection {
+    /// Whether it takes another request.
+    pub(crate) async fn is_usable(&mut self) -> bool {
+        match &mut self.sender {
+            Sender::Http1(sender) => sender.ready().await.is_ok(),
+            Sender::Http2(sender) => sender.ready().await.is_ok(),
+        }
+    }
+
     pub(crate) async fn send(&mut self, request: &Request) -> Result<Response> {
         let uri: Uri = request.url.parse().with_context(|| format!("URL {}", request.url))?;
         let mut builder = http::Request::builder().method(&request.method);

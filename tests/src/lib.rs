@@ -13,8 +13,8 @@
 //!     let orders = mesh.pod("orders.shop").start()?;
 //!     orders.app(8080)?;
 //!     mesh.dns().set(Service::virtual_ip("orders.shop").port(80, 8080).on(&[&orders]))?;
-//!     web.sidecar().start()?;
-//!     orders.sidecar().start()?;
+//!     mesh.sidecar(&web)?.start()?;
+//!     mesh.sidecar(&orders)?.start()?;
 //!     let answer = web.get("http://orders.shop/hello")?;
 //!     assert_eq!(answer.status, 200);
 //!     Ok(())
@@ -25,33 +25,44 @@
 //! |---|---|
 //! | `mesh`, `pod` | the node's bridge, pods, programs in them |
 //! | `dns`, `resolve` | the authoritative server and a stub resolver |
-//! | `ca`, `collector`, `sidecar` | Weft itself and the collector |
+//! | `ca`, `sidecar` | Weft itself |
+//! | `collector`, `otelcol` | a real collector and its build |
 //! | `capture`, `http`, `load` | what goes over the wire, and who sends it |
 //! | `sandbox`, `helper`, `process`, `run_dir` | namespaces, entering them, and that nothing outlives a test |
 //!
 //! Nothing here touches the machine's own network: the bridge is in a namespace as well.
 
 pub mod apps;
+mod ca;
 mod capture;
+mod collector;
 mod dns;
 pub mod helper;
 mod http;
+mod load;
 mod mesh;
+mod otelcol;
 mod pod;
 mod process;
 mod resolve;
 mod run_dir;
 mod sandbox;
+mod sidecar;
 mod wait;
 
+pub use ca::Ca;
 pub use capture::{Capture, Flow, Packets};
+pub use collector::{Collector, Span, tree};
 pub use dns::{Dns, Service};
 pub use http::{Client, Request, Response};
+pub use load::{Load, LoadBuilder, Report};
 pub use mesh::{Mesh, story};
+pub use otelcol::{cache_dir, collector_binary};
 pub use pod::{Pod, PodBuilder, Task};
 pub use process::{Output, Process};
 pub use resolve::Answer;
 pub use run_dir::{clean_stale, processes_of};
+pub use sidecar::{Metrics, PROXY_UID, Sample, Sidecar, SidecarBuilder};
 pub use wait::{eventually, rest};
 
 /// The result of a story.

@@ -3,16 +3,19 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::ca::Ca;
+use crate::collector::Collector;
 use crate::dns::Dns;
 use crate::pod::{Pod, PodBuilder};
 use crate::process::{Output, run};
 use crate::run_dir::{RUN_VARIABLE, RunDir};
 use crate::sandbox::Sandbox;
+use crate::sidecar::SidecarBuilder;
 
 /// How long any command of the set-up may take.
 const SETUP_DEADLINE: Duration = Duration::from_secs(20);
@@ -102,6 +105,8 @@ pub(crate) fn node_addresses() -> (Ipv4Addr, Ipv6Addr) {
 pub struct Mesh {
     pods: Mutex<Vec<Pod>>,
     dns: Dns,
+    ca: OnceLock<Ca>,
+    collector: OnceLock<Collector>,
     node: Arc<Node>,
 }
 
@@ -141,7 +146,13 @@ impl Mesh {
         node.run_command("sh", forward, SETUP_DEADLINE)?.ok().context("turning on forwarding")?;
         let dns_pod = PodBuilder::new(node.clone(), "dns.weft-system").without_dns().start()?;
         let dns = Dns::start(dns_pod.clone())?;
-        Ok(Self { pods: Mutex::new(vec![dns_pod]), dns, node })
+        Ok(Self {
+            pods: Mutex::new(vec![dns_pod]),
+            dns,
+            ca: OnceLock::new(),
+            collector: OnceLock::new(),
+            node,
+        })
     }
 
     /// A new pod, as `name.namespace`: dual-stack, with the service account of the same name.
@@ -152,6 +163,49 @@ impl Mesh {
     /// The authoritative name server.
     pub fn dns(&self) -> &Dns {
         &self.dns
+    }
+
+    /// The mesh's CA, started at the first call.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn ca(&self) -> Result<&Ca> {
+        self.ca_with(|_| {})
+    }
+
+    /// The same; `edit` changes `ca.yaml`, and works only in the first call.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn ca_with(&self, edit: impl FnOnce(&mut serde_json::Value)) -> Result<&Ca> {
+        if let Some(ca) = self.ca.get() {
+            return Ok(ca);
+        }
+        let ca = Ca::start(self.pod("weft-ca.weft-system").start()?, edit)?;
+        Ok(self.ca.get_or_init(|| ca))
+    }
+
+    /// A real collector, built (once per machine) and started at the first call. Sidecars made afterwards send it all
+    /// their traces.
+    ///
+    /// # Errors
+    /// It cannot be built or does not start.
+    #[expect(clippy::print_stderr, reason = "a build of a minute must not look like a test that hangs")]
+    pub fn collector(&self) -> Result<&Collector> {
+        if let Some(collector) = self.collector.get() {
+            return Ok(collector);
+        }
+        let binary = crate::otelcol::collector_binary(|line| eprintln!("{line}"))?;
+        let collector = Collector::start(self.pod("collector.weft-system").start()?, binary)?;
+        Ok(self.collector.get_or_init(|| collector))
+    }
+
+    /// A sidecar for a pod, with an identity from the mesh's CA; see [`SidecarBuilder`].
+    ///
+    /// # Errors
+    /// The CA does not start.
+    pub fn sidecar(&self, pod: &Pod) -> Result<SidecarBuilder> {
+        SidecarBuilder::new(pod, self.ca()?, self.collector.get())
     }
 
     /// Where configuration, output and captures of this mesh are.

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use crate::capture::Capture;
 use crate::helper::beside_tests;
 use crate::http::{Client, Request, Response};
+use crate::load::LoadBuilder;
 use crate::mesh::{Node, addresses, dns_addresses, find_program, node_addresses, pod_v4, pod_v6};
 use crate::process::{Output, Process};
 use crate::resolve::{self, Answer};
@@ -129,7 +130,7 @@ impl PodBuilder {
         let ns = &self.namespace;
         format!(
             "nameserver {server}\nsearch {ns}.svc.cluster.local svc.cluster.local cluster.local\n\
-             options ndots:5 timeout:2 attempts:2\n"
+             options ndots:5 timeout:1 attempts:3\n"
         )
     }
 }
@@ -194,6 +195,15 @@ impl Pod {
     pub fn ip(&self) -> IpAddr {
         let v6 = self.0.v6.unwrap_or(Ipv6Addr::UNSPECIFIED);
         self.0.v4.map_or(IpAddr::V6(v6), IpAddr::V4)
+    }
+
+    /// A port of this pod as `client` reaches it: IPv4 where both have it.
+    pub(crate) fn socket_for(&self, client: &Self, port: u16) -> SocketAddr {
+        let ip = match (client.v4(), self.v6()) {
+            (None, Some(v6)) => IpAddr::V6(v6),
+            _ => self.ip(),
+        };
+        SocketAddr::new(ip, port)
     }
 
     /// Where this pod's files and output are.
@@ -356,6 +366,16 @@ impl Pod {
     pub fn send(&self, request: Request) -> Result<Response> {
         let resolver = self.resolver();
         self.run(async move || Client::new(resolver).send(request).await)
+    }
+
+    /// Steady traffic: GET on a URL.
+    pub fn load(&self, url: &str) -> LoadBuilder {
+        LoadBuilder::new(self.clone(), Request::get(url))
+    }
+
+    /// Steady traffic of any request.
+    pub fn load_of(&self, request: Request) -> LoadBuilder {
+        LoadBuilder::new(self.clone(), request)
     }
 
     /// Records what passes the pod's link on the node's bridge: what is *between* pods.

@@ -27,14 +27,17 @@ pub struct Answer {
     exists: bool,
 }
 
-/// Asks once, with one repetition after 2 s.
+/// When to ask again, in milliseconds. Short at first: nsd may lose a query at the moment of a reload.
+const PATIENCE: [u64; 4] = [200, 500, 1000, 2000];
+
+/// Asks over UDP, and again when no answer comes.
 pub(crate) async fn lookup(server: IpAddr, name: &str, kind: &str) -> Result<Answer> {
     let kind = RecordType::from_str(kind).with_context(|| format!("record type {kind}"))?;
     let mut name = Name::from_ascii(name).with_context(|| format!("name {name}"))?;
     name.set_fqdn(true);
     let local =
         if server.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
-    for _ in 0..2 {
+    for patience in PATIENCE {
         let socket = UdpSocket::bind((local, 0)).await.context("opening a UDP socket")?;
         socket.connect(SocketAddr::new(server, 53)).await.context("connecting to the name server")?;
         let mut query = Message::query();
@@ -43,7 +46,9 @@ pub(crate) async fn lookup(server: IpAddr, name: &str, kind: &str) -> Result<Ans
         let id = query.metadata.id;
         socket.send(&query.to_vec().context("encoding a query")?).await.context("asking the name server")?;
         let mut buffer = vec![0; 4096];
-        let Ok(received) = timeout(Duration::from_secs(2), socket.recv(&mut buffer)).await else { continue };
+        let Ok(received) = timeout(Duration::from_millis(patience), socket.recv(&mut buffer)).await else {
+            continue;
+        };
         let length = received.context("the name server does not answer")?;
         let message = Message::from_vec(&buffer[..length]).context("decoding an answer")?;
         if message.metadata.id == id {

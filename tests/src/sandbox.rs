@@ -18,7 +18,6 @@ use crate::helper::Enter;
 use crate::process::spawn_on_lasting_thread;
 
 /// Where the `weft` binary is, seen from inside.
-#[allow(dead_code)]
 pub(crate) const WEFT_INSIDE: &str = "/run/weft";
 
 /// Runs in the new namespaces before anything else. `$1`: the resolv.conf, `$2`: the weft binary or "".

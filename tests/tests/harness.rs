@@ -130,3 +130,48 @@ fn nothing_survives_a_crash() {
     };
     eventually("the crashed run to be gone", Duration::from_secs(5), gone).unwrap();
 }
+
+#[test]
+fn load_reports_what_failed() {
+    story("load", |mesh| {
+        let client = mesh.pod("client.shop").start()?;
+        let server = mesh.pod("server.shop").start()?;
+        let app = server.app(8080)?;
+        let load = client.load(&format!("http://{}:8080/", server.ip())).rate(200).start()?;
+        load.wait_for(50)?;
+        assert_eq!(load.so_far().failures(), 0, "{:?}", load.so_far());
+        app.kill();
+        eventually("requests to fail", Duration::from_secs(5), || {
+            Ok((load.so_far().failures() > 0).then_some(()))
+        })?;
+        let report = load.stop()?;
+        assert_eq!(report.sent, report.ok + report.failures());
+        assert_eq!(report.served_by["server"], report.ok);
+        assert!(report.quantile(0.5) > Duration::ZERO);
+        assert!(report.all_ok(1).is_err());
+        Ok(())
+    });
+}
+
+#[test]
+fn spans_are_read_back_from_a_real_collector() {
+    story("collector", |mesh| {
+        let client = mesh.pod("client.shop").start()?;
+        let collector = mesh.collector()?;
+        let trace = "0af7651916cd43dd8448eb211c80319c";
+        let span = serde_json::json!({
+            "traceId": trace, "spanId": "b7ad6b7169203331", "name": "GET", "kind": 3,
+            "startTimeUnixNano": "1000", "endTimeUnixNano": "2000",
+        });
+        let body = serde_json::json!({ "resourceSpans": [{
+            "resource": { "attributes": [{ "key": "service.name", "value": { "stringValue": "web" } }] },
+            "scopeSpans": [{ "spans": [span] }],
+        }]});
+        let url = format!("{}/v1/traces", collector.http_for(&client));
+        let request = Request::post(&url, body.to_string()).header("content-type", "application/json");
+        assert_eq!(client.send(request)?.status, 200);
+        let spans = collector.trace(trace, 1)?;
+        assert_eq!((spans[0].service.as_str(), spans[0].kind.as_str()), ("web", "client"));
+        Ok(())
+    });
+}
