@@ -1,0 +1,83 @@
+//! `--instructions`: what one request costs one sidecar, counted in instructions.
+//!
+//! Time is noisy on a shared machine; the number of user-space instructions is not. Each side of a Weft pair runs
+//! once under `valgrind --tool=callgrind` with N and once with 2N requests of the same load; the difference over N
+//! is the price of a request without start-up. Two commits can be compared by it, two programs cannot: it knows
+//! nothing of system calls, caches, or the clock.
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::bench::backend::Backend;
+use crate::bench::certs::{Certificates, Side};
+use crate::bench::load;
+use crate::bench::peers::{Peer as _, Weft};
+use crate::bench::topology::Bed;
+use crate::bench::work::Listener;
+
+/// N. A request takes about 50 times longer under callgrind.
+const REQUESTS: u64 = 5000;
+
+/// Counts both sides and both versions of HTTP, and prints the table.
+pub(crate) fn run(weft: Weft, scratch: &Path, certificates: &Certificates) -> Result<ExitCode> {
+    let bed = Bed::new(scratch.join("instructions"))?;
+    super::open_to_all(&bed.scratch)?;
+    let _backend = Backend::start(&bed)?;
+    println!("| instructions per request | side A (client) | side B (server) |\n|---|---|---|");
+    let mut weft = weft;
+    for (title, listener) in
+        [("HTTP/1.1, tiny body", Listener::Http1), ("HTTP/2, tiny body", Listener::Http2)]
+    {
+        let mut cells = Vec::new();
+        for side in [Side::Client, Side::Server] {
+            let once = count(&mut weft, &bed, certificates, side, listener, REQUESTS)?;
+            let twice = count(&mut weft, &bed, certificates, side, listener, 2 * REQUESTS)?;
+            cells.push(twice.saturating_sub(once) / REQUESTS);
+        }
+        println!("| {title} | {} | {} |", cells[0], cells[1]);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// All instructions of one side's life with so many requests.
+fn count(
+    weft: &mut Weft,
+    bed: &Bed,
+    certificates: &Certificates,
+    side: Side,
+    listener: Listener,
+    requests: u64,
+) -> Result<u64> {
+    let file = bed.scratch.join("callgrind.out");
+    let _ = fs::remove_file(&file);
+    weft.under_callgrind(side, &file);
+    let pair = weft.start(bed, certificates)?;
+    load::fixed(bed, listener == Listener::Http2, &weft.address(listener), requests)?;
+    // callgrind writes its file when the program ends.
+    let measured = if side == Side::Client { pair.client } else { pair.server };
+    measured.terminate(Duration::from_secs(60))?;
+    let text = fs::read_to_string(&file).with_context(|| format!("callgrind wrote no {}", file.display()))?;
+    total(&text).context("callgrind's file has no total")
+}
+
+/// The line `summary: 123` or `totals: 123` of callgrind's format.
+fn total(text: &str) -> Option<u64> {
+    let line = |name: &str| text.lines().rev().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    line("totals:").or_else(|| line("summary:"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_total_is_found() {
+        assert_eq!(total("events: Ir\nsummary: 12\n\nfn=(1)\n1 2\n\ntotals: 345\n"), Some(345));
+        assert_eq!(total("events: Ir\nsummary: 12\n"), Some(12));
+        assert_eq!(total("events: Ir\n"), None);
+    }
+}

@@ -1,0 +1,360 @@
+//! `cargo xtask bench`: a sidecar pair of Weft, side by side with pairs of HAProxy, Envoy and nginx, in one run.
+//!
+//! What is compared is the *whole* price of mutual TLS between two workloads: both proxies together, from plaintext to
+//! plaintext. All pairs stand on the same ground (`topology`), serve the same backend (`backend`) under the same load
+//! (`load`), on one core of their own. All pairs are up during a round; within each kind of work they take turns, and
+//! the order rotates from round to round, so that no peer always runs first or last.
+
+mod backend;
+mod bars;
+mod certs;
+pub(crate) mod hold;
+mod instructions;
+mod load;
+mod measure;
+mod peers;
+mod report;
+mod topology;
+mod work;
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cargo::{self, Profile};
+use crate::setup::{self, Missing};
+use crate::{bench, process};
+use bench::backend::Backend;
+use bench::certs::{Certificates, Side};
+use bench::peers::{Pair, Peer};
+use bench::report::{MemorySample, PeerInfo, Results, Sample};
+use bench::topology::{Bed, Core};
+use bench::work::{Listener, Spec, Unit, Work};
+
+/// Options of `cargo xtask bench`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// How often everything is measured.
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    rounds: usize,
+    /// How long each load lasts.
+    #[arg(long, default_value_t = 5, value_name = "S")]
+    seconds: u64,
+    /// Only these kinds of work.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "WORKS")]
+    only: Vec<Work>,
+    /// Only these peers: weft, haproxy, envoy, nginx, haproxy-h2, envoy-h2.
+    #[arg(long, value_delimiter = ',', value_name = "PEERS")]
+    peers: Vec<String>,
+    /// Measure this binary instead of building one.
+    #[arg(long, value_name = "FILE")]
+    weft: Option<PathBuf>,
+    /// Write everything that was measured to this file.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Exit with 1 where a bar of bench/bars.json is missed.
+    #[arg(long)]
+    check: bool,
+    /// Put the tables into docs/benchmarks.md.
+    #[arg(long)]
+    write_docs: bool,
+    /// Instead: instructions per request of one Weft sidecar, under callgrind.
+    #[arg(long)]
+    instructions: bool,
+}
+
+/// A share of failed requests above this makes a sample worthless.
+const MOST_ERRORS: f64 = 0.001;
+
+/// Connections that are held open for the memory measurement.
+const IDLE_CONNECTIONS: usize = 5000;
+
+/// Runs the command.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    prepare(options)?;
+    let names: Vec<String> = match (options.instructions, options.peers.as_slice()) {
+        (true, _) => vec!["weft".to_owned()],
+        (false, []) => peers::NAMES[..peers::DEFAULT].iter().map(|name| (*name).to_owned()).collect(),
+        (false, chosen) => chosen.to_vec(),
+    };
+    let weft = if names.iter().any(|name| name == "weft") { Some(weft_binary(options)?) } else { None };
+    let peers = peers::by_names(&names, weft.as_ref())?;
+    let scratch = tempfile::Builder::new().prefix("weft-bench-").tempdir()?;
+    // Weft drops to its own user: it must be able to read its configuration and certificates.
+    open_to_all(scratch.path())?;
+    let certificates = Certificates::make(scratch.path())?;
+    open_keys(&certificates)?;
+    if options.instructions {
+        let weft = peers::Weft::new(weft.context("no binary to measure")?);
+        return instructions::run(weft, scratch.path(), &certificates);
+    }
+    let results = measure_all(options, &peers, scratch.path(), &certificates)?;
+    finish(options, &results)
+}
+
+fn prepare(options: &Options) -> Result<()> {
+    setup::ensure("cargo xtask bench", &[setup::BENCH])?;
+    if options.instructions {
+        setup::ensure("cargo xtask bench --instructions", &[setup::CALLGRIND])?;
+    }
+    if setup::namespaces() != setup::Namespaces::AsRoot {
+        return Err(Missing(
+            "cargo xtask bench makes network namespaces joined by links, and needs root for that.\n  \
+             Please run:  sudo -E env PATH=$PATH cargo xtask bench"
+                .to_owned(),
+        )
+        .into());
+    }
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        return Err(Missing(
+            "cargo xtask bench needs two cores: one for the proxies, one for the load".to_owned(),
+        )
+        .into());
+    }
+    if options.rounds == 0 || options.seconds == 0 {
+        bail!("--rounds and --seconds are at least 1");
+    }
+    Ok(())
+}
+
+fn weft_binary(options: &Options) -> Result<PathBuf> {
+    if let Some(file) = &options.weft {
+        return file.canonicalize().with_context(|| format!("cannot find {}", file.display()));
+    }
+    cargo::build(Profile::Release, &["-p", "weft"])?;
+    cargo::binary(Profile::Release, "weft")
+}
+
+fn open_to_all(path: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
+    Ok(())
+}
+
+/// Keys of a throw-away CA that lives as long as this run.
+fn open_keys(certificates: &Certificates) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    for side in [Side::Client, Side::Server] {
+        std::fs::set_permissions(certificates.key(side), std::fs::Permissions::from_mode(0o644))?;
+    }
+    Ok(())
+}
+
+fn measure_all(
+    options: &Options,
+    peers: &[Box<dyn Peer>],
+    scratch: &Path,
+    certificates: &Certificates,
+) -> Result<Results> {
+    let wanted = |work: Work| options.only.is_empty() || options.only.contains(&work);
+    let mut results = Results {
+        machine: machine(),
+        rounds: options.rounds,
+        seconds: options.seconds,
+        peers: peers.iter().map(|peer| describe(peer.as_ref())).collect::<Result<_>>()?,
+        samples: Vec::new(),
+        memory: Vec::new(),
+    };
+    let mut beds = Vec::new();
+    for peer in peers {
+        let bed = Bed::new(scratch.join(peer.name()))?;
+        open_to_all(&bed.scratch)?;
+        let backend = Backend::start(&bed)?;
+        beds.push((bed, backend));
+    }
+    for round in 0..options.rounds {
+        let order: Vec<usize> = (0..peers.len()).map(|at| (at + round) % peers.len()).collect();
+        if wanted(Work::Memory) {
+            for &at in &order {
+                progress(round, options, "memory", peers[at].name());
+                results.memory.push(memory(peers[at].as_ref(), &beds[at].0, certificates, round)?);
+            }
+        }
+        let mut pairs = Vec::new();
+        for (peer, (bed, _)) in peers.iter().zip(&beds) {
+            let start = || peer.start(bed, certificates);
+            pairs.push(start().with_context(|| format!("cannot start the pair of {}", peer.name()))?);
+            check_mutual_tls(peer.as_ref(), bed, certificates)
+                .with_context(|| format!("the pair of {} does not do what it should", peer.name()))?;
+        }
+        for spec in Work::ALL.into_iter().filter(|work| wanted(*work)).filter_map(Work::spec) {
+            for &at in &order {
+                progress(round, options, spec.id, peers[at].name());
+                let sample =
+                    sample(peers[at].as_ref(), &mut pairs[at], &beds[at].0, &spec, round, options.seconds);
+                results
+                    .samples
+                    .push(sample.with_context(|| format!("{} with {}", spec.title, peers[at].name()))?);
+            }
+        }
+    }
+    Ok(results)
+}
+
+fn progress(round: usize, options: &Options, work: &str, peer: &str) {
+    eprintln!("round {}/{}  {work:<10} {peer}", round + 1, options.rounds);
+}
+
+fn describe(peer: &dyn Peer) -> Result<PeerInfo> {
+    let version = peer.version().with_context(|| format!("cannot ask {} for its version", peer.name()))?;
+    Ok(PeerInfo { name: peer.name().to_owned(), version, note: peer.note().to_owned() })
+}
+
+/// One load: a second to warm up, then the measured time.
+fn sample(
+    peer: &dyn Peer,
+    pair: &mut Pair,
+    bed: &Bed,
+    spec: &Spec,
+    round: usize,
+    seconds: u64,
+) -> Result<Sample> {
+    let address = peer.address(spec.listener);
+    load::run(bed, spec, &address, 1, || Ok(()))?;
+    pair.check()?;
+    let ids = pair.ids();
+    let mut pss_kib = [0, 0];
+    let before = measure::cpu_nanoseconds(&ids)?;
+    let seen = load::run(bed, spec, &address, seconds, || {
+        pss_kib = [measure::pss_kib(ids[0])?, measure::pss_kib(ids[1])?];
+        Ok(())
+    })?;
+    let cpu_us = (measure::cpu_nanoseconds(&ids)? - before) as f64 / 1e3;
+    pair.check()?;
+    if seen.requests == 0 || seen.errors as f64 > seen.requests as f64 * MOST_ERRORS {
+        let logs = format!("side A:\n{}\nside B:\n{}", pair.client.log_tail(), pair.server.log_tail());
+        bail!("{} of {} requests failed\n{logs}", seen.errors, seen.requests + seen.errors);
+    }
+    let units = match spec.unit {
+        Unit::Request => seen.requests as f64,
+        Unit::Megabyte => seen.bytes as f64 / 1e6,
+    };
+    Ok(Sample {
+        peer: peer.name().to_owned(),
+        work: spec.id.to_owned(),
+        round,
+        requests: seen.requests,
+        errors: seen.errors,
+        rate: seen.requests as f64 / seen.seconds,
+        cpu_us: cpu_us / units,
+        p50_us: seen.p50_us,
+        p99_us: seen.p99_us,
+        pss_kib,
+    })
+}
+
+/// A fresh pair: idle, then with many idle connections.
+fn memory(peer: &dyn Peer, bed: &Bed, certificates: &Certificates, round: usize) -> Result<MemorySample> {
+    let mut pair = peer.start(bed, certificates)?;
+    // Until start-up work is over.
+    process::pause(Duration::from_secs(2));
+    let ids = pair.ids();
+    let both = || -> Result<[u64; 2]> { Ok([measure::pss_kib(ids[0])?, measure::pss_kib(ids[1])?]) };
+    let idle_kib = both()?;
+    let ready = bed.scratch.join("held");
+    let _ = std::fs::remove_file(&ready);
+    let own = std::env::current_exe()?;
+    let words = [
+        own.into_os_string(),
+        "hold".into(),
+        peer.address(Listener::Http1).into(),
+        IDLE_CONNECTIONS.to_string().into(),
+        ready.clone().into(),
+    ];
+    let mut holder = bed.start("hold", Side::Client, Core::Load, None, &words)?;
+    process::wait_until("5,000 open connections", Duration::from_secs(60), || {
+        holder.check()?;
+        pair.check()?;
+        Ok(ready.exists())
+    })?;
+    process::pause(Duration::from_millis(500));
+    Ok(MemorySample { peer: peer.name().to_owned(), round, idle_kib, connected_kib: both()? })
+}
+
+/// That the pair answers at all, and that side B takes nobody without a certificate: a bench of a pair that is not
+/// set up for mutual TLS would be worth nothing.
+fn check_mutual_tls(peer: &dyn Peer, bed: &Bed, certificates: &Certificates) -> Result<()> {
+    let probe = Spec {
+        load: work::Load::Wrk { connections: 1, keep_alive: true },
+        ..Work::One.spec().context("no such work")?
+    };
+    let seen = load::run(bed, &probe, &peer.address(Listener::Http1), 1, || Ok(()))?;
+    if seen.requests == 0 || seen.errors > 0 {
+        bail!("{} answers and {} errors in a second of single requests", seen.requests, seen.errors);
+    }
+    let with = handshake(peer, bed, certificates, true)?;
+    if !with.contains("TLSv1.3") || with.contains("alert") {
+        bail!("side B does not take TLS 1.3 with our certificate: {with}");
+    }
+    let without = handshake(peer, bed, certificates, false)?;
+    if !REFUSALS.iter().any(|refusal| without.contains(refusal)) {
+        bail!("side B does not refuse a client without a certificate: {without}");
+    }
+    Ok(())
+}
+
+/// How a client without a certificate is refused: in TLS 1.3 by an alert after the handshake (RFC 8446 section 6.2);
+/// nginx finishes the handshake and answers the first request so.
+const REFUSALS: [&str; 2] = ["alert certificate required", "400 No required SSL certificate was sent"];
+
+/// What `openssl s_client` says about a handshake with side B and a request on it.
+fn handshake(
+    peer: &dyn Peer,
+    bed: &Bed,
+    certificates: &Certificates,
+    with_certificate: bool,
+) -> Result<String> {
+    let address = peer.mutual_tls_address();
+    let (pem, key) = (certificates.certificate(Side::Client), certificates.key(Side::Client));
+    let (pem, key) = (pem.display().to_string(), key.display().to_string());
+    // It ends when side B closes the connection; a side B that goes on gets a second.
+    let mut words = vec!["timeout", "1", "openssl", "s_client", "-ign_eof", "-alpn", "http/1.1,h2,weft/http"];
+    words.extend(["-connect", &address]);
+    if with_certificate {
+        words.extend(["-cert", &pem, "-key", &key]);
+    }
+    let request = bed.write("request", "GET /tiny HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
+    let mut command = bed.client.program(Core::Load, peer.user(), &words);
+    let output = command.stdin(std::fs::File::open(request)?).output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+}
+
+/// Processor, kernel and cores of this machine.
+fn machine() -> String {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
+    let kernel = process::text(Command::new("uname").arg("-r")).unwrap_or_default();
+    let release = kernel.trim().split('-').next().unwrap_or_default().to_owned();
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    format!("{} ({cores} cores), Linux {release}", model.unwrap_or("an unknown processor").trim())
+}
+
+fn finish(options: &Options, results: &Results) -> Result<ExitCode> {
+    let verdicts = bars::judge(&bars::load()?, results);
+    let tables = results.markdown(&verdicts);
+    println!("\n{tables}");
+    if let Some(file) = &options.json {
+        std::fs::write(file, results.json(&verdicts)?)
+            .with_context(|| format!("cannot write {}", file.display()))?;
+    }
+    if options.write_docs {
+        report::write_page(&tables)?;
+    }
+    if !options.check {
+        return Ok(ExitCode::SUCCESS);
+    }
+    // A run that was told to leave something out is not blamed for leaving it out.
+    let partial = !options.only.is_empty() || !options.peers.is_empty();
+    let missed: Vec<_> =
+        verdicts.iter().filter(|bar| !(bar.held || (partial && bar.value.is_none()))).collect();
+    for bar in &missed {
+        let value = bar.value.map_or_else(|| "not measured".to_owned(), |value| format!("{value:.3}"));
+        println!("missed: {} (measured: {value})", bar.text);
+    }
+    if verdicts.iter().all(|bar| bar.value.is_none()) {
+        bail!("nothing of what the bars are about was measured");
+    }
+    Ok(if missed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

