@@ -4,7 +4,7 @@
 //! with the cure; and it costs the mesh least when the last good configuration stays in force. So: the file is parsed
 //! into a tree that knows where each value stands ([`ProxyConfig::load`]); one pass checks every field, with variables
 //! and flags laid over it; only when nothing is wrong is anything handed out. What may change while the process runs is
-//! a [`Snapshot`] of its own.
+//! a [`Snapshot`] of its own, kept fresh by [`watch`].
 //!
 //! | module | |
 //! |---|---|
@@ -12,6 +12,7 @@
 //! | `read`, `scalar` | nodes to checked values, all mistakes kept |
 //! | `sections`, `identity`, `policy` | the fields of `weft.yaml`, one function a section, with every default and its reason |
 //! | `membership` | which destinations are in the mesh, compiled |
+//! | `reload` | the watcher |
 
 mod env;
 mod error;
@@ -19,6 +20,7 @@ mod identity;
 mod membership;
 mod policy;
 mod read;
+mod reload;
 mod scalar;
 mod sections;
 mod snapshot;
@@ -32,6 +34,7 @@ pub use membership::{
     AddrVerdict, DomainPattern, Membership, MembershipSpec, NamePattern, NameVerdict, Outside,
 };
 pub use read::Effective;
+pub use reload::{ConfigHandle, Reloaded, watch};
 pub use snapshot::{InboundPolicy, OutboundPolicy, Services, Snapshot, StaticService};
 pub use types::{
     AccessLogMode, AccessLogSink, Bind, CaSource, DnsConfig, FileSource, Http2Limits, IdentityConfig,

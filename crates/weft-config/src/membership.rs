@@ -339,6 +339,12 @@ impl Membership {
         self.mode
     }
 
+    /// The same destinations, vouched for by `trust_domain`.
+    #[must_use]
+    pub fn within(self, trust_domain: TrustDomain) -> Self {
+        Self { trust_domain, ..self }
+    }
+
     /// The mesh's trust domain.
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
@@ -358,3 +364,7 @@ impl Membership {
         PeerRule { trust_domain: self.trust_domain.clone(), namespace, service_accounts: Vec::new() }
     }
 }
+
+#[cfg(test)]
+#[path = "membership_tests.rs"]
+mod tests;

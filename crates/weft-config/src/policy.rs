@@ -39,7 +39,18 @@ pub(crate) fn snapshot(
     let services = services(root);
     let log = root.or("log", "info".to_owned(), scalar::directives).into();
     let membership = Membership::new(mesh?);
-    Some(Snapshot { version: 1, membership, inbound, outbound, services, log, sampling, access_log })
+    let effective = std::sync::Arc::from([]);
+    Some(Snapshot {
+        version: 1,
+        membership,
+        inbound,
+        outbound,
+        services,
+        log,
+        sampling,
+        access_log,
+        effective,
+    })
 }
 
 fn ports(s: &Section<'_, '_>) -> PortSet {

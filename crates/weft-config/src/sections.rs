@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::env::Env;
 use crate::error::{ConfigErrors, Origin, Problem, ProblemKind};
-use crate::read::{Bad, Found, Reader, Section};
+use crate::read::{Bad, Reader, Section};
 use crate::scalar::{self, MaybeSpan, Span};
 use crate::tree::{self, Scalar};
 use crate::types::{
@@ -47,23 +47,16 @@ impl ProxyConfig {
         let found = reader.finish();
         match config {
             Some(mut config) if found.problems.is_empty() => {
-                config.warnings = env
-                    .unknown(&found.used)
-                    .map(|name| format!("environment variable {name} names no field of the configuration"))
-                    .collect();
-                config.effective = in_order(found).into();
+                let named = |name| format!("environment variable {name} names no field of the configuration");
+                config.warnings = env.unknown(&found.used).map(named).collect();
+                let mut effective = found.effective;
+                effective.sort_by(|a, b| a.field.cmp(&b.field));
+                Arc::make_mut(&mut config.snapshot).effective = effective.into();
                 Ok(config)
             }
             _ => Err(ConfigErrors { path: path.to_owned(), problems: found.problems }),
         }
     }
-}
-
-/// The values in force, each once, sorted by field.
-fn in_order(found: Found) -> Vec<crate::Effective> {
-    let mut effective = found.effective;
-    effective.sort_by(|a, b| a.field.cmp(&b.field));
-    effective
 }
 
 fn read_file(path: &Path) -> Result<String, Problem> {
@@ -118,7 +111,6 @@ fn document(root: &Section<'_, '_>, path: &Path) -> Option<ProxyConfig> {
         timeouts,
         retries,
         snapshot: Arc::new(snapshot?),
-        effective: Arc::from([]),
         warnings: Vec::new(),
     })
 }
@@ -405,3 +397,7 @@ fn to_usize(number: u64) -> usize {
 fn to_u32(number: u64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use weft_core::{AppProtocol, EndpointAddr, MtlsMode, ServiceKey};
 
 use crate::membership::Membership;
+use crate::read::Effective;
 use crate::types::AccessLogMode;
 use crate::value::PortSet;
 
@@ -28,6 +29,9 @@ pub struct Snapshot {
     pub sampling: f64,
     /// `telemetry.accessLog.mode`.
     pub access_log: AccessLogMode,
+    /// Every field of the configuration with the value in force and where it came from, sorted by field, for the admin
+    /// server. Secrets are masked. A field that needs a restart keeps the value it had at the start.
+    pub effective: Arc<[Effective]>,
 }
 
 /// `inbound`.

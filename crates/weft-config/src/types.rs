@@ -12,7 +12,6 @@ use std::time::Duration;
 use weft_core::{Namespace, ServiceAccount, SpiffeId, TrustDomain};
 
 use crate::Snapshot;
-use crate::read::Effective;
 use crate::value::{HostPort, Listen};
 
 /// The whole of `weft.yaml`, validated, with environment and flags applied.
@@ -40,8 +39,6 @@ pub struct ProxyConfig {
     pub retries: Retries,
     /// The part that is reloaded while the process runs, as it was at the start.
     pub snapshot: Arc<Snapshot>,
-    /// Each field with the value in force and where it came from, for the admin server. Secrets are masked.
-    pub effective: Arc<[Effective]>,
     /// What is odd but no error, such as a `WEFT_*` variable that names no field. To be logged once.
     pub warnings: Vec<String>,
 }
