@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::{Method, Version};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Notify, mpsc};
 
 use crate::metrics::{Counter, Shard, families};
@@ -90,7 +91,21 @@ pub fn unix_nanos(time: SystemTime) -> u64 {
 pub struct SpanSink {
     queue: mpsc::Sender<SpanRecord>,
     wake: Arc<Notify>,
-    dropped: Counter,
+    drops: Drops,
+}
+
+/// Why a span could not be handed over.
+#[derive(Clone, Debug)]
+struct Drops {
+    queue_full: Counter,
+    shutdown: Counter,
+}
+
+impl Drops {
+    fn new(shard: &Shard) -> Self {
+        let counter = |reason| shard.counter(&families::SPANS_DROPPED, &[reason]);
+        Self { queue_full: counter("queue_full"), shutdown: counter("shutdown") }
+    }
 }
 
 impl SpanSink {
@@ -98,20 +113,20 @@ impl SpanSink {
     pub(crate) fn new(capacity: usize, shard: &Shard) -> (Self, SpanQueue) {
         let (queue, receiver) = mpsc::channel(capacity.max(1));
         let wake = Arc::new(Notify::new());
-        let dropped = shard.counter(&families::SPANS_DROPPED, &["queue_full"]);
-        (Self { queue, wake: wake.clone(), dropped }, SpanQueue { receiver, wake })
+        (Self { queue, wake: wake.clone(), drops: Drops::new(shard) }, SpanQueue { receiver, wake })
     }
 
     /// The same queue, counting its drops in another worker's shard.
     pub fn for_shard(&self, shard: &Shard) -> Self {
-        Self { dropped: shard.counter(&families::SPANS_DROPPED, &["queue_full"]), ..self.clone() }
+        Self { drops: Drops::new(shard), ..self.clone() }
     }
 
     /// Hands a span over. Never waits: where the queue is full or the exporter gone, the span is dropped and counted.
     pub fn submit(&self, span: SpanRecord) {
-        if self.queue.try_send(span).is_err() {
-            self.dropped.inc();
-            return;
+        match self.queue.try_send(span) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => return self.drops.queue_full.inc(),
+            Err(TrySendError::Closed(_)) => return self.drops.shutdown.inc(),
         }
         // The exporter looks at the queue by the clock, so that a span does not cost a wake-up of its thread; it is
         // woken only to make room.

@@ -2,6 +2,7 @@
 //!
 //! Both transports send the same bytes, encoded once; a retry sends them again without building anything.
 
+use std::error::Error;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
@@ -41,9 +42,21 @@ pub(super) struct ExportError {
 }
 
 impl ExportError {
-    fn transport(message: impl ToString) -> Self {
-        Self { retryable: true, after: None, message: message.to_string() }
+    fn transport(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { retryable: true, after: None, message: chain(&*error.into()) }
     }
+}
+
+/// An error with its causes: "transport error" alone helps nobody.
+fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
 }
 
 pub(super) enum Client {
@@ -127,9 +140,9 @@ fn classify_grpc(status: &Status) -> ExportError {
         // Only if the server says when: otherwise it is out of something for good.
         Code::ResourceExhausted => after.is_some(),
         // A connection that broke before any status came has no code of its own.
-        _ => std::error::Error::source(status).is_some(),
+        _ => status.source().is_some(),
     };
-    ExportError { retryable, after, message: format!("{:?}: {}", status.code(), status.message()) }
+    ExportError { retryable, after, message: chain(status) }
 }
 
 /// `google.rpc.RetryInfo` in the details of a status (`grpc-status-details-bin`).
