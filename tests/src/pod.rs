@@ -254,8 +254,16 @@ impl Pod {
     /// # Errors
     /// It cannot be started, or does not end in time. An exit status other than 0 is not an error here.
     pub fn exec<S: AsRef<OsStr>>(&self, command: &[S]) -> Result<Output> {
+        self.exec_as(None, command)
+    }
+
+    /// Like [`Pod::exec`], as another user.
+    ///
+    /// # Errors
+    /// As [`Pod::exec`].
+    pub fn exec_as<S: AsRef<OsStr>>(&self, uid: Option<u32>, command: &[S]) -> Result<Output> {
         let name = command.first().map_or("", |name| name.as_ref().to_str().unwrap_or(""));
-        self.0.node.run_command(name, self.command(None, command)?, EXEC_DEADLINE)
+        self.0.node.run_command(name, self.command(uid, command)?, EXEC_DEADLINE)
     }
 
     fn command<S: AsRef<OsStr>>(&self, uid: Option<u32>, command: &[S]) -> Result<Command> {
@@ -286,18 +294,35 @@ impl Pod {
         self.app_of("http", port)
     }
 
-    /// Starts one kind of test application; `kind` is a subcommand of `weft-testapp`.
+    /// Starts one kind of test application under the pod's name; `kind` is one of those in [`crate::apps`].
     ///
     /// # Errors
     /// It cannot be started.
     pub fn app_of(&self, kind: &str, port: u16) -> Result<Arc<Process>> {
-        let helper = crate::helper::helper_binary()?;
-        let (helper, port) = (helper.display().to_string(), port.to_string());
-        let process = self.spawn(
-            &format!("{kind}-{port}"),
-            &[&helper, "serve", kind, "--port", &port, "--name", self.name()],
-        )?;
+        self.app_as(kind, port, self.name())
+    }
+
+    /// Starts one kind of test application that calls itself `name`.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn app_as(&self, kind: &str, port: u16, name: &str) -> Result<Arc<Process>> {
+        let helper = crate::helper::helper_binary()?.display().to_string();
+        let port = port.to_string();
+        let command = [&helper, "serve", kind, "--port", &port, "--name", name];
+        let process = self.spawn(&format!("{kind}-{port}"), &command)?;
         process.wait_for_log("listening", APP_DEADLINE)?;
+        Ok(process)
+    }
+
+    /// Starts a real redis-server on its usual port, 6379, without persistence.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn redis(&self) -> Result<Arc<Process>> {
+        let args = ["redis-server", "--port", "6379", "--bind", "*", "-::*", "--protected-mode", "no"];
+        let process = self.spawn("redis", &[&args[..], &["--save", "", "--appendonly", "no"]].concat())?;
+        process.wait_for_log("Ready to accept connections", APP_DEADLINE)?;
         Ok(process)
     }
 

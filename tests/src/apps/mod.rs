@@ -3,11 +3,20 @@
 //! | kind | what it does |
 //! |---|---|
 //! | `http` | HTTP/1.1 and HTTP/2 by prior knowledge; the path picks a behaviour (see `apps/http.rs`) |
+//! | `raw` | HTTP/1.1 written to the socket: 1xx, `Expect`, answers without a length (see `apps/raw.rs`) |
+//! | `echo` | sends bytes back |
+//! | `greet` | speaks first, as SMTP does |
+//! | `sink` | reads until half-close, then answers with count and checksum |
+//! | `source` | sends as many bytes as asked, half-closes, reads on |
+//! | `web`, `orders`, `inventory` | the demo's services (see `apps/shop.rs`) |
 //!
 //! Each writes `listening on <address>` once it takes connections.
 
 mod checksum;
 mod http;
+mod raw;
+mod shop;
+mod tcp;
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
@@ -76,22 +85,56 @@ async fn serve(args: Args) -> Result<()> {
     // One IPv6 socket takes IPv4 as well (mapped): Linux's default, net.ipv6.bindv6only = 0.
     let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, args.port));
     let listener = TcpListener::bind(address).await.with_context(|| format!("binding {address}"))?;
-    let name: Arc<str> = args.name.into();
+    let kind = Kind::parse(&args.kind, args.name.into())?;
     report(&format!("listening on {}", listener.local_addr().context("own address")?));
     loop {
         let (stream, _) = listener.accept().await.context("accept")?;
         let _ = stream.set_nodelay(true);
-        tokio::spawn(answer(args.kind.clone(), stream, name.clone()));
+        let kind = kind.clone();
+        tokio::spawn(async move {
+            if let Err(error) = kind.serve(stream).await {
+                report(&format!("connection: {error:#}"));
+            }
+        });
     }
 }
 
-async fn answer(kind: String, stream: TcpStream, name: Arc<str>) {
-    let result = match kind.as_str() {
-        "http" => http::serve(stream, name).await,
-        _ => Err(anyhow::anyhow!("{kind} is not a kind of application")),
-    };
-    if let Err(error) = result {
-        report(&format!("connection: {error:#}"));
+#[derive(Debug, Clone)]
+enum Kind {
+    Http(Arc<str>),
+    Raw,
+    Echo,
+    Greet(Arc<str>),
+    Sink,
+    Source,
+    Shop(Arc<shop::Shop>),
+}
+
+impl Kind {
+    fn parse(kind: &str, name: Arc<str>) -> Result<Self> {
+        Ok(match kind {
+            "http" => Self::Http(name),
+            "raw" => Self::Raw,
+            "echo" => Self::Echo,
+            "greet" => Self::Greet(name),
+            "sink" => Self::Sink,
+            "source" => Self::Source,
+            _ => {
+                Self::Shop(Arc::new(shop::Shop::new(kind, name).with_context(|| format!("no kind {kind}"))?))
+            }
+        })
+    }
+
+    async fn serve(self, stream: TcpStream) -> Result<()> {
+        match self {
+            Self::Http(name) => http::serve(stream, name).await,
+            Self::Raw => raw::serve(stream).await,
+            Self::Echo => tcp::echo(stream).await,
+            Self::Greet(name) => tcp::greet(stream, name).await,
+            Self::Sink => tcp::sink(stream).await,
+            Self::Source => tcp::source(stream).await,
+            Self::Shop(shop) => shop.serve(stream).await,
+        }
     }
 }
 

@@ -1,0 +1,256 @@
+//! The demo's services: `web` calls `orders` by HTTP, `orders` calls `inventory` by gRPC, `inventory` counts in redis.
+//!
+//! They are plain applications: no TLS, no retries, no balancing, no metrics. The one thing they do for the mesh is what
+//! every traced application does: they hand the trace context of a request on to the calls they make for it.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use bytes::{BufMut, Bytes, BytesMut};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::UnsyncBoxBody};
+use hyper::body::{Frame, Incoming};
+use hyper::header::HeaderValue;
+use hyper::service::service_fn;
+use hyper::{HeaderMap, Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+/// What an application copies from a request to its own calls (W3C Trace Context; B3).
+const CONTEXT: [&str; 5] = ["traceparent", "tracestate", "b3", "x-request-id", "baggage"];
+
+const ORDERS: (&str, u16) = ("orders.shop", 80);
+const INVENTORY: (&str, u16) = ("inventory.shop", 50051);
+const REDIS: (&str, u16) = ("redis.shop", 6379);
+const RESERVE: &str = "/shop.Inventory/Reserve";
+
+/// One of the three.
+#[derive(Debug)]
+pub(super) struct Shop {
+    name: Arc<str>,
+    role: Role,
+    connections: Mutex<Connections>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    Web,
+    Orders,
+    Inventory,
+}
+
+#[derive(Debug, Default)]
+struct Connections {
+    http1: Vec<hyper::client::conn::http1::SendRequest<Full<Bytes>>>,
+    grpc: Option<hyper::client::conn::http2::SendRequest<Full<Bytes>>>,
+    redis: Option<BufReader<TcpStream>>,
+}
+
+impl Shop {
+    pub(super) fn new(kind: &str, name: Arc<str>) -> Option<Self> {
+        let role = match kind {
+            "web" => Role::Web,
+            "orders" => Role::Orders,
+            "inventory" => Role::Inventory,
+            _ => return None,
+        };
+        Some(Self { name, role, connections: Mutex::default() })
+    }
+
+    pub(super) async fn serve(self: Arc<Self>, stream: TcpStream) -> Result<()> {
+        let role = self.role;
+        let service = service_fn(move |request| {
+            let shop = self.clone();
+            async move { Ok::<_, Infallible>(shop.answer(request).await) }
+        });
+        let io = TokioIo::new(stream);
+        if role == Role::Inventory {
+            let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+            return server.serve_connection(io, service).await.context("HTTP/2");
+        }
+        let mut server = hyper::server::conn::http1::Builder::new();
+        server.timer(TokioTimer::new()).serve_connection(io, service).await.context("HTTP/1")
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
+        let context = context(request.headers());
+        match self.role {
+            Role::Inventory => grpc_answer(self.reserve(request).await),
+            Role::Web => self.http_answer(self.call_orders(&context).await),
+            Role::Orders => self.http_answer(self.call_inventory(&context).await),
+        }
+    }
+
+    fn http_answer(&self, result: Result<String>) -> Response<Body> {
+        let (status, text) = match result {
+            Ok(text) => (StatusCode::OK, text),
+            Err(error) => (StatusCode::BAD_GATEWAY, format!("{}: {error:#}\n", self.name)),
+        };
+        let mut response = Response::new(Full::new(Bytes::from(text)).boxed_unsync());
+        *response.status_mut() = status;
+        if let Ok(name) = HeaderValue::from_str(&self.name) {
+            response.headers_mut().insert("x-served-by", name);
+        }
+        response
+    }
+
+    /// One connection for each request that is under way, kept for the next.
+    async fn call_orders(&self, context: &HeaderMap) -> Result<String> {
+        let request = || {
+            let mut request = Request::get("/orders/42").header("host", ORDERS.0).body(Full::default())?;
+            request.headers_mut().extend(context.clone());
+            anyhow::Ok(request)
+        };
+        let mut kept = self.connections.lock().await.http1.pop();
+        if let Some(sender) = &mut kept
+            && sender.ready().await.is_err()
+        {
+            kept = None;
+        }
+        let mut sender = match kept {
+            Some(sender) => sender,
+            None => {
+                let stream = connect(ORDERS).await?;
+                let (sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+                tokio::spawn(driver);
+                sender
+            }
+        };
+        let response = sender.send_request(request()?).await.context("calling orders")?;
+        let (head, body) = response.into_parts();
+        let text = String::from_utf8_lossy(&body.collect().await?.to_bytes()).into_owned();
+        self.connections.lock().await.http1.push(sender);
+        if head.status != StatusCode::OK {
+            bail!("orders answered {}: {}", head.status, text.trim());
+        }
+        Ok(format!("checkout by {} with {text}", self.name))
+    }
+
+    async fn call_inventory(&self, context: &HeaderMap) -> Result<String> {
+        let mut sender = self.grpc().await?;
+        let uri = format!("http://{}:{}{RESERVE}", INVENTORY.0, INVENTORY.1);
+        let mut request = Request::post(uri)
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(Full::new(message(&Reserve { sku: "tea".into() })))?;
+        request.headers_mut().extend(context.clone());
+        let response = sender.send_request(request).await.context("calling inventory")?;
+        let early = response.headers().get("grpc-status").cloned();
+        let body = response.into_body().collect().await.context("reading inventory's answer")?;
+        let status = body.trailers().and_then(|trailers| trailers.get("grpc-status").cloned()).or(early);
+        let bytes = body.to_bytes();
+        match status {
+            Some(status) if status == "0" => {}
+            other => bail!("inventory: grpc-status {other:?}"),
+        }
+        let reply: Reserved = decode(&bytes)?;
+        Ok(format!("order by {}, {} reserved\n", self.name, reply.count))
+    }
+
+    async fn grpc(&self) -> Result<hyper::client::conn::http2::SendRequest<Full<Bytes>>> {
+        let mut connections = self.connections.lock().await;
+        if let Some(sender) = connections.grpc.clone().filter(|sender| !sender.is_closed()) {
+            return Ok(sender);
+        }
+        let io = TokioIo::new(connect(INVENTORY).await?);
+        let (sender, driver) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
+        tokio::spawn(driver);
+        connections.grpc = Some(sender.clone());
+        Ok(sender)
+    }
+
+    async fn reserve(&self, request: Request<Incoming>) -> Result<Bytes> {
+        if request.uri().path() != RESERVE {
+            bail!("no such method");
+        }
+        let body = request.into_body().collect().await.context("reading the request")?.to_bytes();
+        let reserve: Reserve = decode(&body)?;
+        let count = self.increment(&reserve.sku).await?;
+        Ok(message(&Reserved { count }))
+    }
+
+    /// INCR over one connection, in RESP (the redis protocol), one command at a time.
+    async fn increment(&self, key: &str) -> Result<i64> {
+        let mut connections = self.connections.lock().await;
+        let mut redis = match connections.redis.take() {
+            Some(redis) => redis,
+            None => BufReader::new(connect(REDIS).await?),
+        };
+        let command = format!("*2\r\n$4\r\nINCR\r\n${}\r\n{key}\r\n", key.len());
+        redis.write_all(command.as_bytes()).await.context("writing to redis")?;
+        let mut line = String::new();
+        redis.read_line(&mut line).await.context("reading from redis")?;
+        let count = line.strip_prefix(':').context("redis did not answer with a number")?.trim().parse()?;
+        connections.redis = Some(redis);
+        Ok(count)
+    }
+}
+
+async fn connect((host, port): (&str, u16)) -> Result<TcpStream> {
+    let stream =
+        TcpStream::connect((host, port)).await.with_context(|| format!("connecting to {host}:{port}"))?;
+    stream.set_nodelay(true).context("TCP_NODELAY")?;
+    Ok(stream)
+}
+
+fn context(headers: &HeaderMap) -> HeaderMap {
+    let mut own = HeaderMap::new();
+    for name in CONTEXT {
+        if let Some(value) = headers.get(name) {
+            own.insert(name, value.clone());
+        }
+    }
+    own
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Reserve {
+    #[prost(string, tag = "1")]
+    sku: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct Reserved {
+    #[prost(int64, tag = "1")]
+    count: i64,
+}
+
+/// gRPC's Length-Prefixed-Message: not compressed, length, message.
+fn message(message: &impl prost::Message) -> Bytes {
+    let mut bytes = BytesMut::new();
+    bytes.put_u8(0);
+    bytes.put_u32(u32::try_from(message.encoded_len()).unwrap_or(u32::MAX));
+    bytes.extend_from_slice(&message.encode_to_vec());
+    bytes.freeze()
+}
+
+fn decode<M: prost::Message + Default>(bytes: &[u8]) -> Result<M> {
+    M::decode(bytes.get(5..).context("no message in the gRPC body")?).context("decoding a gRPC message")
+}
+
+fn grpc_answer(result: Result<Bytes>) -> Response<Body> {
+    let mut trailers = HeaderMap::new();
+    let mut frames = Vec::new();
+    match result {
+        Ok(message) => {
+            frames.push(Ok(Frame::data(message)));
+            trailers.insert("grpc-status", HeaderValue::from_static("0"));
+        }
+        Err(error) => {
+            // 14: UNAVAILABLE.
+            trailers.insert("grpc-status", HeaderValue::from_static("14"));
+            let text = format!("{error:#}").replace(['\r', '\n'], " ");
+            if let Ok(text) = HeaderValue::from_str(&text) {
+                trailers.insert("grpc-message", text);
+            }
+        }
+    }
+    frames.push(Ok(Frame::trailers(trailers)));
+    let mut response = Response::new(StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync());
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+    response
+}
