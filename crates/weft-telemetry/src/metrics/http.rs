@@ -87,7 +87,7 @@ impl Shard {
 }
 
 impl HttpSeries {
-    /// A request has begun. Each call is followed by one [`HttpSeries::end`].
+    /// A request has begun. Each call is followed by one [`HttpSeries::end`] or [`HttpSeries::abandon`].
     #[inline]
     pub fn begin(&self) {
         self.0.active.inc();
@@ -106,6 +106,13 @@ impl HttpSeries {
             Some(histogram) => histogram.observe(outcome.duration),
             None => inner.find(method, outcome.status, grpc).observe(outcome.duration),
         }
+    }
+
+    /// A request that began here goes on in another series (its endpoint is known now): it is no longer in progress
+    /// here, and nothing else is recorded. Takes the place of [`HttpSeries::end`].
+    #[inline]
+    pub fn abandon(&self) {
+        self.0.active.dec();
     }
 
     /// Body bytes went by, client to server.

@@ -18,7 +18,7 @@ mod slots;
 mod tcp;
 mod value;
 
-pub use encode::Encoder;
+pub use encode::{Encoder, FamilyEncoder};
 pub use http::{HttpLabels, HttpOutcome, HttpSeries};
 pub(crate) use http::{grpc_status_name, method_label, protocol_version};
 pub use process::{BuildInfo, register_process};

@@ -176,6 +176,8 @@ fn http_series_split_by_method_and_status() {
         end(&Method::GET, status, None);
     }
     series.begin();
+    series.begin();
+    series.abandon();
     series.request_bytes(7);
     let text = text(&registry);
     let base = "source_workload=\"shop/web\",destination_service=\"orders.shop:80\",\
