@@ -146,7 +146,7 @@ impl AccessLog {
     }
 
     /// Hands a record over. Never waits: where the queue is full, the record is dropped and counted.
-    pub fn log(&self, record: AccessRecord) {
+    pub fn submit(&self, record: AccessRecord) {
         if self.queue.try_send(record).is_err() {
             self.dropped.inc();
             return;

@@ -112,7 +112,7 @@ fn all_lines_are_in_the_file_after_finish() {
     let threads: Vec<_> = (0..2)
         .map(|t| {
             let log = log.for_shard(&registry.shard());
-            std::thread::spawn(move || (0..2_000).for_each(|n| log.log(http(t * 10_000 + n))))
+            std::thread::spawn(move || (0..2_000).for_each(|n| log.submit(http(t * 10_000 + n))))
         })
         .collect();
     threads.into_iter().for_each(|t| t.join().unwrap());
@@ -132,7 +132,7 @@ fn a_single_line_is_written_soon_after_a_rest() {
     let (log, _writer) = AccessLog::start(&target, AccessLogMode::All, 8, &Registry::default()).unwrap();
     eventually("the writer rests", || log.shared.resting.load(Relaxed));
     let before = Instant::now();
-    log.log(http(1));
+    log.submit(http(1));
     eventually("the line is written", || lines(&path).len() == 1);
     assert!(before.elapsed() < Duration::from_secs(5), "the writer looks around only every 10 s");
 }
@@ -143,18 +143,18 @@ fn a_renamed_file_is_opened_anew() {
     let (path, old) = (directory.path().join("access.log"), directory.path().join("access.log.1"));
     let target = AccessLogTarget::File(path.clone());
     let (log, writer) = AccessLog::start(&target, AccessLogMode::All, 8, &Registry::default()).unwrap();
-    log.log(http(1));
+    log.submit(http(1));
     eventually("the first line", || lines(&path).len() == 1);
     fs::rename(&path, &old).unwrap();
     // On request at once...
     log.reopen();
-    log.log(http(2));
+    log.submit(http(2));
     eventually("a line in the new file", || lines(&path).len() == 1);
     assert_eq!(lines(&old).len(), 1);
     // ...and without one, by looking at the path.
     fs::remove_file(&path).unwrap();
     eventually("the new file is noticed", || {
-        log.log(http(3));
+        log.submit(http(3));
         path.exists()
     });
     assert!(writer.finish(Duration::from_secs(5)));
@@ -174,7 +174,7 @@ fn a_stalled_reader_costs_lines_but_no_time() {
         AccessLog::start(&AccessLogTarget::File(path), AccessLogMode::All, 100, &registry).unwrap();
     let before = Instant::now();
     for n in 0..5_000 {
-        log.log(http(n));
+        log.submit(http(n));
     }
     assert!(before.elapsed() < Duration::from_secs(2), "log waited: {:?}", before.elapsed());
     let dropped = metric(&registry, "weft_access_log_dropped_total{reason=\"queue_full\"}");

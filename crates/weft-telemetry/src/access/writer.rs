@@ -82,7 +82,7 @@ impl Writer {
         }
     }
 
-    /// Sleeps until a record comes. The fence pairs with the one in [`super::AccessLog::log`]: either the producer sees
+    /// Sleeps until a record comes. The fence pairs with the one in [`super::AccessLog::submit`]: either the producer sees
     /// that we rest and wakes us, or we see its record.
     fn rest(&self) {
         self.shared.resting.store(true, Relaxed);

@@ -75,6 +75,8 @@ pub struct RequestTrace {
     pub context: TraceContext,
     /// The caller's span, if there is one: the parent of ours.
     pub parent: Option<SpanId>,
+    /// From a passive tracer: headers stay as they are.
+    passive: bool,
     incoming: Incoming,
 }
 
@@ -180,14 +182,21 @@ impl fmt::Debug for TraceContext {
 /// A worker's source of trace decisions: a sampler shared by all and ids of its own.
 #[derive(Debug)]
 pub struct Tracer {
-    sampler: Arc<Sampler>,
+    /// None: passive.
+    sampler: Option<Arc<Sampler>>,
     rng: IdRng,
 }
 
 impl Tracer {
     /// A tracer for one worker.
     pub fn new(sampler: Arc<Sampler>) -> Self {
-        Self { sampler, rng: IdRng::new() }
+        Self { sampler: Some(sampler), rng: IdRng::new() }
+    }
+
+    /// A tracer for a proxy that has no collector: it reads contexts (for the access log) and changes no header. A span
+    /// id of its own would break the trace of those who record, and a decision of its own would keep them from it.
+    pub fn passive() -> Self {
+        Self { sampler: None, rng: IdRng::new() }
     }
 
     /// Reads a request's context and decides: continue the caller's trace or start one, record it or not.
@@ -198,15 +207,17 @@ impl Tracer {
             Some((trace_id, _)) => trace_id,
             None => self.rng.trace_id(),
         };
-        let sampled = incoming.decision.unwrap_or_else(|| self.sampler.samples(trace_id));
         let parent = incoming.parent.map(|(_, span_id)| span_id);
-        // Not sampled: no span of ours will exist, so the caller's stays the parent of what follows.
+        let decide = || self.sampler.as_ref().is_some_and(|sampler| sampler.samples(trace_id));
+        let sampled = incoming.decision.unwrap_or_else(decide);
+        let passive = self.sampler.is_none();
+        // No span of ours will exist: the caller's stays the parent of what follows.
         let span_id = match parent {
-            Some(span_id) if !sampled => span_id,
+            Some(span_id) if passive || !sampled => span_id,
             _ => self.rng.span_id(),
         };
         let context = TraceContext { trace_id, span_id, sampled, random: incoming.random };
-        RequestTrace { context, parent, incoming }
+        RequestTrace { context, parent, passive, incoming }
     }
 
     /// The ids of this worker, for spans beyond the first of a request.
@@ -216,6 +227,11 @@ impl Tracer {
 }
 
 impl RequestTrace {
+    /// Whether a span is to be made of this request.
+    pub fn records(&self) -> bool {
+        self.context.sampled && !self.passive
+    }
+
     /// Brings the request's headers up to date, for the next hop to see this position as its parent.
     #[inline]
     pub fn inject(&self, headers: &mut HeaderMap) {
@@ -229,6 +245,9 @@ impl RequestTrace {
 
     fn inject_as(&self, context: &TraceContext, parent: Option<SpanId>, headers: &mut HeaderMap) {
         let incoming = &self.incoming;
+        if self.passive {
+            return;
+        }
         let unchanged = !context.sampled && incoming.parent == Some((context.trace_id, context.span_id));
         if unchanged && incoming.from_w3c {
             return;

@@ -24,7 +24,7 @@ fn found(sampled: bool) -> Option<(String, String, bool)> {
 }
 
 fn tracer(ratio: f64) -> Tracer {
-    Tracer { sampler: Arc::new(Sampler::new(ratio).unwrap()), rng: IdRng::with_seed(7) }
+    Tracer { sampler: Some(Arc::new(Sampler::new(ratio).unwrap())), rng: IdRng::with_seed(7) }
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
@@ -150,6 +150,25 @@ fn an_unsampled_trace_is_left_alone() {
     assert!(!trace.context.sampled, "the caller's decision holds");
     trace.inject(&mut map);
     assert_eq!(map, before);
+}
+
+#[test]
+fn a_passive_tracer_changes_nothing() {
+    let sent = format!("00-{TRACE}-{SPAN}-01");
+    for map in [
+        headers(&[]),
+        headers(&[("traceparent", &sent), ("tracestate", "a=b")]),
+        headers(&[("x-b3-traceid", TRACE), ("x-b3-spanid", SPAN)]),
+    ] {
+        let trace = Tracer::passive().begin(&map);
+        let mut after = map.clone();
+        trace.inject(&mut after);
+        assert_eq!(after, map);
+        assert!(!trace.records());
+    }
+    let trace = Tracer::passive().begin(&headers(&[("traceparent", &sent)]));
+    assert_eq!((trace.context.trace_id.to_string(), trace.context.sampled), (TRACE.to_owned(), true));
+    assert!(tracer(0.0).begin(&headers(&[("traceparent", &sent)])).records());
 }
 
 #[test]
