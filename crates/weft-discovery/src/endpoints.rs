@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 use weft_core::{AppProtocol, DnsName, EndpointAddr, EndpointList, EndpointSource, ServiceKey};
 
-use crate::lookup::{self, Lookup, Target};
+use crate::lookup::{self, Freshness, Lookup, Target};
 use crate::resolver::Resolver;
 
 /// Endpoints of one service at the most. Larger sets want subsetting, which needs all of them first: this is a bound
@@ -78,6 +78,12 @@ impl Question<'_> {
         self.last.is_some_and(|last| last.source == source)
     }
 
+    fn want(&self) -> Freshness {
+        // A dialed address is what serves while DNS says nothing: even an old answer is better.
+        let stale = self.last.is_none_or(|last| last.source == EndpointSource::Dialed);
+        Freshness { max_age: self.max_age, stale }
+    }
+
     pub(crate) async fn resolve(&self, resolver: &Arc<Resolver>) -> Resolved {
         // "There is no SRV record" is good for as long as DNS says, so that a twin that comes is seen.
         let mut none_for = Duration::MAX;
@@ -94,7 +100,7 @@ impl Question<'_> {
                 Lookup::Failed => none_for = Duration::ZERO,
             }
         }
-        let (v4, v6) = lookup::addresses(resolver, &self.key.name, self.max_age).await;
+        let (v4, v6) = lookup::addresses(resolver, &self.key.name, self.want()).await;
         match self.addresses(v4, v6) {
             Lookup::Found(endpoints, ttl) => {
                 let dialed = endpoints.as_slice() == [self.dialed];
@@ -109,7 +115,7 @@ impl Question<'_> {
 
     /// SRV records with the addresses of their targets.
     async fn srv(&self, resolver: &Arc<Resolver>, name: &DnsName) -> Lookup<Vec<EndpointAddr>> {
-        let (targets, mut ttl) = match lookup::srv(resolver, name, self.max_age).await {
+        let (targets, mut ttl) = match lookup::srv(resolver, name, self.want()).await {
             Lookup::Found(targets, ttl) => (targets, ttl),
             Lookup::Absent(ttl) => return Lookup::Absent(ttl),
             Lookup::Failed => return Lookup::Failed,
@@ -122,9 +128,9 @@ impl Question<'_> {
                 && let Some(target) = targets.next()
             {
                 if target.addresses.is_empty() {
-                    let (resolver, max_age) = (Arc::clone(resolver), self.max_age);
+                    let (resolver, want) = (Arc::clone(resolver), self.want());
                     lookups.spawn(async move {
-                        let found = lookup::addresses(&resolver, &target.name, max_age).await;
+                        let found = lookup::addresses(&resolver, &target.name, want).await;
                         (target, found)
                     });
                 } else {
@@ -239,7 +245,7 @@ mod tests {
         let key = ServiceKey::new("x.y".parse().unwrap(), 80);
         let endpoints: Vec<EndpointAddr> =
             ["10.0.0.1:80", "[fd00::1]:80"].map(|addr| EndpointAddr::new(addr.parse().unwrap())).into();
-        let last = EndpointList::new(1, endpoints.clone(), AppProtocol::Detect, EndpointSource::Headless);
+        let last = EndpointList::new(1, endpoints, AppProtocol::Detect, EndpointSource::Headless);
         let ttl = Duration::from_secs(5);
         let v4 = Lookup::Found(vec!["10.0.0.2".parse().unwrap()], ttl);
         let expected: Vec<EndpointAddr> =
@@ -249,7 +255,7 @@ mod tests {
             asked.addresses(v4.clone(), Lookup::Failed),
             Lookup::Found(expected.clone(), Duration::ZERO)
         );
-        assert_eq!(asked.addresses(v4.clone(), Lookup::Absent(ttl)), Lookup::Found(vec![expected[0]], ttl));
+        assert_eq!(asked.addresses(v4, Lookup::Absent(ttl)), Lookup::Found(vec![expected[0]], ttl));
         assert_eq!(asked.addresses(Lookup::Failed, Lookup::Failed), Lookup::Failed);
         assert_eq!(question(&key, None).addresses(Lookup::Absent(ttl), Lookup::Failed), Lookup::Failed);
         assert_eq!(asked.addresses(Lookup::Absent(ttl), Lookup::Absent(ttl)), Lookup::Absent(ttl));

@@ -113,13 +113,14 @@ mod tests {
         let learned = Learned::new(100, HOUR);
         let start = Instant::now();
         learned.remember(&name("a.x"), &[ip("10.0.0.1")], TTL, start);
-        for hours in 1..50 {
-            let now = start + hours * HOUR;
-            assert_eq!(learned.name_of(ip("10.0.0.1"), now), Some(name("a.x")), "{hours}");
+        let step = HOUR - TTL;
+        for steps in 1..50 {
+            let now = start + steps * step;
+            assert_eq!(learned.name_of(ip("10.0.0.1"), now), Some(name("a.x")), "{steps}");
         }
-        learned.sweep(start + 49 * HOUR);
+        learned.sweep(start + 49 * step);
         assert_eq!(learned.len(), 1);
-        learned.sweep(start + 51 * HOUR);
+        learned.sweep(start + 51 * step);
         assert_eq!(learned.len(), 0);
     }
 

@@ -69,12 +69,11 @@ pub struct DiscoveryTask {
 impl Discovery {
     /// The handle and its task. Nothing is done before the task runs.
     pub fn new(config: DiscoveryConfig) -> (Self, DiscoveryTask) {
-        let config = &config;
         let stats = Arc::new(DiscoveryStats::default());
         let (tx, started) = mpsc::unbounded_channel();
-        let resolver = Arc::new(Resolver::new(config, Arc::clone(&stats)));
+        let resolver = Arc::new(Resolver::new(&config, Arc::clone(&stats)));
         let learned = Arc::new(Learned::new(config.learned_entries, config.learned_grace));
-        let server = Arc::new(Server::new(config, Arc::clone(&resolver), Arc::clone(&learned)));
+        let server = Arc::new(Server::new(&config, Arc::clone(&resolver), Arc::clone(&learned)));
         let services = Arc::new(Services::new(config, stats, tx));
         let discovery = Self { learned, services, resolver };
         let task = DiscoveryTask { discovery: discovery.clone(), server, started };
@@ -155,6 +154,12 @@ impl DiscoveryTask {
             }
         }
     }
+}
+
+/// Everything that is done with bytes from a network, without one: `request` as from the application, `answer` as from
+/// an upstream server. For fuzz targets; returns the packets that would be sent to the application.
+pub fn exercise_wire(request: &[u8], answer: &[u8]) -> Vec<Vec<u8>> {
+    wire::exercise(request, answer)
 }
 
 impl Drop for DiscoveryTask {

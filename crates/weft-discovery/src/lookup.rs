@@ -1,5 +1,6 @@
 //! Our own questions, as typed answers.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use hickory_proto::op::Message;
 use hickory_proto::rr::{Name, RData};
 use weft_core::DnsName;
 
-use crate::resolver::Resolver;
+use crate::resolver::{Found, Resolver};
 use crate::wire::{Kind, Query, TYPE_A, TYPE_AAAA, TYPE_SRV};
 
 /// What a look-up came to.
@@ -30,22 +31,39 @@ pub(crate) struct Target {
     pub(crate) addresses: Vec<IpAddr>,
 }
 
+/// Which answers a refresh can use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Freshness {
+    /// Answers older than this are asked for anew, whatever their TTL.
+    pub(crate) max_age: Option<Duration>,
+    /// Whether an answer past its TTL is better than none. Where endpoints are in use it is not: they are at least as
+    /// new, and the outage should be seen.
+    pub(crate) stale: bool,
+}
+
+async fn resolve(resolver: &Arc<Resolver>, query: &Query, want: Freshness) -> Lookup<Found> {
+    match resolver.resolve(query, want.max_age).await {
+        Ok(found) if found.is_stale() && !want.stale => Lookup::Failed,
+        Ok(found) => match found.answer.kind {
+            Kind::Failure => Lookup::Failed,
+            Kind::Negative => Lookup::Absent(found.remaining()),
+            Kind::Positive => {
+                let ttl = found.remaining();
+                Lookup::Found(found, ttl)
+            }
+        },
+        Err(_) => Lookup::Failed,
+    }
+}
+
 /// The SRV records of `name` that should be used: those of the best (lowest) priority (RFC 2782). The root as target
 /// says that there is no such service.
-pub(crate) async fn srv(
-    resolver: &Arc<Resolver>,
-    name: &DnsName,
-    max_age: Option<Duration>,
-) -> Lookup<Vec<Target>> {
-    let found = match resolver.resolve(&Query::new(name, TYPE_SRV), max_age).await {
-        Ok(found) => found,
-        Err(_) => return Lookup::Failed,
+pub(crate) async fn srv(resolver: &Arc<Resolver>, name: &DnsName, want: Freshness) -> Lookup<Vec<Target>> {
+    let (found, ttl) = match resolve(resolver, &Query::new(name, TYPE_SRV), want).await {
+        Lookup::Found(found, ttl) => (found, ttl),
+        Lookup::Absent(ttl) => return Lookup::Absent(ttl),
+        Lookup::Failed => return Lookup::Failed,
     };
-    match found.answer.kind {
-        Kind::Failure => return Lookup::Failed,
-        Kind::Negative => return Lookup::Absent(found.remaining()),
-        Kind::Positive => {}
-    }
     let Ok(message) = Message::from_vec(found.answer.bytes()) else { return Lookup::Failed };
     let records: Vec<_> = message
         .answers
@@ -56,32 +74,33 @@ pub(crate) async fn srv(
         })
         .collect();
     let best = records.iter().map(|srv| srv.priority).min();
+    let glue = glue(&message);
     let targets: Vec<Target> = records
         .iter()
         .filter(|srv| Some(srv.priority) == best)
         .filter_map(|srv| {
-            let addresses = glue(&message, &srv.target);
+            let addresses = glue.get(&srv.target).cloned().unwrap_or_default();
             Some(Target { name: srv.target.to_ascii().parse().ok()?, port: srv.port, addresses })
         })
         .collect();
     if targets.is_empty() {
-        return Lookup::Absent(found.remaining());
+        return Lookup::Absent(ttl);
     }
-    Lookup::Found(targets, found.remaining())
+    Lookup::Found(targets, ttl)
 }
 
-/// The addresses of `target` in the additional section.
-fn glue(message: &Message, target: &Name) -> Vec<IpAddr> {
-    message
-        .additionals
-        .iter()
-        .filter(|record| record.name == *target)
-        .filter_map(|record| match &record.data {
-            RData::A(a) => Some(IpAddr::V4(a.0)),
-            RData::AAAA(aaaa) => Some(IpAddr::V6(aaaa.0)),
-            _ => None,
-        })
-        .collect()
+/// The addresses in the additional section, by name.
+fn glue(message: &Message) -> HashMap<&Name, Vec<IpAddr>> {
+    let mut addresses: HashMap<&Name, Vec<IpAddr>> = HashMap::new();
+    for record in &message.additionals {
+        let address = match &record.data {
+            RData::A(a) => IpAddr::V4(a.0),
+            RData::AAAA(aaaa) => IpAddr::V6(aaaa.0),
+            _ => continue,
+        };
+        addresses.entry(&record.name).or_default().push(address);
+    }
+    addresses
 }
 
 /// The addresses of one family.
@@ -89,15 +108,12 @@ async fn family(
     resolver: &Arc<Resolver>,
     name: &DnsName,
     qtype: u16,
-    max_age: Option<Duration>,
+    want: Freshness,
 ) -> Lookup<Vec<IpAddr>> {
-    match resolver.resolve(&Query::new(name, qtype), max_age).await {
-        Err(_) => Lookup::Failed,
-        Ok(found) => match found.answer.kind {
-            Kind::Failure => Lookup::Failed,
-            Kind::Negative => Lookup::Absent(found.remaining()),
-            Kind::Positive => Lookup::Found(found.answer.addresses.to_vec(), found.remaining()),
-        },
+    match resolve(resolver, &Query::new(name, qtype), want).await {
+        Lookup::Found(found, ttl) => Lookup::Found(found.answer.addresses.to_vec(), ttl),
+        Lookup::Absent(ttl) => Lookup::Absent(ttl),
+        Lookup::Failed => Lookup::Failed,
     }
 }
 
@@ -105,9 +121,9 @@ async fn family(
 pub(crate) async fn addresses(
     resolver: &Arc<Resolver>,
     name: &DnsName,
-    max_age: Option<Duration>,
+    want: Freshness,
 ) -> (Lookup<Vec<IpAddr>>, Lookup<Vec<IpAddr>>) {
-    tokio::join!(family(resolver, name, TYPE_A, max_age), family(resolver, name, TYPE_AAAA, max_age))
+    tokio::join!(family(resolver, name, TYPE_A, want), family(resolver, name, TYPE_AAAA, want))
 }
 
 /// Asks ahead for what [`crate::endpoints`] will want to know, all at once; its questions then join these.

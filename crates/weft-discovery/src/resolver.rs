@@ -47,6 +47,11 @@ impl Found {
         }
     }
 
+    /// Whether it is past its TTL.
+    pub(crate) fn is_stale(&self) -> bool {
+        matches!(self.age, Age::Stale)
+    }
+
     /// For how much longer it is good.
     pub(crate) fn remaining(&self) -> Duration {
         match self.age {

@@ -93,7 +93,7 @@ pub(crate) struct Server {
     learned: Arc<Learned>,
     stats: Arc<DiscoveryStats>,
     /// Queries that wait for upstream.
-    waiting: AtomicUsize,
+    waiting: Arc<AtomicUsize>,
     max_waiting: usize,
     max_connections: usize,
     tcp_idle: Duration,
@@ -109,7 +109,7 @@ pub(crate) enum Transport {
 /// What to do with a packet.
 enum Next {
     Send(Vec<u8>),
-    Resolve(Query),
+    Resolve(Query, Waiting),
     Nothing,
 }
 
@@ -119,7 +119,7 @@ impl Server {
             stats: Arc::clone(&resolver.stats),
             resolver,
             learned,
-            waiting: AtomicUsize::new(0),
+            waiting: Arc::default(),
             max_waiting: config.max_in_flight.max(1).saturating_mul(4),
             max_connections: config.tcp_connections,
             tcp_idle: config.tcp_idle,
@@ -142,13 +142,12 @@ impl Server {
                 None if self.waiting.load(Relaxed) >= self.max_waiting => {
                     Next::Send(self.reply(&query, &Err(Unresolved::Overloaded), transport))
                 }
-                None => Next::Resolve(query),
+                None => Next::Resolve(query, Waiting::new(&self.waiting)),
             },
         }
     }
 
     async fn resolve(&self, query: &Query, transport: Transport) -> Vec<u8> {
-        let _waiting = Waiting::new(&self.waiting);
         let outcome = self.resolver.resolve(query, None).await;
         self.reply(query, &outcome, transport)
     }
@@ -203,9 +202,10 @@ impl Server {
             match self.first_look(buffer.get(..length).unwrap_or_default(), Transport::Udp) {
                 Next::Nothing => {}
                 Next::Send(answer) => drop(socket.try_send_to(&answer, client)),
-                Next::Resolve(query) => {
+                Next::Resolve(query, waiting) => {
                     let (server, socket) = (Arc::clone(&self), Arc::clone(&socket));
                     tokio::spawn(async move {
+                        let _waiting = waiting;
                         let answer = server.resolve(&query, Transport::Udp).await;
                         drop(socket.try_send_to(&answer, client));
                     });
@@ -271,9 +271,12 @@ impl Server {
                     // Framing that holds no DNS will not get better.
                     Next::Nothing => return Ok(()),
                     Next::Send(answer) => self.send(&mut stream, &answer).await?,
-                    Next::Resolve(query) => {
+                    Next::Resolve(query, waiting) => {
                         let server = Arc::clone(self);
-                        answers.spawn(async move { server.resolve(&query, Transport::Tcp).await });
+                        answers.spawn(async move {
+                            let _waiting = waiting;
+                            server.resolve(&query, Transport::Tcp).await
+                        });
                     }
                 }
             }
@@ -298,21 +301,23 @@ fn take_message(received: &mut Vec<u8>) -> Option<Vec<u8>> {
     Some(message)
 }
 
-struct Waiting<'a>(&'a AtomicUsize);
+/// Counts a query as waiting from the moment it was taken in, not from when its task first runs.
+struct Waiting(Arc<AtomicUsize>);
 
-impl<'a> Waiting<'a> {
-    fn new(count: &'a AtomicUsize) -> Self {
+impl Waiting {
+    fn new(count: &Arc<AtomicUsize>) -> Self {
         count.fetch_add(1, Relaxed);
-        Self(count)
+        Self(Arc::clone(count))
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Waiting {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Relaxed);
     }
 }
 
+/// The gauge of open connections.
 struct Connection<'a>(&'a DiscoveryStats);
 
 impl<'a> Connection<'a> {
@@ -325,5 +330,36 @@ impl<'a> Connection<'a> {
 impl Drop for Connection<'_> {
     fn drop(&mut self) {
         self.0.tcp_connections.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_protocols_listen_on_the_same_port_of_each_address() {
+        let listeners =
+            DnsListeners::bind(&["127.0.0.1:0", "[::1]:0"].map(|addr| addr.parse().unwrap())).unwrap();
+        assert_eq!((listeners.udp.len(), listeners.tcp.len(), listeners.addrs().len()), (2, 2, 2));
+    }
+
+    #[test]
+    fn a_wildcard_and_a_port_in_use_are_refused_with_the_reason() {
+        let wildcard = DnsListeners::bind(&["0.0.0.0:0".parse().unwrap()]).unwrap_err();
+        assert!(wildcard.to_string().contains("specific address"), "{wildcard}");
+        let taken = DnsListeners::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
+        let addr = taken.addrs()[0];
+        let error = DnsListeners::bind(&[addr]).unwrap_err();
+        assert!(error.to_string().contains(&addr.to_string()), "{error}");
+    }
+
+    #[test]
+    fn messages_are_taken_whole_and_in_order() {
+        let mut received = vec![0, 2, 7, 8, 0, 0, 0, 3, 1];
+        assert_eq!(take_message(&mut received), Some(vec![7, 8]));
+        assert_eq!(take_message(&mut received), Some(vec![]));
+        assert_eq!(take_message(&mut received), None);
+        assert_eq!(received, [0, 3, 1]);
     }
 }

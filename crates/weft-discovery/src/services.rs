@@ -17,8 +17,9 @@ use crate::lookup::ask_ahead;
 use crate::resolver::Resolver;
 use crate::stats::{DiscoveryStats, ServiceStatus};
 
-/// The longest pause after refreshes that failed.
-const FAILED_MAX: Duration = Duration::from_secs(30);
+/// The pause after refreshes that failed doubles from the floor up to this many times the floor: half a minute with
+/// the default of five seconds.
+const FAILED_MAX: u32 = 6;
 /// An early refresh takes answers from the cache that are no older than this; at the same time the least time between
 /// two of them.
 const EARLY: Duration = Duration::from_secs(1);
@@ -152,23 +153,23 @@ struct Registry {
 
 impl Services {
     pub(crate) fn new(
-        config: &DiscoveryConfig,
+        config: DiscoveryConfig,
         stats: Arc<DiscoveryStats>,
         started: mpsc::UnboundedSender<Arc<Service>>,
     ) -> Self {
         let mut versions = 0;
-        let statics = config.statics.iter().map(|service| {
+        let statics = config.statics.into_iter().map(|service| {
             versions += 1;
-            let endpoints = service.endpoints.clone();
-            let list = EndpointList::new(versions, endpoints, service.protocol, EndpointSource::Static);
-            (service.key.clone(), Arc::new(list))
+            let list =
+                EndpointList::new(versions, service.endpoints, service.protocol, EndpointSource::Static);
+            (service.key, Arc::new(list))
         });
         Self {
             statics: statics.collect(),
             map: Mutex::default(),
             versions: AtomicU64::new(versions),
             started,
-            labels: config.srv_labels.clone(),
+            labels: config.srv_labels,
             stats,
             max: config.max_services,
             floor: config.refresh_floor,
@@ -341,7 +342,7 @@ impl Services {
         *failures = if ttl.is_some() { 0 } else { failures.saturating_add(1) };
         let pause = match ttl {
             Some(ttl) => ttl.max(self.floor),
-            None => self.floor.saturating_mul(1 << (*failures).min(16)).min(FAILED_MAX.max(self.floor)),
+            None => self.floor.saturating_mul((1 << (*failures - 1).min(8)).min(FAILED_MAX)),
         };
         // Later only: before its TTL the same answer would come from the cache again. Up to a tenth, so that the
         // sidecars that a rollout started together do not ask together for ever.
@@ -365,8 +366,12 @@ impl Services {
                 Some(ttl)
             }
             Resolved::Nothing(reason) => {
-                if last.is_none() {
-                    self.publish(service, self.dialed_list(service.dialed()));
+                let dialed = service.dialed();
+                // Where only the dialed address is known, it is the one that was dialed last.
+                let follow = last
+                    .is_none_or(|last| last.source == EndpointSource::Dialed && *last.endpoints != [dialed]);
+                if follow {
+                    self.publish(service, self.dialed_list(dialed));
                 }
                 self.stats.refreshes_failed.inc();
                 service.health().error = Some(reason);

@@ -94,5 +94,27 @@ fn push_opt(bytes: &mut Vec<u8>, payload: u16, code_high: u8, dnssec_ok: bool) {
     bytes.extend([code_high, 0, if dnssec_ok { 0x80 } else { 0 }, 0, 0, 0]);
 }
 
+/// All that is done with a packet of the application and one of an upstream server, without a network: for fuzzing.
+/// Returns the packets that would be sent to the application.
+pub(crate) fn exercise(request: &[u8], answer: &[u8]) -> Vec<Vec<u8>> {
+    let limit = std::time::Duration::from_secs(60);
+    let limits = Limits { min_ttl: std::time::Duration::ZERO, max_ttl: limit, max_negative_ttl: limit };
+    let query = match parse_request(request) {
+        Request::Drop => return Vec::new(),
+        Request::Reject(reply) => return vec![reply],
+        Request::Query(query) => query,
+    };
+    drop((query.key(), query.address_name()));
+    let mut replies = vec![render(&failure(&query, SERVFAIL), &query, |ttl| ttl, query.udp_limit()).0];
+    let id = get_u16(answer, 0).unwrap_or(0);
+    for edns in [true, false] {
+        if let Ok(answer) = parse_answer(answer, &query, id, edns, limits) {
+            replies.push(render(&answer, &query, |ttl| ttl.saturating_sub(1), query.udp_limit()).0);
+            drop(hickory_proto::op::Message::from_vec(answer.bytes()));
+        }
+    }
+    replies
+}
+
 #[cfg(test)]
 mod tests;
