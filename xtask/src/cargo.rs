@@ -46,7 +46,7 @@ pub(crate) fn cargo() -> Command {
 }
 
 /// The target directory, as cargo itself sees it (it may be moved by configuration or environment).
-fn target_directory() -> Result<PathBuf> {
+pub(crate) fn target_directory() -> Result<PathBuf> {
     let text = process::text(cargo().args(["metadata", "--format-version", "1", "--no-deps"]))?;
     let metadata: serde_json::Value = serde_json::from_str(&text).context("cargo metadata is not JSON")?;
     let directory =

@@ -54,8 +54,13 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let mut failed = Vec::new();
     for target in targets {
         println!("fuzzing {target} for {} s", options.seconds);
+        // libFuzzer adds what it finds to the first corpus and only reads the others: the committed one stays as it
+        // is until somebody chooses what to add.
+        let found = cargo::target_directory()?.join("fuzz-corpus").join(target);
+        std::fs::create_dir_all(&found)?;
         let mut command = Command::new("cargo");
-        command.args(["+nightly", "fuzz", "run", target, "--", &limit]).current_dir(cargo::root());
+        command.args(["+nightly", "fuzz", "run", target]).arg(&found).arg(format!("fuzz/corpus/{target}"));
+        command.args(["--", &limit]).current_dir(cargo::root());
         if !process::stream(&mut command)? {
             failed.push(target);
         }

@@ -71,6 +71,7 @@ pub(crate) const BENCH: &[Need] = &[
     program("setpriv", "util-linux"),
     program("taskset", "util-linux"),
     program("openssl", "openssl"),
+    program("curl", "curl"),
     program("nginx", "nginx"),
     Need { check: Check::File(NGINX_STREAM), package: "libnginx-mod-stream" },
     program("haproxy", "haproxy"),

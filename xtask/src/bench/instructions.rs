@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use crate::bench::backend::Backend;
 use crate::bench::certs::{Certificates, Side};
 use crate::bench::load;
-use crate::bench::peers::{Peer as _, Weft};
+use crate::bench::peers::{PROXY_USER, Peer as _, Weft};
 use crate::bench::topology::Bed;
 use crate::bench::work::Listener;
 
@@ -26,6 +26,10 @@ const REQUESTS: u64 = 5000;
 pub(crate) fn run(weft: Weft, scratch: &Path, certificates: &Certificates) -> Result<ExitCode> {
     let bed = Bed::new(scratch.join("instructions"))?;
     super::open_to_all(&bed.scratch)?;
+    // callgrind writes as the proxy's user.
+    let counts = bed.scratch.join("counts");
+    fs::create_dir(&counts)?;
+    std::os::unix::fs::chown(&counts, Some(PROXY_USER), Some(PROXY_USER))?;
     let _backend = Backend::start(&bed)?;
     println!("| instructions per request | side A (client) | side B (server) |\n|---|---|---|");
     let mut weft = weft;
@@ -52,7 +56,7 @@ fn count(
     listener: Listener,
     requests: u64,
 ) -> Result<u64> {
-    let file = bed.scratch.join("callgrind.out");
+    let file = bed.scratch.join("counts/callgrind.out");
     let _ = fs::remove_file(&file);
     weft.under_callgrind(side, &file);
     let pair = weft.start(bed, certificates)?;

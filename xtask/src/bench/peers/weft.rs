@@ -18,10 +18,9 @@ use crate::bench::work::Listener;
 use crate::process;
 
 /// The user that the rules let through (DESIGN section 4).
-const PROXY_USER: u32 = 2102;
-/// Where captured connections arrive.
-const OUTBOUND: u16 = 15001;
-const INBOUND: u16 = 15006;
+pub(crate) const PROXY_USER: u32 = 2102;
+/// The health check (DESIGN section 4: ports).
+const READY: &str = "http://127.0.0.1:15021/ready";
 
 /// A pair of Weft.
 pub(crate) struct Weft {
@@ -43,7 +42,8 @@ impl Weft {
     fn side(&self, bed: &Bed, certificates: &Certificates, side: Side) -> Result<process::Background> {
         let file = bed.write(&format!("weft-{}.yaml", side.name()), &config(side, certificates))?;
         let namespace = bed.namespace(side);
-        process::capture(namespace.enter().arg(&self.binary).args(["init", "--no-dns"]))?;
+        let user = PROXY_USER.to_string();
+        process::capture(namespace.enter().arg(&self.binary).args(["init", "--proxy-uid", &user]))?;
         let mut words: Vec<std::ffi::OsString> = Vec::new();
         if let Some((_, counts)) = self.callgrind.as_ref().filter(|(counted, _)| *counted == side) {
             words.extend(["valgrind", "--tool=callgrind"].map(Into::into));
@@ -52,9 +52,12 @@ impl Weft {
         words.extend([self.binary.clone().into_os_string(), "proxy".into(), "--config".into(), file.into()]);
         let mut process =
             bed.start(&format!("weft-{}", side.name()), side, Core::Proxy, Some(PROXY_USER), &words)?;
-        for port in [OUTBOUND, INBOUND] {
-            bed.wait_listening(side, port, &mut process)?;
-        }
+        // Ready is more than listening: an identity and a first snapshot.
+        process::wait_until("a ready sidecar", Duration::from_secs(60), || {
+            process.check()?;
+            Ok(namespace.run(&["curl", "--silent", "--fail", "--max-time", "5", READY]).is_ok())
+        })
+        .map_err(|error| error.context(process.log_tail()))?;
         Ok(process)
     }
 }
@@ -76,8 +79,6 @@ impl Peer for Weft {
     fn start(&self, bed: &Bed, certificates: &Certificates) -> Result<Pair> {
         let server = self.side(bed, certificates, Side::Server)?;
         let client = self.side(bed, certificates, Side::Client)?;
-        // Ready is more than listening: an identity and a first snapshot.
-        process::pause(Duration::from_millis(200));
         Ok(Pair { client, server })
     }
 
