@@ -56,16 +56,26 @@ impl Span {
     }
 }
 
-/// A real OpenTelemetry Collector in a pod.
+/// What receives the spans.
+#[derive(Debug, Clone)]
+pub(crate) enum Receiver {
+    /// A real OpenTelemetry Collector.
+    Otelcol(PathBuf),
+    /// Weft's own small receiver (`apps/otlp.rs`): OTLP/HTTP only.
+    Own,
+}
+
+/// A collector in a pod: a real OpenTelemetry Collector, except where [`Mesh::any_collector`](crate::Mesh::any_collector)
+/// had to do without.
 #[derive(Debug)]
 pub struct Collector {
     pod: Pod,
-    binary: PathBuf,
+    receiver: Receiver,
     process: Mutex<Arc<Process>>,
 }
 
 impl Collector {
-    pub(crate) fn start(pod: Pod, binary: PathBuf) -> Result<Self> {
+    pub(crate) fn start(pod: Pod, receiver: Receiver) -> Result<Self> {
         let config = json!({
             "receivers": { "otlp": { "protocols": {
                 "grpc": { "endpoint": format!("[::]:{GRPC}") },
@@ -81,8 +91,8 @@ impl Collector {
             },
         });
         fs::write(pod.dir().join("otelcol.yaml"), format!("{config:#}")).context("writing otelcol.yaml")?;
-        let process = Mutex::new(launch(&pod, &binary)?);
-        Ok(Self { pod, binary, process })
+        let process = Mutex::new(launch(&pod, &receiver)?);
+        Ok(Self { pod, receiver, process })
     }
 
     /// The OTLP/gRPC endpoint as a pod reaches it.
@@ -95,6 +105,16 @@ impl Collector {
         format!("http://{}", self.pod.socket_for(pod, HTTP))
     }
 
+    /// `telemetry.tracing` of `weft.yaml` for a pod: everything is sampled.
+    pub(crate) fn tracing_for(&self, pod: &Pod) -> Value {
+        match self.receiver {
+            Receiver::Otelcol(_) => {
+                json!({ "endpoint": self.grpc_for(pod), "protocol": "grpc", "sampling": 1.0 })
+            }
+            Receiver::Own => json!({ "endpoint": self.http_for(pod), "protocol": "http", "sampling": 1.0 }),
+        }
+    }
+
     /// An outage.
     pub fn stop(&self) {
         self.process.lock().unwrap_or_else(PoisonError::into_inner).kill();
@@ -105,7 +125,7 @@ impl Collector {
     /// # Errors
     /// The collector does not start.
     pub fn restart(&self) -> Result<()> {
-        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = launch(&self.pod, &self.binary)?;
+        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = launch(&self.pod, &self.receiver)?;
         Ok(())
     }
 
@@ -130,13 +150,25 @@ impl Collector {
     /// The file has a complete line that is not OTLP JSON.
     pub fn spans(&self) -> Result<Vec<Span>> {
         let text = fs::read_to_string(self.pod.dir().join("spans.jsonl")).unwrap_or_default();
-        // The last line may be half written.
-        let complete = text.rfind('\n').map_or("", |end| &text[..end]);
-        let mut spans = Vec::new();
-        for line in complete.lines() {
-            read_line(&serde_json::from_str(line).context("the collector's file")?, &mut spans);
-        }
-        Ok(spans)
+        read_file(&text)
+    }
+
+    /// The spans in the last megabyte of the file: for a view that is drawn again and again.
+    ///
+    /// # Errors
+    /// As [`Collector::spans`].
+    pub fn recent_spans(&self) -> Result<Vec<Span>> {
+        use std::io::{Read, Seek, SeekFrom};
+        const RECENT: u64 = 1 << 20;
+        let Ok(mut file) = fs::File::open(self.pod.dir().join("spans.jsonl")) else { return Ok(Vec::new()) };
+        let length = file.metadata().context("the collector's file")?.len();
+        file.seek(SeekFrom::Start(length.saturating_sub(RECENT))).context("the collector's file")?;
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes).context("the collector's file")?;
+        let text = String::from_utf8_lossy(&bytes);
+        // Begun in the middle of a line: that one is left out.
+        let whole = if length > RECENT { text.split_once('\n').map_or("", |(_, rest)| rest) } else { &text };
+        read_file(whole)
     }
 
     /// Waits until `enough` is true of all spans that have arrived.
@@ -170,7 +202,8 @@ impl Collector {
     }
 }
 
-fn launch(pod: &Pod, binary: &std::path::Path) -> Result<Arc<Process>> {
+fn launch(pod: &Pod, receiver: &Receiver) -> Result<Arc<Process>> {
+    let Receiver::Otelcol(binary) = receiver else { return pod.app_of("otlp", HTTP) };
     let config = pod.dir().join("otelcol.yaml").display().to_string();
     let process = pod.spawn("otelcol", &[&binary.display().to_string(), "--config", &config])?;
     let address = std::net::SocketAddr::new(pod.ip(), GRPC);
@@ -212,6 +245,16 @@ pub fn tree(spans: &[Span]) -> Result<Vec<Span>> {
 fn describe(span: &Span) -> String {
     let Span { trace, id, parent, name, kind, service, .. } = span;
     format!("  {trace} {id} <- {parent:16} {service} {kind} {name:?}")
+}
+
+fn read_file(text: &str) -> Result<Vec<Span>> {
+    // The last line may be half written.
+    let complete = text.rfind('\n').map_or("", |end| &text[..end]);
+    let mut spans = Vec::new();
+    for line in complete.lines() {
+        read_line(&serde_json::from_str(line).context("the collector's file")?, &mut spans);
+    }
+    Ok(spans)
 }
 
 /// One `ExportTraceServiceRequest` in OTLP's JSON encoding.

@@ -36,6 +36,7 @@ pub mod apps;
 mod ca;
 mod capture;
 mod collector;
+pub mod demo;
 mod dns;
 pub mod helper;
 mod http;
@@ -62,6 +63,7 @@ pub use pod::{Pod, PodBuilder, Task};
 pub use process::{Output, Process};
 pub use resolve::Answer;
 pub use run_dir::{clean_stale, processes_of};
+pub(crate) use sandbox::needs_root;
 pub use sidecar::{Metrics, PROXY_UID, Sample, Sidecar, SidecarBuilder};
 pub use wait::{eventually, rest};
 

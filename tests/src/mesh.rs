@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use crate::ca::Ca;
-use crate::collector::Collector;
+use crate::collector::{Collector, Receiver};
 use crate::dns::Dns;
 use crate::pod::{Pod, PodBuilder};
 use crate::process::{Output, run};
@@ -196,7 +196,22 @@ impl Mesh {
             return Ok(collector);
         }
         let binary = crate::otelcol::collector_binary(|line| eprintln!("{line}"))?;
-        let collector = Collector::start(self.pod("collector.weft-system").start()?, binary)?;
+        self.start_collector(Receiver::Otelcol(binary))
+    }
+
+    /// A real collector where one can be had, otherwise Weft's own small receiver; then also the reason.
+    ///
+    /// # Errors
+    /// Neither starts.
+    pub fn any_collector(&self, progress: impl Fn(&str)) -> Result<(&Collector, Option<String>)> {
+        match crate::otelcol::collector_binary(progress) {
+            Ok(binary) => Ok((self.start_collector(Receiver::Otelcol(binary))?, None)),
+            Err(error) => Ok((self.start_collector(Receiver::Own)?, Some(format!("{error:#}")))),
+        }
+    }
+
+    fn start_collector(&self, receiver: Receiver) -> Result<&Collector> {
+        let collector = Collector::start(self.pod("collector.weft-system").start()?, receiver)?;
         Ok(self.collector.get_or_init(|| collector))
     }
 

@@ -423,8 +423,14 @@ impl Pod {
         Ok(())
     }
 
+    /// Kills every program of the pod and leaves its network: peers are told by resets, as when a node's kernel lives on.
+    pub fn crash(&self) {
+        self.kill_all();
+    }
+
     pub(crate) fn kill_all(&self) {
-        for process in self.locked().iter() {
+        // What was started last goes first: the sidecar before the application it speaks for.
+        for process in self.locked().iter().rev() {
             process.kill();
         }
     }

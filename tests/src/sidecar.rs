@@ -1,6 +1,6 @@
 //! The sidecar of a pod: `weft init` and `weft proxy`, as the injector starts them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
@@ -65,8 +65,7 @@ impl SidecarBuilder {
             "log": "info",
         });
         if let Some(collector) = collector {
-            config["telemetry"]["tracing"] =
-                json!({ "endpoint": collector.grpc_for(pod), "protocol": "grpc", "sampling": 1.0 });
+            config["telemetry"]["tracing"] = collector.tracing_for(pod);
         }
         Ok(Self { pod: pod.clone(), config, init: Vec::new(), proxy: Vec::new(), interception: true })
     }
@@ -293,6 +292,27 @@ impl Metrics {
     /// Their sum; 0 where there is none.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         self.of(name, labels).map(|sample| sample.value).sum()
+    }
+
+    /// What has been added since an earlier scrape of the same process: counters and histograms as differences.
+    pub fn since(&self, earlier: &Self) -> Self {
+        let before: BTreeMap<_, f64> =
+            earlier.0.iter().map(|sample| ((&sample.name, &sample.labels), sample.value)).collect();
+        let change = |sample: &Sample| {
+            let value = sample.value - before.get(&(&sample.name, &sample.labels)).copied().unwrap_or(0.0);
+            Sample { value, ..sample.clone() }
+        };
+        Self(self.0.iter().map(change).collect())
+    }
+
+    /// The samples of several processes together.
+    pub fn merged(all: &[Self]) -> Self {
+        Self(all.iter().flat_map(|metrics| metrics.0.iter().cloned()).collect())
+    }
+
+    /// The values that one label has among the samples of a name.
+    pub fn values_of(&self, name: &str, label: &str) -> BTreeSet<String> {
+        self.of(name, &[]).filter_map(|sample| sample.labels.get(label).cloned()).collect()
     }
 
     /// The upper bound of the bucket that holds this share of a histogram's observations, over all its series with

@@ -8,12 +8,14 @@
 //! | `greet` | speaks first, as SMTP does |
 //! | `sink` | reads until half-close, then answers with count and checksum |
 //! | `source` | sends as many bytes as asked, half-closes, reads on |
+//! | `otlp` | Weft's own small OTLP/HTTP receiver (see `apps/otlp.rs`) |
 //! | `web`, `orders`, `inventory` | the demo's services (see `apps/shop.rs`) |
 //!
 //! Each writes `listening on <address>` once it takes connections.
 
 mod checksum;
 mod http;
+mod otlp;
 mod raw;
 mod shop;
 mod tcp;
@@ -107,6 +109,7 @@ enum Kind {
     Greet(Arc<str>),
     Sink,
     Source,
+    Otlp,
     Shop(Arc<shop::Shop>),
 }
 
@@ -119,6 +122,7 @@ impl Kind {
             "greet" => Self::Greet(name),
             "sink" => Self::Sink,
             "source" => Self::Source,
+            "otlp" => Self::Otlp,
             _ => {
                 Self::Shop(Arc::new(shop::Shop::new(kind, name).with_context(|| format!("no kind {kind}"))?))
             }
@@ -133,6 +137,7 @@ impl Kind {
             Self::Greet(name) => tcp::greet(stream, name).await,
             Self::Sink => tcp::sink(stream).await,
             Self::Source => tcp::source(stream).await,
+            Self::Otlp => otlp::serve(stream).await,
             Self::Shop(shop) => shop.serve(stream).await,
         }
     }

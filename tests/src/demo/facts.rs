@@ -1,0 +1,168 @@
+//! What the demo claims, and whether it held.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use anyhow::Result;
+
+use crate::demo::shop::Shop;
+use crate::{Collector, Metrics, Packets, Report, Span, tree};
+
+/// One claim with what was seen.
+#[derive(Debug)]
+pub(super) struct Fact {
+    pub(super) held: bool,
+    pub(super) claim: String,
+    pub(super) seen: String,
+}
+
+impl fmt::Display for Fact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mark = if self.held { "ok    " } else { "FAILED" };
+        write!(f, "{mark} {}: {}", self.claim, self.seen)
+    }
+}
+
+fn fact(held: bool, claim: &str, seen: String) -> Fact {
+    Fact { held, claim: claim.to_owned(), seen }
+}
+
+/// Text that the applications send and that must not be readable between pods.
+const PLAINTEXT: [&[u8]; 6] =
+    [b"/checkout", b"/orders/42", b"HTTP/1.1", b"shop.Inventory", b"INCR", b"PRI * HTTP/2.0"];
+
+/// Reads the captures of all pods and looks for anything but TLS.
+pub(super) fn wire(shop: &mut Shop) -> Result<Fact> {
+    const CLAIM: &str = "every hop between pods is TLS, no plaintext on the wire";
+    let names: BTreeMap<_, _> = shop
+        .members()
+        .flat_map(|m| m.pod.addresses().into_iter().map(|ip| (ip, m.pod.account().to_owned())))
+        .collect();
+    let mut problems = Vec::new();
+    let mut edges: BTreeMap<String, usize> = BTreeMap::new();
+    let (mut packets_seen, mut bytes) = (0, 0);
+    for (pod, capture) in shop.captures() {
+        let packets: Packets = capture.stop()?;
+        packets_seen += packets.count();
+        bytes += packets.tcp_bytes();
+        for ((from, to), flow) in packets.flows() {
+            if flow.bytes.is_empty() {
+                continue;
+            }
+            if !flow.is_tls() {
+                problems.push(format!("{from} to {to} (seen at {pod}) is not TLS"));
+            }
+            let name = |ip| names.get(&ip).map_or("?", String::as_str);
+            if flow.from_client {
+                *edges.entry(format!("{} to {}", name(from.ip()), name(to.ip()))).or_default() += 1;
+            }
+        }
+        for text in PLAINTEXT {
+            if packets.contains(text) {
+                problems.push(format!("{:?} is readable at {pod}", String::from_utf8_lossy(text)));
+            }
+        }
+    }
+    for edge in ["shopper to web", "web to orders", "orders to inventory", "inventory to redis"] {
+        if !edges.contains_key(edge) {
+            problems.push(format!("no connection from {edge} was seen"));
+        }
+    }
+    let seen = if problems.is_empty() {
+        format!("{packets_seen} packets, {} KB, all of {} TLS", bytes / 1024, count(edges.len(), "edge"))
+    } else {
+        problems.truncate(5);
+        problems.join("; ")
+    };
+    Ok(fact(problems.is_empty(), CLAIM, seen))
+}
+
+fn count(number: usize, word: &str) -> String {
+    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
+}
+
+/// No request failed, and there were enough to say so.
+pub(super) fn requests(report: &Report, least: u64, killed: &str) -> Fact {
+    let seen = match report.all_ok(least) {
+        Ok(()) => format!("{} requests, 0 failed", report.sent),
+        Err(error) => format!("{error:#}"),
+    };
+    fact(report.all_ok(least).is_ok(), &format!("no request failed, also while {killed} was killed"), seen)
+}
+
+/// The newest trace that goes through all services and is one tree.
+pub(super) fn whole_trace(spans: &[Span]) -> Option<Vec<Span>> {
+    let mut traces: BTreeMap<&str, Vec<Span>> = BTreeMap::new();
+    for span in spans {
+        traces.entry(&span.trace).or_default().push(span.clone());
+    }
+    let whole = |spans: &Vec<Span>| {
+        // The server's span of each service, below the client's span of its caller.
+        ["web", "orders", "inventory"]
+            .iter()
+            .all(|name| spans.iter().any(|s| s.kind == "server" && is_of(&s.service, name)))
+            && spans.iter().filter(|span| span.kind == "client").count() >= 3
+    };
+    let mut found: Vec<Vec<Span>> =
+        traces.into_values().filter(whole).filter_map(|spans| tree(&spans).ok()).collect();
+    found.sort_by_key(|spans| spans.first().map_or(0, |root| root.start));
+    found.pop()
+}
+
+/// Replicas are `orders-1`, `orders-2`, ...
+fn is_of(service: &str, name: &str) -> bool {
+    service.rsplit('/').next().is_some_and(|service| service.starts_with(name))
+}
+
+/// Waits for such a trace.
+pub(super) fn trace(collector: &Collector) -> Fact {
+    const CLAIM: &str = "the spans of a request are joined in one trace";
+    match collector.wait_for("a trace through all services", |spans| whole_trace(spans).is_some()) {
+        Ok(spans) => {
+            let own = whole_trace(&spans).unwrap_or_default();
+            fact(true, CLAIM, format!("{} in one tree, {} in all", count(own.len(), "span"), spans.len()))
+        }
+        Err(error) => fact(false, CLAIM, format!("{error:#}")),
+    }
+}
+
+/// Every outbound series that carried something was mutual TLS, with the identity that belongs to the service.
+pub(super) fn identities(scrapes: &BTreeMap<String, Metrics>) -> Fact {
+    let mut problems = Vec::new();
+    let mut links = 0;
+    for (pod, metrics) in scrapes {
+        for name in ["http_client_request_duration_seconds_count", "weft_tcp_connections_opened_total"] {
+            for sample in metrics.of(name, &[]).filter(|sample| sample.value > 0.0) {
+                let label = |name: &str| sample.labels.get(name).map_or("", String::as_str);
+                if label("direction") == "inbound" || !label("destination_service").contains(".shop.") {
+                    continue;
+                }
+                let service = label("destination_service").split('.').next().unwrap_or_default();
+                let expected = format!("spiffe://weft.local/ns/shop/sa/{service}");
+                // A request that got no answer has no peer; it is counted as failed elsewhere.
+                if label("tls") != "mutual" || label("peer_identity") != expected {
+                    problems.push(format!(
+                        "{pod} to {service}: tls={} identity={}",
+                        label("tls"),
+                        label("peer_identity")
+                    ));
+                }
+                links += 1;
+            }
+        }
+    }
+    problems.dedup();
+    let held = problems.is_empty() && links > 0;
+    let seen =
+        if held { format!("{links} series, each with the callee's SPIFFE id") } else { problems.join("; ") };
+    fact(held, "each link is mutual TLS with the right identity", seen)
+}
+
+/// Requests that each replica of `orders` took until the kill: each has a fair part.
+pub(super) fn balance(counts: &BTreeMap<String, f64>) -> Fact {
+    let total: f64 = counts.values().sum();
+    // With power of two choices over equal replicas each gets a third; half of that is far outside of chance.
+    let held = total > 0.0 && counts.len() == 3 && counts.values().all(|count| *count >= total / 6.0);
+    let seen: Vec<String> = counts.iter().map(|(name, count)| format!("{name} {count:.0}")).collect();
+    fact(held, "the replicas of orders share the load", seen.join(", "))
+}
