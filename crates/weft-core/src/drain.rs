@@ -3,6 +3,7 @@
 //! On SIGTERM the inbound side drains at once (GOAWAY, `connection: close`) while the outbound side stays open, because
 //! the application that is shutting down may still have calls to make. The second phase closes everything.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -37,6 +38,13 @@ pub fn drain() -> (DrainTrigger, Drain) {
 }
 
 impl Drain {
+    /// A watcher of a trigger that is never pulled, for a connection that has nothing to drain.
+    pub fn never() -> Self {
+        static NEVER: LazyLock<watch::Sender<DrainPhase>> =
+            LazyLock::new(|| watch::Sender::new(DrainPhase::Running));
+        Self(NEVER.subscribe())
+    }
+
     /// The phase right now.
     pub fn phase(&self) -> DrainPhase {
         if self.0.has_changed().is_err() { DrainPhase::Closed } else { *self.0.borrow() }

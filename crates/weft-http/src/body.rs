@@ -5,12 +5,13 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::HeaderMap;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
 use crate::client1::PooledBody;
 use crate::client2::InUse;
+use crate::gate::Gated;
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +48,8 @@ pub enum Body {
     Pooled(PooledBody),
     /// From an HTTP/2 stream.
     Http2(StreamBody),
+    /// Held back until the application asks for it.
+    Gated(Box<Gated>),
 }
 
 /// The receiving half of an HTTP/2 stream as a body.
@@ -82,6 +85,25 @@ impl Body {
             stream.in_use = Some(in_use);
         }
         self
+    }
+
+    pub(crate) fn poll_frame_inner(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            this @ Self::Full(_) => {
+                let Self::Full(bytes) = std::mem::take(this) else { return Poll::Ready(None) };
+                Poll::Ready(Some(Ok(Frame::data(bytes))))
+            }
+            Self::Http1(incoming) => Pin::new(incoming)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(BodyError::from))),
+            Self::Pooled(pooled) => pooled.poll_frame(cx),
+            Self::Http2(stream) => stream.poll_frame(cx),
+            Self::Gated(gated) => gated.poll_frame(cx),
+        }
     }
 
     /// Wraps an HTTP/1 body; one that is known to be empty is [`Body::Empty`].
@@ -135,18 +157,7 @@ impl http_body::Body for Body {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
-            Self::Empty => Poll::Ready(None),
-            this @ Self::Full(_) => {
-                let Self::Full(bytes) = std::mem::take(this) else { return Poll::Ready(None) };
-                Poll::Ready(Some(Ok(Frame::data(bytes))))
-            }
-            Self::Http1(incoming) => Pin::new(incoming)
-                .poll_frame(cx)
-                .map(|frame| frame.map(|frame| frame.map_err(BodyError::from))),
-            Self::Pooled(pooled) => pooled.poll_frame(cx),
-            Self::Http2(stream) => stream.poll_frame(cx),
-        }
+        self.poll_frame_inner(cx)
     }
 
     fn is_end_stream(&self) -> bool {
@@ -156,6 +167,7 @@ impl http_body::Body for Body {
             Self::Http1(incoming) => incoming.is_end_stream(),
             Self::Pooled(pooled) => pooled.incoming().is_end_stream(),
             Self::Http2(stream) => stream.recv.is_end_stream(),
+            Self::Gated(gated) => gated.body().is_end_stream(),
         }
     }
 
@@ -165,6 +177,7 @@ impl http_body::Body for Body {
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Http1(incoming) => incoming.size_hint(),
             Self::Pooled(pooled) => pooled.incoming().size_hint(),
+            Self::Gated(gated) => gated.body().size_hint(),
             // A content-length header, where there is one, travels as a header.
             Self::Http2(_) => SizeHint::default(),
         }

@@ -1,6 +1,7 @@
 //! Requests to an HTTP/1 application over kept-alive connections.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -14,7 +15,8 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::{Body, BodyError, Http1Limits};
+use crate::gate::{self, expects_continue};
+use crate::{Body, BodyError, Http1Limits, Interim};
 
 /// The idle connections of one worker to one application address, the last used first.
 #[derive(Debug)]
@@ -69,7 +71,31 @@ impl Http1Pool {
     pub async fn send<S, C>(
         self: &Rc<Self>,
         mut request: Request<Body>,
+        interim: &Interim<'_>,
         connect: impl AsyncFn() -> Result<S, C>,
+    ) -> Result<Response<Body>, Http1Error<C>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        if !expects_continue(&request) {
+            return self.exchange(request, true, &connect).await;
+        }
+        let mut informational = gate::watch(&mut request, interim);
+        // A body that was never asked for stays on the connection, so it is not used again.
+        let mut exchange = std::pin::pin!(self.exchange(request, false, &connect));
+        poll_fn(|cx| {
+            let result = exchange.as_mut().poll(cx);
+            informational.poll(cx, interim);
+            result
+        })
+        .await
+    }
+
+    async fn exchange<S, C>(
+        self: &Rc<Self>,
+        mut request: Request<Body>,
+        reusable: bool,
+        connect: &impl AsyncFn() -> Result<S, C>,
     ) -> Result<Response<Body>, Http1Error<C>>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -77,11 +103,11 @@ impl Http1Pool {
         loop {
             let (mut connection, reused) = match self.take_idle() {
                 Some(connection) => (connection, true),
-                None => (self.connect(&connect).await?, false),
+                None => (self.connect(connect).await?, false),
             };
             connection.uses.set(connection.uses.get().wrapping_add(1));
             match connection.send.try_send_request(request).await {
-                Ok(response) => return Ok(self.lease(response, connection)),
+                Ok(response) => return Ok(self.lease(response, connection, reusable)),
                 Err(mut failure) => match failure.take_message() {
                     Some(unsent) if reused => request = unsent,
                     _ => return Err(failure.into_error().into()),
@@ -95,9 +121,14 @@ impl Http1Pool {
         self.open.get()
     }
 
-    fn lease(self: &Rc<Self>, response: Response<Incoming>, connection: Connection) -> Response<Body> {
+    fn lease(
+        self: &Rc<Self>,
+        response: Response<Incoming>,
+        connection: Connection,
+        reusable: bool,
+    ) -> Response<Body> {
         // An upgraded connection is no longer HTTP; it lives on in the response's extensions.
-        let reusable = response.status() != http::StatusCode::SWITCHING_PROTOCOLS;
+        let reusable = reusable && response.status() != http::StatusCode::SWITCHING_PROTOCOLS;
         response.map(|incoming| {
             if incoming.is_end_stream() {
                 if reusable {
@@ -105,7 +136,7 @@ impl Http1Pool {
                 }
                 return Body::Empty;
             }
-            Body::Pooled(PooledBody { incoming, lease: Some((Rc::clone(self), connection)) })
+            Body::Pooled(PooledBody { incoming, lease: reusable.then(|| (Rc::clone(self), connection)) })
         })
     }
 

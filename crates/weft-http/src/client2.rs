@@ -12,19 +12,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream};
-use http::header::EXPECT;
 use http::{Request, Response, StatusCode};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Sleep;
 
+use crate::gate::{EXPECT_PATIENCE, expects_continue};
 use crate::pump::{First, Pump, first_frame};
 use crate::{Body, BodyError, Http2Limits, Interim, StreamIo};
-
-/// How long to hold a body back for an application that never answers `Expect: 100-continue`. RFC 9110 section 10.1.1
-/// leaves the time to the client; one second is what curl waits.
-const EXPECT_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Streams a peer is assumed to take before its SETTINGS say so (RFC 9113 section 6.5.2 recommends no less than 100).
 const STREAMS_BEFORE_SETTINGS: usize = 100;
@@ -42,6 +38,8 @@ struct State {
     /// Counts requests; tells the idle timer whether there were any.
     started: Cell<u64>,
     closed: Cell<bool>,
+    /// A PING was not answered.
+    dead: Notify,
 }
 
 /// One stream in use; dropping it gives the place free.
@@ -109,15 +107,19 @@ impl Http2Client {
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let (send, connection) = h2::client::Builder::new()
+        let (send, mut connection) = h2::client::Builder::new()
             .initial_window_size(limits.stream_window)
             .initial_connection_window_size(limits.connection_window)
             .max_header_list_size(limits.max_header_bytes)
+            .max_frame_size(limits.max_frame_size)
             .initial_max_send_streams(STREAMS_BEFORE_SETTINGS)
             .enable_push(false)
             .handshake::<_, Bytes>(io)
             .await?;
         let state = Rc::new(State::default());
+        if let (Some((every, patience)), Some(ping)) = (limits.ping, connection.ping_pong()) {
+            tokio::task::spawn_local(probe(ping, Rc::clone(&state), every, patience));
+        }
         tokio::task::spawn_local(drive(connection, Rc::clone(&state), limits.idle));
         Ok(Self { send: RefCell::new(send), state })
     }
@@ -215,10 +217,6 @@ impl Http2Client {
     }
 }
 
-fn expects_continue(request: &Request<()>) -> bool {
-    request.headers().get(EXPECT).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
-}
-
 fn start(
     body: Body,
     stream: h2::SendStream<Bytes>,
@@ -305,10 +303,22 @@ where
     let mut connection = std::pin::pin!(connection);
     let mut seen = state.started.get();
     loop {
-        match tokio::time::timeout(idle, connection.as_mut()).await {
-            Ok(Ok(())) => break,
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "HTTP/2 connection ended");
+        let turn = async {
+            tokio::select! {
+                biased;
+                result = connection.as_mut() => Some(result),
+                () = state.dead.notified() => None,
+            }
+        };
+        match tokio::time::timeout(idle, turn).await {
+            Ok(None) => {
+                tracing::debug!("HTTP/2 peer does not answer PING");
+                break;
+            }
+            Ok(Some(result)) => {
+                if let Err(error) = result {
+                    tracing::debug!(%error, "HTTP/2 connection ended");
+                }
                 break;
             }
             Err(_) if state.active.get() == 0 && state.started.get() == seen => break,
@@ -316,4 +326,19 @@ where
         }
     }
     state.closed.set(true);
+}
+
+/// Asks a connection that is in use whether the peer is still there.
+async fn probe(mut ping: h2::PingPong, state: Rc<State>, every: Duration, patience: Duration) {
+    while !state.closed.get() {
+        tokio::time::sleep(every).await;
+        if state.active.get() == 0 {
+            continue;
+        }
+        match tokio::time::timeout(patience, ping.ping(h2::Ping::opaque())).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(_)) => return,
+            Err(_) => return state.dead.notify_one(),
+        }
+    }
 }

@@ -18,6 +18,7 @@ mod body;
 mod client1;
 mod client2;
 mod error;
+mod gate;
 mod handler;
 pub mod headers;
 mod limits;

@@ -43,8 +43,13 @@ pub struct Http2Limits {
     pub max_header_bytes: u32,
     /// Streams reset by the peer before we took them: more closes the connection (CVE-2023-44487, rapid reset).
     pub max_pending_resets: usize,
+    /// The largest frame we take (SETTINGS_MAX_FRAME_SIZE), bytes.
+    pub max_frame_size: u32,
     /// How long a connection may stay open without a stream.
     pub idle: Duration,
+    /// Sends a PING this often while streams are open, and gives the connection up when the answer takes longer than the
+    /// second value. It finds a peer that has vanished without a FIN while TCP has nothing to retransmit.
+    pub ping: Option<(Duration, Duration)>,
 }
 
 impl Default for Http2Limits {
@@ -55,6 +60,9 @@ impl Default for Http2Limits {
             connection_window: 4 * 1024 * 1024,
             max_header_bytes: 64 * 1024,
             max_pending_resets: 50,
+            // The protocol's own default and minimum (RFC 9113 section 6.5.2).
+            max_frame_size: 16 * 1024,
+            ping: None,
             idle: Duration::from_secs(600),
         }
     }

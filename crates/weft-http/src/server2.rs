@@ -42,6 +42,7 @@ where
         .initial_connection_window_size(limits.connection_window)
         .max_concurrent_streams(limits.max_concurrent_streams)
         .max_header_list_size(limits.max_header_bytes)
+        .max_frame_size(limits.max_frame_size)
         .max_pending_accept_reset_streams(limits.max_pending_resets)
         .enable_connect_protocol()
         .handshake::<_, Bytes>(io)

@@ -87,7 +87,8 @@ impl Listener {
         self.local
     }
 
-    pub(crate) fn into_std(self) -> std::net::TcpListener {
+    /// The socket, for a server that has an accept loop of its own.
+    pub fn into_std(self) -> std::net::TcpListener {
         self.socket
     }
 }

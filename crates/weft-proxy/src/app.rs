@@ -1,0 +1,153 @@
+//! Plaintext connections to an application: the own one (inbound), or one without a sidecar (permissive outbound).
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use http::{Method, Request, Response, StatusCode, Version, request};
+use tokio::net::TcpStream;
+use weft_core::EndpointAddr;
+use weft_http::wire::{self, Original};
+use weft_http::{
+    Body, ErrorCode, ExchangeError, Http1Error, Http1Pool, Http2Client, Interim, Opened, UpgradeIo,
+};
+use weft_net::{ConnectError, ConnectOptions};
+
+use crate::worker::Worker;
+
+/// One application address, with the kept-alive connections that this worker has to it.
+pub(crate) struct App {
+    pub(crate) addr: EndpointAddr,
+    http1: Rc<Http1Pool>,
+    http2: RefCell<Vec<Rc<Http2Client>>>,
+    connect: ConnectOptions,
+    limits: weft_http::Http2Limits,
+}
+
+/// What an upgrade request came to.
+pub(crate) enum Upgraded {
+    /// The application accepted; its side of the connection.
+    Accepted(Response<Body>, UpgradeIo),
+    /// An ordinary answer.
+    Answer(Response<Body>),
+}
+
+impl App {
+    pub(crate) fn new(worker: &Worker, addr: EndpointAddr) -> Rc<Self> {
+        Rc::new(Self {
+            addr,
+            http1: Http1Pool::new(worker.http1_pool),
+            http2: RefCell::default(),
+            connect: worker.connect,
+            limits: worker.http2_pool,
+        })
+    }
+
+    /// Sends a request in the version its caller speaks.
+    pub(crate) async fn send(
+        &self,
+        parts: request::Parts,
+        body: Body,
+        interim: &Interim<'_>,
+    ) -> Result<Response<Body>, ErrorCode> {
+        if parts.version == Version::HTTP_2 {
+            let client = self.http2().await?;
+            return client
+                .exchange(Request::from_parts(parts, ()), body, interim)
+                .await
+                .map_err(|e| exchange(&e));
+        }
+        let request = Request::from_parts(parts, body);
+        let mut response = self.http1.send(request, interim, || self.dial()).await.map_err(http1)?;
+        wire::response_to_link(&mut response);
+        Ok(response)
+    }
+
+    /// Sends a request for an upgrade, or CONNECT.
+    pub(crate) async fn upgrade(
+        &self,
+        mut parts: request::Parts,
+        original: Original,
+    ) -> Result<Upgraded, ErrorCode> {
+        if original.version == Version::HTTP_2 {
+            let client = self.http2().await?;
+            let opened = client
+                .open(Request::from_parts(parts, ()), |response| response.status().is_success())
+                .await
+                .map_err(|e| exchange(&e))?;
+            return Ok(match opened {
+                Opened::Stream(head, io) => {
+                    Upgraded::Accepted(head.map(|()| Body::Empty), UpgradeIo::Http2(io))
+                }
+                Opened::Answer(response) => Upgraded::Answer(response),
+            });
+        }
+        let connect = parts.method == Method::CONNECT;
+        if let Some(protocol) = original.upgrade {
+            wire::restore_upgrade(&mut parts.headers, protocol);
+        }
+        let request = Request::from_parts(parts, Body::Empty);
+        let mut response = self.http1.send(request, &Interim::Http1, || self.dial()).await.map_err(http1)?;
+        let accepted = response.status() == StatusCode::SWITCHING_PROTOCOLS
+            || (connect && response.status().is_success());
+        if !accepted {
+            wire::response_to_link(&mut response);
+            return Ok(Upgraded::Answer(response));
+        }
+        let io = hyper::upgrade::on(&mut response).await.map_err(|_| ErrorCode::UpstreamClosed)?;
+        wire::response_to_link(&mut response);
+        if connect {
+            // RFC 9110 section 9.3.6: these mean nothing in a 2xx to CONNECT.
+            response.headers_mut().remove(http::header::CONTENT_LENGTH);
+        }
+        Ok(Upgraded::Accepted(
+            response.map(|_| Body::Empty),
+            UpgradeIo::Http1(hyper_util::rt::TokioIo::new(io)),
+        ))
+    }
+
+    /// A connection of its own, for bytes.
+    pub(crate) async fn dial(&self) -> Result<TcpStream, ConnectError> {
+        weft_net::connect(self.addr, &self.connect).await
+    }
+
+    async fn http2(&self) -> Result<Rc<Http2Client>, ErrorCode> {
+        {
+            let mut clients = self.http2.borrow_mut();
+            clients.retain(|client| client.is_open());
+            if let Some(client) = clients.iter().find(|client| client.has_room()) {
+                return Ok(Rc::clone(client));
+            }
+        }
+        let io = self.dial().await.map_err(|error| connect(&error))?;
+        let client =
+            Http2Client::handshake(io, &self.limits).await.map_err(|_| ErrorCode::UpstreamProtocol)?;
+        let client = Rc::new(client);
+        self.http2.borrow_mut().push(Rc::clone(&client));
+        Ok(client)
+    }
+}
+
+fn connect(error: &ConnectError) -> ErrorCode {
+    match error {
+        ConnectError::Refused { .. } => ErrorCode::ConnectRefused,
+        ConnectError::TimedOut { .. } => ErrorCode::ConnectTimeout,
+        _ => ErrorCode::ConnectFailed,
+    }
+}
+
+fn http1(error: Http1Error<ConnectError>) -> ErrorCode {
+    match error {
+        Http1Error::Connect(error) => connect(&error),
+        Http1Error::Exchange(error) if error.is_parse() => ErrorCode::UpstreamProtocol,
+        Http1Error::Exchange(_) => ErrorCode::UpstreamClosed,
+    }
+}
+
+/// The code of a failed exchange over HTTP/2.
+pub(crate) fn exchange(error: &ExchangeError) -> ErrorCode {
+    match error {
+        ExchangeError::Reset(_) | ExchangeError::Unprocessed(_) => ErrorCode::UpstreamReset,
+        ExchangeError::NotSent(_) | ExchangeError::Connection(_) => ErrorCode::UpstreamClosed,
+        ExchangeError::RequestBody(_) => ErrorCode::BadRequest,
+    }
+}

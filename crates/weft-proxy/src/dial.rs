@@ -1,0 +1,142 @@
+//! One connection to an endpoint: TCP, then mutual TLS, then the question whether the right one answered.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, HandshakeKind};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use weft_core::{EndpointAddr, PeerRule, SpiffeId};
+use weft_http::ErrorCode;
+use weft_identity::{LinkProtocol, TlsGeneration, peer_of};
+use weft_net::{ConnectError, ConnectOptions, ReadAhead};
+
+use crate::worker::Worker;
+
+/// A mutual TLS connection to an endpoint's proxy.
+pub(crate) type MeshStream = TlsStream<ReadAhead<TcpStream>>;
+
+/// A connection whose other end has proved to be who it may be.
+pub(crate) struct Dialed {
+    pub(crate) stream: MeshStream,
+    pub(crate) peer: SpiffeId,
+    pub(crate) generation: u64,
+}
+
+/// Why there is no connection. Nothing of a request was sent in any of these cases, so another endpoint may be tried.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{code:?}: {detail}")]
+pub(crate) struct DialError {
+    pub(crate) code: ErrorCode,
+    pub(crate) detail: Arc<str>,
+    /// Whether the endpoint is to blame, and not this machine.
+    pub(crate) blames_endpoint: bool,
+}
+
+impl DialError {
+    fn new(code: ErrorCode, detail: impl ToString) -> Self {
+        Self { code, detail: detail.to_string().into(), blames_endpoint: true }
+    }
+}
+
+impl From<ConnectError> for DialError {
+    fn from(error: ConnectError) -> Self {
+        let code = match &error {
+            ConnectError::Refused { .. } => ErrorCode::ConnectRefused,
+            ConnectError::TimedOut { .. } => ErrorCode::ConnectTimeout,
+            _ => ErrorCode::ConnectFailed,
+        };
+        Self { blames_endpoint: error.blames_endpoint(), ..Self::new(code, error) }
+    }
+}
+
+/// Dials TCP. A call to the workload's own address leaves from loopback, which `weft init` has redirected to the inbound
+/// listener, so that policy and telemetry see it like any other call; everything else that the proxy dials returns past
+/// the rules (docs/guide/interception.md).
+pub(crate) async fn dial_tcp(worker: &Worker, endpoint: EndpointAddr) -> Result<TcpStream, DialError> {
+    let mut options: ConnectOptions = worker.connect;
+    if worker.shared.is_own(endpoint.ip()) {
+        options.bind = Some(match endpoint.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    Ok(weft_net::connect(endpoint, &options).await?)
+}
+
+/// Dials a mesh link and checks who answered.
+pub(crate) async fn dial_mesh(
+    worker: &Rc<Worker>,
+    endpoint: EndpointAddr,
+    rule: &PeerRule,
+    protocol: LinkProtocol,
+) -> Result<Dialed, DialError> {
+    let identity = worker.shared.identity.current().ok_or_else(|| DialError {
+        blames_endpoint: false,
+        ..DialError::new(ErrorCode::NoIdentity, "no certificate yet")
+    })?;
+    let tcp = dial_tcp(worker, endpoint).await?;
+    let started = Instant::now();
+    let result = handshake(worker, tcp, endpoint, rule, protocol, &identity).await;
+    let telemetry = &worker.telemetry.outbound;
+    match &result {
+        Ok(dialed) => {
+            telemetry.handshakes.inc(kind(dialed.stream.get_ref().1.handshake_kind()));
+            telemetry.handshake_duration.observe(started.elapsed());
+        }
+        Err(error) => {
+            let outcome = match error.code {
+                ErrorCode::IdentityMismatch => "failed_identity",
+                _ => "failed_tls",
+            };
+            telemetry.handshakes.inc(outcome);
+            tracing::warn!(%endpoint, expected = %rule, error = %error.detail, "no mesh link");
+        }
+    }
+    result
+}
+
+async fn handshake(
+    worker: &Worker,
+    tcp: TcpStream,
+    endpoint: EndpointAddr,
+    rule: &PeerRule,
+    protocol: LinkProtocol,
+    identity: &TlsGeneration,
+) -> Result<Dialed, DialError> {
+    let config: &Arc<ClientConfig> = match protocol {
+        LinkProtocol::Http => &identity.client_http,
+        LinkProtocol::Tcp => &identity.client_tcp,
+    };
+    let name = ServerName::IpAddress(endpoint.ip().into());
+    let connecting = TlsConnector::from(Arc::clone(config)).connect(name, ReadAhead::new(tcp));
+    let stream = match tokio::time::timeout(worker.shared.config.timeouts.handshake, connecting).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err(DialError::new(ErrorCode::TlsFailed, error)),
+        Err(_) => return Err(DialError::new(ErrorCode::TlsFailed, "the TLS handshake took too long")),
+    };
+    let tls = stream.get_ref().1;
+    let peer = peer_of(tls).map_err(|error| DialError::new(ErrorCode::TlsFailed, error))?;
+    if !rule.allows(&peer.id) {
+        let detail = format!("{endpoint} is {}, expected {rule}", peer.id);
+        return Err(DialError::new(ErrorCode::IdentityMismatch, detail));
+    }
+    let agreed =
+        weft_identity::link_protocol(tls).map_err(|error| DialError::new(ErrorCode::TlsFailed, error))?;
+    if agreed != protocol {
+        return Err(DialError::new(ErrorCode::TlsFailed, "the peer chose another link protocol"));
+    }
+    Ok(Dialed { stream, peer: peer.id, generation: identity.generation })
+}
+
+/// The metric label of a handshake that succeeded.
+pub(crate) fn kind(kind: Option<HandshakeKind>) -> &'static str {
+    match kind {
+        Some(HandshakeKind::Resumed) => "resumed",
+        _ => "full",
+    }
+}

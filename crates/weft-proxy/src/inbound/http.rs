@@ -1,0 +1,174 @@
+//! Requests from others to the own application.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Method, Request, Version};
+use tokio::io::{AsyncRead, AsyncWrite};
+use weft_http::headers::{X_FORWARDED_CLIENT_CERT, X_FORWARDED_PROTO};
+use weft_http::wire::{self, Original};
+use weft_http::{Abort, Answer, Body, Handler, Interim, serve_http1, serve_http2};
+
+use weft_telemetry::metrics::TlsLabel;
+
+use super::Link;
+use crate::app::{App, Upgraded};
+use crate::outbound::tunnel;
+use crate::record::{ConnectionFacts, Observed, RequestRecord, ensure_request_id, head_only};
+use crate::telemetry::{Labels, SeriesByVersion, workload_of};
+use crate::worker::Worker;
+
+/// Serves the requests of a mesh link.
+pub(super) async fn serve_link<S>(link: Link, io: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (worker, client) = (Rc::clone(&link.worker), link.client);
+    let handler = Inbound::new(link);
+    let mut drain = worker.shared.drain.clone();
+    let draining = worker.shared.drain.clone();
+    tokio::select! {
+        result = serve_http2(io, handler, &worker.http2, draining) => if let Err(error) = result {
+            tracing::debug!(%error, %client, "mesh link failed");
+        },
+        () = drain.closed() => {}
+    }
+}
+
+/// Serves the requests of a plaintext connection.
+pub(super) async fn serve_plaintext<S>(link: Link, io: S, http2: bool)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (worker, client) = (Rc::clone(&link.worker), link.client);
+    let handler = Inbound::new(link);
+    let mut drain = worker.shared.drain.clone();
+    let draining = worker.shared.drain.clone();
+    let serving = async {
+        if http2 {
+            serve_http2(io, handler, &worker.http2, draining).await.map_err(|error| error.to_string())
+        } else {
+            serve_http1(io, handler, &worker.http1, draining).await.map_err(|error| error.to_string())
+        }
+    };
+    tokio::select! {
+        result = serving => if let Err(error) = result {
+            tracing::debug!(%error, %client, "inbound plaintext connection failed");
+        },
+        () = drain.closed() => {}
+    }
+}
+
+/// The handler of one inbound connection.
+struct Inbound {
+    worker: Rc<Worker>,
+    app: Rc<App>,
+    facts: Rc<ConnectionFacts>,
+    series: SeriesByVersion,
+    /// What the application is told of the caller; `None` on plaintext.
+    client_cert: Option<HeaderValue>,
+}
+
+impl Inbound {
+    fn new(link: Link) -> Rc<Self> {
+        let facts = Rc::new(link.facts());
+        let own = link.worker.shared.identity.current();
+        let client_cert = link.peer.as_ref().and_then(|peer| {
+            let by = own.as_ref().map(|own| format!("By={};", own.own)).unwrap_or_default();
+            HeaderValue::from_str(&format!("{by}URI={}", peer.id)).ok()
+        });
+        let series = SeriesByVersion::new(Labels {
+            direction: facts.direction,
+            source_workload: link.peer.as_ref().map_or_else(|| Arc::from(""), |peer| workload_of(&peer.id)),
+            destination_service: Arc::clone(&facts.service),
+            destination_workload: link.worker.telemetry.own_workload(),
+            peer_identity: facts.source_identity.clone().unwrap_or_else(|| Arc::from("")),
+            tls: facts.tls,
+        });
+        Rc::new(Self { app: link.worker.app(link.app), worker: link.worker, facts, series, client_cert })
+    }
+
+    fn is_link(&self) -> bool {
+        self.facts.tls == TlsLabel::Mutual
+    }
+
+    /// Restores what the calling application sent. A plaintext client is an application itself.
+    fn restore(&self, parts: &mut http::request::Parts) -> Result<Original, weft_http::ErrorCode> {
+        if self.is_link() {
+            return Ok(wire::from_link(parts));
+        }
+        let version = parts.version;
+        let upgrade = wire::clean_request(parts)?;
+        Ok(Original { version, upgrade })
+    }
+
+    /// Only what was verified here may tell the application who calls.
+    fn identify(&self, headers: &mut HeaderMap) {
+        match &self.client_cert {
+            Some(client_cert) => {
+                headers.insert(X_FORWARDED_CLIENT_CERT, client_cert.clone());
+            }
+            None => {
+                headers.remove(X_FORWARDED_CLIENT_CERT);
+            }
+        }
+    }
+
+    async fn upgrade(
+        &self,
+        parts: http::request::Parts,
+        original: Original,
+        record: Box<RequestRecord>,
+    ) -> Answer<Observed> {
+        match self.app.upgrade(parts, original).await {
+            Err(code) => record.refused(code).into(),
+            Ok(Upgraded::Answer(mut response)) => {
+                self.restore_answer(&mut response);
+                record.answered(response).into()
+            }
+            Ok(Upgraded::Accepted(mut response, far)) => {
+                self.restore_answer(&mut response);
+                let task = tunnel(far, self.worker.shared.config.timeouts.tcp_idle);
+                Answer { response: head_only(record, response), upgrade: Some(task) }
+            }
+        }
+    }
+
+    /// A plaintext client gets the answer as the application gave it; a link gets it marked.
+    fn restore_answer(&self, response: &mut http::Response<Body>) {
+        if !self.is_link() {
+            wire::response_from_link(response);
+        }
+    }
+}
+
+impl Handler for Inbound {
+    type Body = Observed;
+
+    async fn call(&self, request: Request<Body>, interim: Interim<'_>) -> Result<Answer<Observed>, Abort> {
+        let (mut parts, body) = request.into_parts();
+        let original = self.restore(&mut parts);
+        let version = original.as_ref().map_or(Version::HTTP_11, |original| original.version);
+        let series = self.series.get(&self.worker.telemetry.shard, version);
+        let mut record = RequestRecord::begin(&self.worker, &self.facts, series, &parts, version);
+        record.to(self.app.addr.get());
+        let original = match original {
+            Ok(original) => original,
+            Err(code) => return Ok(record.refused(code).into()),
+        };
+        self.identify(&mut parts.headers);
+        record.trace.inject(&mut parts.headers);
+        ensure_request_id(&self.worker, &mut parts.headers);
+        parts.headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+        if original.upgrade.is_some() || parts.method == Method::CONNECT {
+            return Ok(Box::pin(self.upgrade(parts, original, record)).await);
+        }
+        Ok(match self.app.send(parts, body, &interim).await {
+            Ok(mut response) => {
+                self.restore_answer(&mut response);
+                record.answered(response).into()
+            }
+            Err(code) => record.refused(code).into(),
+        })
+    }
+}

@@ -1,0 +1,229 @@
+//! Inbound: connections of others to the own application.
+//!
+//! accept → original destination → mesh TLS or not → who is it → requests or bytes to the application. A mesh link says
+//! in its ALPN what it carries, so nothing has to be guessed on it.
+
+mod http;
+mod plaintext;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use weft_core::{EndpointAddr, MtlsMode, OriginalDst};
+use weft_http::ErrorCode;
+use weft_identity::{ALPN_HTTP, ALPN_TCP, IdentityError, LinkProtocol, PeerIdentity, link_protocol, peer_of};
+use weft_net::{
+    Accepted, Destination as Captured, Detected, Prefixed, ReadAhead, RelayCounters, RelayOptions,
+    detect_first,
+};
+use weft_telemetry::metrics::{Direction, TcpLabels, TlsLabel};
+
+use crate::connections::Listed;
+use crate::outbound::is_loop;
+use crate::record::{ConnectionFacts, TcpRecord};
+use crate::worker::Worker;
+
+/// A mesh link from another proxy.
+type MeshStream = TlsStream<ReadAhead<Prefixed<TcpStream>>>;
+
+/// One captured connection on its way.
+struct Visit {
+    worker: Rc<Worker>,
+    accepted: Accepted,
+    /// The application's address, as the client dialed it.
+    app: EndpointAddr,
+    listed: Listed,
+}
+
+/// Serves one captured connection.
+pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
+    let listed = worker.shared.connections.open(Direction::Inbound, accepted.client);
+    let dst: OriginalDst = match accepted.destination() {
+        Ok(Captured::Captured(dst)) => dst,
+        Ok(Captured::Direct(_)) | Err(_) => return refuse(&worker, accepted, "not_redirected"),
+    };
+    if is_loop(&worker, dst) {
+        worker.telemetry.inbound.error(ErrorCode::Loop);
+        return refuse(&worker, accepted, "loop");
+    }
+    listed.update(|info| info.destination = Some(dst.get()));
+    let mut visit = Visit { worker, accepted, app: EndpointAddr::new(dst.get()), listed };
+    let policy = visit.worker.shared.snapshot.load().inbound.clone();
+    if policy.mode == MtlsMode::Disable {
+        return Box::pin(plaintext::serve(visit, BytesMut::new(), None, &policy)).await;
+    }
+    let mut first = BytesMut::new();
+    let detecting = detect_first(&mut visit.accepted.stream, &mut first);
+    // A mesh client speaks at once. Strict waits for nothing else; permissive must let servers speak first.
+    let patience = match policy.mode {
+        MtlsMode::Strict => visit.worker.shared.config.timeouts.handshake,
+        _ => visit.worker.shared.config.timeouts.detect,
+    };
+    let detected = match tokio::time::timeout(patience, detecting).await {
+        Ok(Ok(detected)) => Some(detected),
+        Ok(Err(_)) => return visit.worker.telemetry.inbound.detections.inc("client_gone"),
+        Err(_) => None,
+    };
+    match detected {
+        Some(Detected::Tls(hello)) if hello.offers(&[ALPN_HTTP, ALPN_TCP]).is_some() => {
+            visit.worker.telemetry.inbound.detections.inc("mesh");
+            Box::pin(mesh(visit, first)).await;
+        }
+        other if policy.mode == MtlsMode::Strict => {
+            let why = other.as_ref().map_or("silent", Detected::label);
+            visit.worker.telemetry.inbound.detections.inc("refused_strict");
+            tracing::info!(client = %visit.accepted.client, app = %visit.app, spoke = why,
+                "refused a connection without mutual TLS (mode strict)");
+            weft_net::reset(visit.accepted.stream);
+        }
+        other => Box::pin(plaintext::serve(visit, first, other, &policy)).await,
+    }
+}
+
+fn refuse(worker: &Worker, accepted: Accepted, why: &'static str) {
+    worker.telemetry.inbound.detections.inc(why);
+    tracing::debug!(client = %accepted.client, local = %accepted.local, why, "refused an inbound connection");
+    weft_net::reset(accepted.stream);
+}
+
+async fn mesh(visit: Visit, first: BytesMut) {
+    let Visit { worker, accepted, app, listed } = visit;
+    let telemetry = &worker.telemetry.inbound;
+    let client = accepted.client;
+    let started = Instant::now();
+    let (stream, peer, protocol) = match handshake(&worker, accepted.stream, first).await {
+        Ok(done) => done,
+        Err(why) => {
+            telemetry.handshakes.inc(why.label);
+            tracing::warn!(%client, %app, error = %why.detail, "refused a mesh link");
+            return;
+        }
+    };
+    telemetry.handshakes.inc(crate::dial::kind(stream.get_ref().1.handshake_kind()));
+    telemetry.handshake_duration.observe(started.elapsed());
+    let link = Link { worker: Rc::clone(&worker), client: client.get(), app, peer: Some(Rc::new(peer)) };
+    listed.update(|info| {
+        info.peer = link.peer_text();
+        info.protocol = match protocol {
+            LinkProtocol::Http => "weft/http",
+            LinkProtocol::Tcp => "weft/tcp",
+        };
+    });
+    match protocol {
+        LinkProtocol::Http => http::serve_link(link, stream).await,
+        LinkProtocol::Tcp => relay(link, stream).await,
+    }
+}
+
+/// A handshake that did not end in a mesh link.
+struct Refused {
+    label: &'static str,
+    detail: String,
+}
+
+async fn handshake(
+    worker: &Worker,
+    tcp: TcpStream,
+    first: BytesMut,
+) -> Result<(MeshStream, PeerIdentity, LinkProtocol), Refused> {
+    let refused = |label, detail: String| Refused { label, detail };
+    let Some(identity) = worker.shared.identity.current() else {
+        return Err(refused("failed_no_identity", "this proxy has no certificate yet".to_owned()));
+    };
+    let io = ReadAhead::new(Prefixed::new(first.freeze(), tcp));
+    let accepting = TlsAcceptor::from(Arc::clone(&identity.server)).accept(io);
+    let stream = match tokio::time::timeout(worker.shared.config.timeouts.handshake, accepting).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Err(refused("failed_tls", error.to_string())),
+        Err(_) => return Err(refused("failed_timeout", "the TLS handshake took too long".to_owned())),
+    };
+    let tls = stream.get_ref().1;
+    let check = || -> Result<_, IdentityError> { Ok((peer_of(tls)?, link_protocol(tls)?)) };
+    let (peer, protocol) = check().map_err(|error| refused("failed_identity", error.to_string()))?;
+    Ok((stream, peer, protocol))
+}
+
+/// A connection whose client is known as far as it can be.
+pub(crate) struct Link {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) client: std::net::SocketAddr,
+    pub(crate) app: EndpointAddr,
+    /// `None`: plaintext.
+    pub(crate) peer: Option<Rc<PeerIdentity>>,
+}
+
+impl Link {
+    pub(crate) fn peer_text(&self) -> Option<Arc<str>> {
+        self.peer.as_ref().map(|peer| peer.id.to_string().into())
+    }
+
+    pub(crate) fn tls(&self) -> TlsLabel {
+        if self.peer.is_some() { TlsLabel::Mutual } else { TlsLabel::None }
+    }
+
+    pub(crate) fn facts(&self) -> ConnectionFacts {
+        ConnectionFacts {
+            direction: Direction::Inbound,
+            client: self.client,
+            server: (self.app.ip().to_string().into(), self.app.port()),
+            service: self.app.to_string().into(),
+            source_identity: self.peer_text(),
+            destination_identity: self.worker.shared.identity.current().map(|own| own.own.to_string().into()),
+            tls: self.tls(),
+        }
+    }
+
+    pub(crate) fn tcp_record(&self) -> TcpRecord {
+        let peer = self.peer_text();
+        let source = self.peer.as_ref().map(|peer| crate::telemetry::workload_of(&peer.id));
+        let series = self.worker.telemetry.shard.tcp_series(&TcpLabels {
+            direction: Direction::Inbound,
+            source_workload: source.as_deref().unwrap_or(""),
+            destination_service: &self.app.to_string(),
+            peer_identity: peer.as_deref().unwrap_or(""),
+            tls: self.tls(),
+        });
+        let mut record = TcpRecord::open(&self.worker, self.facts(), series);
+        record.upstream = Some(self.app.get());
+        record
+    }
+
+    pub(crate) fn relay_options(&self) -> RelayOptions {
+        RelayOptions { idle_timeout: self.worker.shared.config.timeouts.tcp_idle, ..RelayOptions::default() }
+    }
+}
+
+/// Bytes from a mesh link to the application.
+async fn relay(link: Link, mut stream: MeshStream) {
+    let mut record = link.tcp_record();
+    let mut app = match link.worker.app(link.app).dial().await {
+        Ok(app) => app,
+        Err(error) => {
+            tracing::debug!(%error, "the application did not take a connection");
+            record.failed(ErrorCode::ConnectRefused);
+            weft_net::reset_on_drop(stream.get_ref().0.get_ref());
+            return;
+        }
+    };
+    let mut drain = link.worker.shared.drain.clone();
+    let counters = RelayCounters::default();
+    let options = link.relay_options();
+    tokio::select! {
+        outcome = weft_net::relay(&mut stream, &mut app, &options, &counters) => {
+            record.relayed(&outcome);
+            if outcome.aborted {
+                weft_net::reset_on_drop(&app);
+                weft_net::reset_on_drop(stream.get_ref().0.get_ref());
+            }
+        }
+        () = drain.closed() => {
+            record.sent = counters.to_upstream();
+            record.received = counters.to_client();
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Connections without mutual TLS, where the mode lets them in.
+
+use std::rc::Rc;
+
+use bytes::BytesMut;
+use weft_config::InboundPolicy;
+use weft_http::ErrorCode;
+use weft_net::{Detected, Prefixed, RelayCounters, detect_first, relay_plain};
+
+use super::{Link, Visit, http};
+
+/// Serves a plaintext connection; `detected` is what its first bytes said, if it has spoken yet.
+pub(super) async fn serve(
+    mut visit: Visit,
+    mut first: BytesMut,
+    detected: Option<Detected>,
+    policy: &InboundPolicy,
+) {
+    let telemetry = &visit.worker.telemetry.inbound;
+    if policy.opaque_ports.contains(visit.app.port()) {
+        telemetry.detections.inc("configured");
+        return relay(visit, first, None).await;
+    }
+    let detected = match detected {
+        Some(detected) => detected,
+        None => {
+            // Nobody has spoken: ask the application whether it does.
+            let app = match visit.worker.app(visit.app).dial().await {
+                Ok(app) => app,
+                Err(_) => return relay(visit, first, None).await,
+            };
+            let spoke = tokio::select! {
+                biased;
+                detected = detect_first(&mut visit.accepted.stream, &mut first) => detected.ok(),
+                _ = app.readable() => None,
+            };
+            match spoke {
+                Some(detected @ (Detected::Http1 | Detected::Http2)) => detected,
+                Some(detected) => {
+                    visit.worker.telemetry.inbound.detections.inc(detected.label());
+                    return relay(visit, first, Some(app)).await;
+                }
+                None => {
+                    visit.worker.telemetry.inbound.detections.inc("server_first");
+                    return relay(visit, first, Some(app)).await;
+                }
+            }
+        }
+    };
+    visit.worker.telemetry.inbound.detections.inc(detected.label());
+    match detected {
+        Detected::Http1 | Detected::Http2 => {
+            let Visit { worker, accepted, app, listed } = visit;
+            listed.update(|info| info.protocol = detected.label());
+            let link = Link { worker, client: accepted.client.get(), app, peer: None };
+            let io = Prefixed::new(first.freeze(), accepted.stream);
+            http::serve_plaintext(link, io, detected == Detected::Http2).await;
+        }
+        Detected::Tls(_) | Detected::Opaque(_) => relay(visit, first, None).await,
+    }
+}
+
+async fn relay(visit: Visit, first: BytesMut, app: Option<tokio::net::TcpStream>) {
+    let Visit { worker, accepted, app: addr, listed } = visit;
+    listed.update(|info| info.protocol = "tcp");
+    let link = Link { worker: Rc::clone(&worker), client: accepted.client.get(), app: addr, peer: None };
+    let mut record = link.tcp_record();
+    let connected = match app {
+        Some(app) => Ok(app),
+        None => worker.app(addr).dial().await,
+    };
+    let mut app = match connected {
+        Ok(app) => app,
+        Err(error) => {
+            tracing::debug!(%error, "the application did not take a connection");
+            record.failed(ErrorCode::ConnectRefused);
+            return weft_net::reset(accepted.stream);
+        }
+    };
+    let mut client = Prefixed::new(first.freeze(), accepted.stream);
+    let counters = RelayCounters::default();
+    let mut drain = worker.shared.drain.clone();
+    let options = link.relay_options();
+    tokio::select! {
+        outcome = relay_plain(&mut client, &mut app, &options, &counters) => record.relayed(&outcome),
+        () = drain.closed() => {
+            record.sent = counters.to_upstream();
+            record.received = counters.to_client();
+        }
+    }
+}

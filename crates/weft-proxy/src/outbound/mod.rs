@@ -1,0 +1,121 @@
+//! Outbound: connections of the own application to others.
+//!
+//! accept → original destination → is it in the mesh → what is spoken → requests or bytes over a mesh link. What is not
+//! in the mesh passes through untouched.
+
+mod http;
+mod passthrough;
+mod tcp;
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::net::TcpStream;
+use weft_core::{AppProtocol, EndpointAddr, OriginalDst};
+use weft_net::{Accepted, Destination as Captured, Detected, Prefixed, detect_first};
+use weft_telemetry::metrics::Direction;
+
+use crate::connections::Listed;
+use crate::destination::{self, Destination, MeshRule};
+use crate::upstream::{Spoken, Upstream};
+use crate::worker::Worker;
+
+/// How long a destination whose clients speak first may stay silent before its server is asked whether it does: long,
+/// because a client that opens connections in advance is common, and a protocol that changes its mind is not.
+const CLIENT_FIRST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Serves one captured connection.
+pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
+    let listed = worker.shared.connections.open(Direction::Outbound, accepted.client);
+    let dst = match accepted.destination() {
+        Ok(Captured::Captured(dst)) => dst,
+        Ok(Captured::Direct(_)) | Err(_) => return refuse(&worker, accepted, "not_redirected"),
+    };
+    // A connection whose destination is the proxy itself would come back for ever.
+    if is_loop(&worker, dst) {
+        worker.telemetry.outbound.error(weft_http::ErrorCode::Loop);
+        return refuse(&worker, accepted, "loop");
+    }
+    let snapshot = worker.shared.snapshot.snapshot();
+    let destination = destination::classify(&worker.shared, &snapshot, dst);
+    listed.update(|info| {
+        info.destination = Some(dst.get());
+        info.service = Some(std::sync::Arc::clone(&destination.label));
+    });
+    let opaque = snapshot.outbound.opaque_ports.contains(dst.port());
+    let call = Call { worker, accepted, dst, listed };
+    match &destination.mesh {
+        Some(rule) => Box::pin(mesh(call, &destination, rule, opaque)).await,
+        None => Box::pin(passthrough::serve(call, &destination, opaque)).await,
+    }
+}
+
+/// One captured connection on its way.
+pub(crate) struct Call {
+    pub(crate) worker: Rc<Worker>,
+    pub(crate) accepted: Accepted,
+    pub(crate) dst: OriginalDst,
+    pub(crate) listed: Listed,
+}
+
+pub(crate) fn is_loop(worker: &Worker, dst: OriginalDst) -> bool {
+    let own = dst.ip().is_loopback() || worker.shared.is_own(dst.ip());
+    own && worker.shared.config.bind.ports().contains(&dst.port())
+}
+
+fn refuse(worker: &Worker, accepted: Accepted, why: &'static str) {
+    worker.telemetry.outbound.detections.inc(why);
+    tracing::debug!(client = %accepted.client, local = %accepted.local, why, "refused an outbound connection");
+    weft_net::reset(accepted.stream);
+}
+
+async fn mesh(mut call: Call, destination: &Destination, rule: &MeshRule, opaque: bool) {
+    let upstream = call.worker.upstream(destination, rule, EndpointAddr::new(call.dst.get()));
+    let protocol = if opaque { AppProtocol::Opaque } else { upstream.protocol().await };
+    if protocol == AppProtocol::Opaque {
+        call.worker.telemetry.outbound.detections.inc("configured");
+        return tcp::relay(call, upstream, BytesMut::new()).await;
+    }
+    if upstream.spoken.get() == Spoken::ServerFirst {
+        call.worker.telemetry.outbound.detections.inc("remembered_server_first");
+        return tcp::relay(call, upstream, BytesMut::new()).await;
+    }
+    let mut first = BytesMut::new();
+    let detected = if protocol == AppProtocol::Http {
+        detect_first(&mut call.accepted.stream, &mut first).await.ok()
+    } else {
+        let patience = match upstream.spoken.get() {
+            Spoken::ClientFirst => CLIENT_FIRST_PATIENCE,
+            _ => call.worker.shared.config.timeouts.detect,
+        };
+        match tokio::time::timeout(patience, detect_first(&mut call.accepted.stream, &mut first)).await {
+            Ok(detected) => detected.ok(),
+            Err(_) => return tcp::race(call, upstream, first).await,
+        }
+    };
+    match detected {
+        Some(detected) => spoken(call, upstream, detected, first).await,
+        None => call.worker.telemetry.outbound.detections.inc("client_gone"),
+    }
+}
+
+/// The client has spoken first.
+pub(crate) async fn spoken(call: Call, upstream: Rc<Upstream>, detected: Detected, first: BytesMut) {
+    call.worker.telemetry.outbound.detections.inc(detected.label());
+    if !first.is_empty() {
+        upstream.spoken.set(Spoken::ClientFirst);
+    }
+    match detected {
+        Detected::Http1 => http::serve1(call, upstream, first).await,
+        Detected::Http2 => http::serve2(call, upstream, first).await,
+        Detected::Tls(_) | Detected::Opaque(_) => tcp::relay(call, upstream, first).await,
+    }
+}
+
+/// The accepted socket with what was read of it put back.
+pub(crate) use http::tunnel;
+
+fn rewind(stream: TcpStream, first: BytesMut) -> Prefixed<TcpStream> {
+    Prefixed::new(first.freeze(), stream)
+}

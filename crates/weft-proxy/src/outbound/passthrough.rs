@@ -1,0 +1,110 @@
+//! Connections to destinations outside the mesh: forwarded as they are, and counted.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use weft_core::EndpointAddr;
+use weft_http::ErrorCode;
+use weft_net::detect::{Detection, detect, read_more};
+use weft_net::{Detected, RelayCounters, RelayOptions, relay_plain};
+use weft_telemetry::metrics::{Direction, TcpLabels, TlsLabel};
+
+use super::{Call, rewind};
+use crate::destination::{Destination, Target};
+use crate::record::{ConnectionFacts, TcpRecord};
+
+/// Connects to where the application was going and relays.
+///
+/// The first bytes are looked at for telemetry alone, whoever speaks first, and are on their way at once; nothing waits
+/// for a verdict.
+pub(super) async fn serve(mut call: Call, destination: &Destination, opaque: bool) {
+    let worker = std::rc::Rc::clone(&call.worker);
+    let addr = EndpointAddr::new(call.dst.get());
+    let connected = weft_net::connect(addr, &worker.connect).await;
+    let mut first = BytesMut::new();
+    let mut seen = None;
+    if let (Ok(upstream), false) = (&connected, opaque) {
+        tokio::select! {
+            biased;
+            _ = read_more(&mut call.accepted.stream, &mut first) => {}
+            _ = upstream.readable() => {}
+        }
+        if let Detection::Done(detected) = detect(&first) {
+            seen = Some(detected);
+        }
+    }
+    let (protocol, tls) = match &seen {
+        Some(Detected::Tls(_)) => ("tls", TlsLabel::Tls),
+        Some(Detected::Http1) => ("http1", TlsLabel::None),
+        Some(Detected::Http2) => ("http2", TlsLabel::None),
+        _ => ("tcp", TlsLabel::None),
+    };
+    worker.telemetry.passthrough.inc(protocol);
+    let service = label(destination, seen.as_ref(), addr);
+    call.listed.update(|info| {
+        info.protocol = protocol;
+        info.service = Some(Arc::clone(&service));
+    });
+    let mut record = open(&call, service, tls, addr);
+    match connected {
+        Err(error) => {
+            tracing::debug!(%error, "passthrough connection failed");
+            record.failed(match error {
+                weft_net::ConnectError::Refused { .. } => ErrorCode::ConnectRefused,
+                weft_net::ConnectError::TimedOut { .. } => ErrorCode::ConnectTimeout,
+                _ => ErrorCode::ConnectFailed,
+            });
+            weft_net::reset(call.accepted.stream);
+        }
+        Ok(mut upstream) => {
+            let options = RelayOptions {
+                idle_timeout: worker.shared.config.timeouts.tcp_idle,
+                ..RelayOptions::default()
+            };
+            let counters = RelayCounters::default();
+            let mut client = rewind(call.accepted.stream, first);
+            let mut drain = worker.shared.drain.clone();
+            tokio::select! {
+                outcome = relay_plain(&mut client, &mut upstream, &options, &counters) => record.relayed(&outcome),
+                () = drain.closed() => {
+                    record.sent = counters.to_upstream();
+                    record.received = counters.to_client();
+                }
+            }
+        }
+    }
+}
+
+/// The name that was dialed. Where none is known, the name that the client asks for in its TLS hello says more than an
+/// address; it decides nothing.
+fn label(destination: &Destination, seen: Option<&Detected>, addr: EndpointAddr) -> Arc<str> {
+    if let (Target::Addr(_), Some(Detected::Tls(hello))) = (&destination.target, seen)
+        && let Some(name) = hello.server_name()
+        && name.parse::<weft_core::DnsName>().is_ok()
+    {
+        return Arc::from(format!("{name}:{}", addr.port()));
+    }
+    Arc::clone(&destination.label)
+}
+
+fn open(call: &Call, service: Arc<str>, tls: TlsLabel, addr: EndpointAddr) -> TcpRecord {
+    let series = call.worker.telemetry.shard.tcp_series(&TcpLabels {
+        direction: Direction::Outbound,
+        source_workload: &call.worker.telemetry.own_workload(),
+        destination_service: &service,
+        peer_identity: "",
+        tls,
+    });
+    let facts = ConnectionFacts {
+        direction: Direction::Outbound,
+        client: call.accepted.client.get(),
+        server: (Arc::clone(&service), addr.port()),
+        service,
+        source_identity: None,
+        destination_identity: None,
+        tls,
+    };
+    let mut record = TcpRecord::open(&call.worker, facts, series);
+    record.upstream = Some(addr.get());
+    record
+}

@@ -1,0 +1,224 @@
+//! Bytes over a mesh link of their own.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use weft_balance::{InFlight, Outcome, Timestamp};
+use weft_core::{EndpointAddr, MtlsMode};
+use weft_http::ErrorCode;
+use weft_identity::LinkProtocol;
+use weft_net::{Detected, Prefixed, RelayCounters, RelayOptions, detect_first, relay_plain};
+use weft_telemetry::metrics::{Direction, TcpLabels, TlsLabel};
+
+use super::{Call, rewind, spoken};
+use crate::dial::{DialError, MeshStream, dial_mesh, dial_tcp};
+use crate::record::{ConnectionFacts, TcpRecord};
+use crate::upstream::{Spoken, Upstream};
+use crate::worker::Worker;
+
+/// The far side of a relayed connection.
+pub(crate) enum Far {
+    Mesh(Box<MeshStream>, Arc<str>),
+    Plain(TcpStream),
+}
+
+/// A connection to an endpoint, counted as in flight there.
+struct Reached {
+    far: Far,
+    endpoint: EndpointAddr,
+    in_flight: InFlight,
+}
+
+/// Relays a connection whose protocol is not looked at; `first` is what was already read of it.
+pub(super) async fn relay(call: Call, upstream: Rc<Upstream>, first: BytesMut) {
+    match reach(&call.worker, &upstream).await {
+        Ok(reached) => carry(call, &upstream, reached, first, BytesMut::new()).await,
+        Err(error) => give_up(call, &upstream, &error),
+    }
+}
+
+/// Nobody has spoken for a while: dials, and sees who does first.
+pub(super) async fn race(mut call: Call, upstream: Rc<Upstream>, mut first: BytesMut) {
+    let mut reached = match reach(&call.worker, &upstream).await {
+        Ok(reached) => reached,
+        Err(error) => return give_up(call, &upstream, &error),
+    };
+    let mut greeting = BytesMut::new();
+    let winner = tokio::select! {
+        biased;
+        detected = detect_first(&mut call.accepted.stream, &mut first) => detected.ok(),
+        _ = read_first(&mut reached.far, &mut greeting) => None,
+    };
+    match winner {
+        // The client has closed without a word; a server-first server still gets to say goodbye.
+        Some(Detected::Http1 | Detected::Http2) => {
+            drop(reached);
+            if let Some(detected) = winner {
+                spoken(call, upstream, detected, first).await;
+            }
+        }
+        Some(detected) => {
+            call.worker.telemetry.outbound.detections.inc(detected.label());
+            carry(call, &upstream, reached, first, greeting).await;
+        }
+        None => {
+            if !greeting.is_empty() {
+                upstream.spoken.set(Spoken::ServerFirst);
+            }
+            call.worker.telemetry.outbound.detections.inc("server_first");
+            carry(call, &upstream, reached, first, greeting).await;
+        }
+    }
+}
+
+async fn read_first(far: &mut Far, greeting: &mut BytesMut) -> io::Result<usize> {
+    match far {
+        Far::Mesh(stream, _) => stream.read_buf(greeting).await,
+        Far::Plain(stream) => stream.read_buf(greeting).await,
+    }
+}
+
+/// Connects to one endpoint after another, until one takes the connection.
+async fn reach(worker: &Rc<Worker>, upstream: &Upstream) -> Result<Reached, DialError> {
+    let mut tried = Vec::new();
+    let mut last = None;
+    for _ in 0..worker.shared.config.retries.connect_attempts.max(1) {
+        let Some(mut picked) = upstream.pick(worker, Timestamp::now(), &tried).await else { break };
+        let endpoint = picked.links.endpoint.addr();
+        let result = dial(worker, upstream, &picked.links).await;
+        match result {
+            Ok(far) => {
+                picked.links.endpoint.connected();
+                picked.in_flight.observe(Timestamp::now(), Outcome::Success);
+                return Ok(Reached { far, endpoint, in_flight: picked.in_flight });
+            }
+            Err(error) => {
+                upstream.failed(&picked.links.endpoint, &error);
+                tried.push(endpoint);
+                last = Some(error);
+            }
+        }
+    }
+    Err(last.unwrap_or_else(|| DialError {
+        code: ErrorCode::NoEndpoints,
+        detail: "no endpoint".into(),
+        blames_endpoint: false,
+    }))
+}
+
+async fn dial(
+    worker: &Rc<Worker>,
+    upstream: &Upstream,
+    links: &crate::upstream::EndpointLinks,
+) -> Result<Far, DialError> {
+    let endpoint = links.endpoint.addr();
+    let now = Timestamp::now();
+    if upstream.mode == MtlsMode::Disable
+        || (upstream.mode == MtlsMode::Permissive && links.is_plaintext(now))
+    {
+        return dial_tcp(worker, endpoint).await.map(Far::Plain);
+    }
+    match dial_mesh(worker, endpoint, &upstream.peer, LinkProtocol::Tcp).await {
+        Ok(dialed) => {
+            let peer = dialed.peer.to_string().into();
+            Ok(Far::Mesh(Box::new(dialed.stream), peer))
+        }
+        Err(error) if upstream.mode == MtlsMode::Permissive && error.code == ErrorCode::TlsFailed => {
+            links.remember_plaintext(now);
+            dial_tcp(worker, endpoint).await.map(Far::Plain)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn give_up(call: Call, upstream: &Upstream, error: &DialError) {
+    tracing::warn!(service = %upstream.label, error = %error.detail, "outbound connection failed");
+    let mut record =
+        TcpRecord::open(&call.worker, facts(&call, upstream, None), series(&call, upstream, None));
+    record.failed(error.code);
+    weft_net::reset(call.accepted.stream);
+}
+
+async fn carry(call: Call, upstream: &Upstream, reached: Reached, first: BytesMut, greeting: BytesMut) {
+    let Reached { far, endpoint, in_flight: _in_flight } = reached;
+    let peer = match &far {
+        Far::Mesh(_, peer) => Some(Arc::clone(peer)),
+        Far::Plain(_) => None,
+    };
+    call.listed.update(|info| {
+        info.protocol = "tcp";
+        info.peer.clone_from(&peer);
+    });
+    let series = series(&call, upstream, peer.as_ref());
+    let mut record = TcpRecord::open(&call.worker, facts(&call, upstream, peer), series);
+    record.upstream = Some(endpoint.get());
+    let options =
+        RelayOptions { idle_timeout: call.worker.shared.config.timeouts.tcp_idle, ..RelayOptions::default() };
+    let counters = RelayCounters::default();
+    let mut client = rewind(call.accepted.stream, first);
+    let mut drain = call.worker.shared.drain.clone();
+    let relaying = async {
+        match far {
+            Far::Mesh(stream, _) => {
+                let mut far = Prefixed::new(greeting.freeze(), *stream);
+                relay_mesh(&mut client, &mut far, &options, &counters).await
+            }
+            Far::Plain(stream) => {
+                let mut far = Prefixed::new(greeting.freeze(), stream);
+                relay_plain(&mut client, &mut far, &options, &counters).await
+            }
+        }
+    };
+    tokio::select! {
+        outcome = relaying => record.relayed(&outcome),
+        () = drain.closed() => {
+            record.sent = counters.to_upstream();
+            record.received = counters.to_client();
+        }
+    }
+}
+
+/// Relays between a plaintext client and TLS; an abort of either side is passed on as a reset.
+pub(crate) async fn relay_mesh<C, U>(
+    client: &mut C,
+    far: &mut U,
+    options: &RelayOptions,
+    counters: &RelayCounters,
+) -> weft_net::RelayOutcome
+where
+    C: weft_net::PlainTcp,
+    U: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+{
+    let outcome = weft_net::relay(client, far, options, counters).await;
+    if outcome.aborted {
+        weft_net::reset_on_drop(client);
+    }
+    outcome
+}
+
+fn facts(call: &Call, upstream: &Upstream, peer: Option<Arc<str>>) -> ConnectionFacts {
+    let tls = if peer.is_some() { TlsLabel::Mutual } else { TlsLabel::None };
+    ConnectionFacts {
+        direction: Direction::Outbound,
+        client: call.accepted.client.get(),
+        server: upstream.server.clone(),
+        service: Arc::clone(&upstream.label),
+        source_identity: call.worker.shared.identity.current().map(|own| own.own.to_string().into()),
+        destination_identity: peer,
+        tls,
+    }
+}
+
+fn series(call: &Call, upstream: &Upstream, peer: Option<&Arc<str>>) -> weft_telemetry::TcpSeries {
+    call.worker.telemetry.shard.tcp_series(&TcpLabels {
+        direction: Direction::Outbound,
+        source_workload: &call.worker.telemetry.own_workload(),
+        destination_service: &upstream.label,
+        peer_identity: peer.map_or("", |peer| peer),
+        tls: if peer.is_some() { TlsLabel::Mutual } else { TlsLabel::None },
+    })
+}

@@ -1,0 +1,424 @@
+//! How a request or connection went: one value each, whose drop writes metrics, span and access log.
+//!
+//! A path that forgets to report does not exist, because reporting is what happens when the value goes out of scope, on
+//! success, on failure, and when the client leaves.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+use http::header::USER_AGENT;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, request};
+use http_body::{Body as _, Frame, SizeHint};
+use weft_balance::InFlight;
+use weft_http::headers::X_REQUEST_ID;
+use weft_http::{Body, BodyError, ErrorCode, Refusal, is_grpc};
+use weft_telemetry::access::{AccessProtocol, AccessRecord};
+use weft_telemetry::metrics::{Direction, HttpOutcome, TlsLabel};
+use weft_telemetry::span::unix_nanos;
+use weft_telemetry::trace::RequestTrace;
+use weft_telemetry::{AccessLogMode, Grpc, HttpSeries, SpanKind, SpanRecord, TcpSeries};
+
+use crate::worker::Worker;
+
+/// What all requests of one connection have in common, for spans and access log.
+pub(crate) struct ConnectionFacts {
+    pub(crate) direction: Direction,
+    pub(crate) client: SocketAddr,
+    /// Host and port that were dialed.
+    pub(crate) server: (Arc<str>, u16),
+    /// `name:port` that was dialed.
+    pub(crate) service: Arc<str>,
+    pub(crate) source_identity: Option<Arc<str>>,
+    pub(crate) destination_identity: Option<Arc<str>>,
+    pub(crate) tls: TlsLabel,
+}
+
+/// One request, from its head to the end of its answer.
+pub(crate) struct RequestRecord {
+    worker: Rc<Worker>,
+    facts: Rc<ConnectionFacts>,
+    series: HttpSeries,
+    started: Instant,
+    method: Method,
+    version: Version,
+    pub(crate) grpc: bool,
+    grpc_status: Option<u8>,
+    status: u16,
+    error: Option<ErrorCode>,
+    pub(crate) trace: RequestTrace,
+    upstream: Option<SocketAddr>,
+    peer: Option<Arc<str>>,
+    in_flight: Option<InFlight>,
+    retries: u32,
+    response_bytes: u64,
+    /// Kept only where a span or a log line may need them.
+    details: Option<Details>,
+}
+
+/// Shared slices of the request head: reference counts, no copies.
+struct Details {
+    uri: Uri,
+    authority: Option<HeaderValue>,
+    user_agent: Option<HeaderValue>,
+    request_id: Option<HeaderValue>,
+}
+
+impl RequestRecord {
+    /// Begins a request: reads its trace context and counts it in.
+    pub(crate) fn begin(
+        worker: &Rc<Worker>,
+        facts: &Rc<ConnectionFacts>,
+        series: &HttpSeries,
+        parts: &request::Parts,
+        version: Version,
+    ) -> Box<Self> {
+        let trace = worker.telemetry.tracer.borrow_mut().begin(&parts.headers);
+        series.begin();
+        let log = worker.telemetry.access.mode() != AccessLogMode::Off;
+        Box::new(Self {
+            worker: Rc::clone(worker),
+            facts: Rc::clone(facts),
+            series: series.clone(),
+            started: Instant::now(),
+            method: parts.method.clone(),
+            version,
+            grpc: is_grpc(&parts.headers),
+            grpc_status: None,
+            status: 0,
+            error: None,
+            upstream: None,
+            peer: None,
+            in_flight: None,
+            retries: 0,
+            response_bytes: 0,
+            details: (log || trace.context.sampled).then(|| Details::of(parts)),
+            trace,
+        })
+    }
+
+    /// An endpoint has taken the request: it is counted in that endpoint's series from here on.
+    pub(crate) fn served_by(
+        &mut self,
+        series: &HttpSeries,
+        in_flight: Option<InFlight>,
+        upstream: SocketAddr,
+        peer: Option<Arc<str>>,
+    ) {
+        series.begin();
+        let before = std::mem::replace(&mut self.series, series.clone());
+        before.abandon();
+        self.in_flight = in_flight;
+        self.upstream = Some(upstream);
+        self.peer = peer;
+    }
+
+    /// The endpoint that has the request.
+    pub(crate) fn in_flight(&mut self) -> Option<&mut InFlight> {
+        self.in_flight.as_mut()
+    }
+
+    pub(crate) fn retried(&mut self) {
+        self.retries += 1;
+        self.in_flight = None;
+    }
+
+    /// Where the request went (inbound: the application).
+    pub(crate) fn to(&mut self, upstream: SocketAddr) {
+        self.upstream = Some(upstream);
+    }
+
+    /// Watches an answer to its end.
+    pub(crate) fn answered(mut self: Box<Self>, response: Response<Body>) -> Response<Observed> {
+        self.status = response.status().as_u16();
+        self.read_grpc_status(response.headers());
+        response.map(|body| Observed { body, record: Some(self) })
+    }
+
+    /// Answers in the application's place.
+    pub(crate) fn refused(mut self: Box<Self>, code: ErrorCode) -> Response<Observed> {
+        self.error = Some(code);
+        self.worker.telemetry.of(self.facts.direction).error(code);
+        let refusal = Refusal { code, grpc: self.grpc };
+        self.answered(refusal.response())
+    }
+
+    fn read_grpc_status(&mut self, headers: &HeaderMap) {
+        if self.grpc
+            && let Some(status) = headers.get("grpc-status")
+        {
+            self.grpc_status = status.to_str().ok().and_then(|status| status.parse().ok());
+        }
+    }
+
+    fn failed(&self) -> bool {
+        self.error.is_some()
+            || self.status == 0
+            || self.status >= 500
+            || self.grpc_status.is_some_and(|status| status != 0)
+    }
+}
+
+impl Details {
+    fn of(parts: &request::Parts) -> Self {
+        Self {
+            uri: parts.uri.clone(),
+            authority: parts.headers.get(http::header::HOST).cloned(),
+            user_agent: parts.headers.get(USER_AGENT).cloned(),
+            request_id: parts.headers.get(X_REQUEST_ID).cloned(),
+        }
+    }
+
+    fn authority(&self) -> Option<Box<str>> {
+        match self.uri.authority() {
+            Some(authority) => Some(authority.as_str().into()),
+            None => text(self.authority.as_ref()),
+        }
+    }
+}
+
+fn text(value: Option<&HeaderValue>) -> Option<Box<str>> {
+    value.and_then(|value| value.to_str().ok()).map(Box::from)
+}
+
+impl Drop for RequestRecord {
+    fn drop(&mut self) {
+        let took = self.started.elapsed();
+        self.series.response_bytes(self.response_bytes);
+        self.series.end(&HttpOutcome {
+            method: &self.method,
+            status: self.status,
+            grpc_status: self.grpc_status,
+            duration: took,
+        });
+        let sampled = self.trace.context.sampled;
+        let logged = self.worker.telemetry.access.wants(self.failed(), sampled);
+        if !(sampled || logged) {
+            return;
+        }
+        let Some(details) = self.details.take() else { return };
+        let end = SystemTime::now();
+        let end_nanos = unix_nanos(end);
+        let start_nanos = end_nanos.saturating_sub(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+        if sampled && let Some(spans) = &self.worker.telemetry.spans {
+            spans.submit(self.span(&details, start_nanos, end_nanos));
+        }
+        if logged {
+            self.worker.telemetry.access.submit(self.line(&details, start_nanos, took));
+        }
+    }
+}
+
+impl RequestRecord {
+    fn identities(&self) -> (Option<Arc<str>>, Option<Arc<str>>) {
+        let destination = self.facts.destination_identity.clone().or_else(|| self.peer.clone());
+        (self.facts.source_identity.clone(), destination)
+    }
+
+    fn span(&self, details: &Details, start: u64, end: u64) -> SpanRecord {
+        let (source_identity, destination_identity) = self.identities();
+        let outbound = self.facts.direction == Direction::Outbound;
+        SpanRecord {
+            context: self.trace.context,
+            parent: self.trace.parent,
+            parent_is_remote: true,
+            kind: if outbound { SpanKind::Client } else { SpanKind::Server },
+            start_unix_nanos: start,
+            end_unix_nanos: end,
+            method: self.method.clone(),
+            route: None,
+            path: details.uri.path().into(),
+            scheme: "http",
+            server_address: Some(Arc::clone(&self.facts.server.0)),
+            server_port: Some(self.facts.server.1),
+            network_peer: if outbound { self.upstream } else { Some(self.facts.client) },
+            version: self.version,
+            status: (self.status != 0).then_some(self.status),
+            user_agent: text(details.user_agent.as_ref()),
+            grpc: self.grpc.then_some(Grpc { status: self.grpc_status }),
+            error: self.error.map(ErrorCode::as_str),
+            source_identity,
+            destination_identity,
+            retries: self.retries,
+            request_bytes: 0,
+            response_bytes: self.response_bytes,
+        }
+    }
+
+    fn line(&self, details: &Details, start: u64, took: std::time::Duration) -> AccessRecord {
+        let (source_identity, destination_identity) = self.identities();
+        AccessRecord {
+            start_unix_nanos: start,
+            duration: took,
+            direction: self.facts.direction,
+            protocol: AccessProtocol::Http {
+                version: self.version,
+                method: self.method.clone(),
+                authority: details.authority(),
+                path: details.uri.path().into(),
+                status: (self.status != 0).then_some(self.status),
+                grpc_status: self.grpc_status,
+                user_agent: text(details.user_agent.as_ref()),
+                request_id: text(details.request_id.as_ref()),
+                trace: Some(self.trace.context),
+                retries: self.retries,
+            },
+            destination_service: Some(Arc::clone(&self.facts.service)),
+            upstream: self.upstream,
+            client: Some(self.facts.client),
+            source_identity,
+            destination_identity,
+            tls: self.facts.tls,
+            sent_bytes: 0,
+            received_bytes: self.response_bytes,
+            error: self.error.map(ErrorCode::as_str),
+        }
+    }
+}
+
+/// An answer's body that carries the record of its request.
+pub(crate) struct Observed {
+    body: Body,
+    record: Option<Box<RequestRecord>>,
+}
+
+impl http_body::Body for Observed {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        if let Some(record) = &mut self.record {
+            match &frame {
+                Poll::Ready(Some(Ok(frame))) => {
+                    if let Some(data) = frame.data_ref() {
+                        record.response_bytes += data.len() as u64;
+                    } else if let Some(trailers) = frame.trailers_ref() {
+                        record.read_grpc_status(trailers);
+                    }
+                }
+                Poll::Ready(Some(Err(_))) => {
+                    record.error = Some(ErrorCode::UpstreamReset);
+                    record.worker.telemetry.of(record.facts.direction).error(ErrorCode::UpstreamReset);
+                    self.record = None;
+                }
+                Poll::Ready(None) => self.record = None,
+                Poll::Pending => {}
+            }
+        }
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A request whose answer is an upgrade, or nothing: the record ends with the head.
+pub(crate) fn head_only(record: Box<RequestRecord>, response: Response<Body>) -> Response<Observed> {
+    record.answered(response.map(|_| Body::Empty))
+}
+
+/// One relayed connection.
+pub(crate) struct TcpRecord {
+    worker: Rc<Worker>,
+    facts: ConnectionFacts,
+    series: TcpSeries,
+    started: Instant,
+    pub(crate) upstream: Option<SocketAddr>,
+    pub(crate) sent: u64,
+    pub(crate) received: u64,
+    error: Option<&'static str>,
+}
+
+impl TcpRecord {
+    pub(crate) fn open(worker: &Rc<Worker>, facts: ConnectionFacts, series: TcpSeries) -> Self {
+        series.open();
+        Self {
+            worker: Rc::clone(worker),
+            facts,
+            series,
+            started: Instant::now(),
+            upstream: None,
+            sent: 0,
+            received: 0,
+            error: None,
+        }
+    }
+
+    /// Weft ended the connection, or could not make it.
+    pub(crate) fn failed(&mut self, code: ErrorCode) {
+        self.error = Some(code.as_str());
+        self.worker.telemetry.of(self.facts.direction).error(code);
+    }
+
+    /// A relay ended.
+    pub(crate) fn relayed(&mut self, outcome: &weft_net::RelayOutcome) {
+        self.sent = outcome.to_upstream_bytes;
+        self.received = outcome.to_client_bytes;
+        if outcome.failed() {
+            self.error = Some("relay-failed");
+        }
+    }
+}
+
+impl Drop for TcpRecord {
+    fn drop(&mut self) {
+        let took = self.started.elapsed();
+        self.series.sent(self.sent);
+        self.series.received(self.received);
+        self.series.close(took);
+        let access = &self.worker.telemetry.access;
+        if !access.wants(self.error.is_some(), false) {
+            return;
+        }
+        let end = unix_nanos(SystemTime::now());
+        access.submit(AccessRecord {
+            start_unix_nanos: end.saturating_sub(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)),
+            duration: took,
+            direction: self.facts.direction,
+            protocol: AccessProtocol::Tcp,
+            destination_service: Some(Arc::clone(&self.facts.service)),
+            upstream: self.upstream,
+            client: Some(self.facts.client),
+            source_identity: self.facts.source_identity.clone(),
+            destination_identity: self.facts.destination_identity.clone(),
+            tls: self.facts.tls,
+            sent_bytes: self.sent,
+            received_bytes: self.received,
+            error: self.error,
+        });
+    }
+}
+
+/// Gives a request an id where it has none (`x-request-id`, 32 hexadecimal digits).
+pub(crate) fn ensure_request_id(worker: &Worker, headers: &mut HeaderMap) {
+    if headers.contains_key(X_REQUEST_ID) {
+        return;
+    }
+    let id = worker.telemetry.tracer.borrow_mut().rng().trace_id();
+    if let Ok(value) = HeaderValue::from_bytes(&id.hex()) {
+        headers.insert(X_REQUEST_ID, value);
+    }
+}
+
+/// Whether a request may be sent a second time without harm (RFC 9110 section 9.2.2) and has nothing that would have to
+/// be kept for it.
+pub(crate) fn is_replayable(request: &Request<()>, body: &Body) -> bool {
+    body.is_end_stream()
+        && matches!(
+            *request.method(),
+            Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE
+        )
+}

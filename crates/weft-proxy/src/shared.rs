@@ -1,0 +1,146 @@
+//! What all threads of the process share. Everything a worker reads here is an atomic load.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use tokio::runtime::Handle;
+use weft_balance::{EndpointSet, Timestamp};
+use weft_config::{ConfigHandle, ProxyConfig};
+use weft_core::{AppProtocol, Drain, EndpointAddr, EndpointList, EndpointSource, ServiceKey};
+use weft_discovery::{Discovery, ServiceWatch};
+use weft_identity::Identity;
+use weft_telemetry::{AccessLog, Registry, Sampler, SpanSink};
+
+use crate::connections::Connections;
+
+/// The process-wide state, made before the workers start.
+pub(crate) struct Shared {
+    pub(crate) config: ProxyConfig,
+    pub(crate) snapshot: Arc<ConfigHandle>,
+    pub(crate) identity: Identity,
+    pub(crate) discovery: Discovery,
+    /// The workload's own addresses: a call to one of them goes through its own inbound side.
+    pub(crate) own_addrs: Vec<IpAddr>,
+    pub(crate) drain: Drain,
+    /// The control thread, for following services.
+    pub(crate) control: Handle,
+    pub(crate) registry: Registry,
+    pub(crate) sampler: Arc<Sampler>,
+    pub(crate) spans: Option<SpanSink>,
+    pub(crate) access: AccessLog,
+    pub(crate) connections: Connections,
+    services: Mutex<HashMap<ServiceKey, Weak<Service>>>,
+}
+
+/// The parts of [`Shared`] that are made elsewhere.
+pub(crate) struct Parts {
+    pub(crate) config: ProxyConfig,
+    pub(crate) snapshot: Arc<ConfigHandle>,
+    pub(crate) identity: Identity,
+    pub(crate) discovery: Discovery,
+    pub(crate) own_addrs: Vec<IpAddr>,
+    pub(crate) drain: Drain,
+    pub(crate) control: Handle,
+    pub(crate) registry: Registry,
+    pub(crate) sampler: Arc<Sampler>,
+    pub(crate) spans: Option<SpanSink>,
+    pub(crate) access: AccessLog,
+}
+
+impl Shared {
+    pub(crate) fn new(parts: Parts) -> Arc<Self> {
+        Arc::new(Self {
+            config: parts.config,
+            snapshot: parts.snapshot,
+            identity: parts.identity,
+            discovery: parts.discovery,
+            own_addrs: parts.own_addrs,
+            drain: parts.drain,
+            control: parts.control,
+            registry: parts.registry,
+            sampler: parts.sampler,
+            spans: parts.spans,
+            access: parts.access,
+            connections: Connections::default(),
+            services: Mutex::default(),
+        })
+    }
+
+    /// Whether `ip` is the workload itself.
+    pub(crate) fn is_own(&self, ip: IpAddr) -> bool {
+        self.own_addrs.contains(&ip)
+    }
+
+    /// The endpoints of a service, followed by one task on the control thread for as long as a worker holds it.
+    pub(crate) fn service(&self, key: &ServiceKey, dialed: EndpointAddr) -> Arc<Service> {
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(service) = self.snapshot.load().services.get(key) {
+            let list =
+                EndpointList::new(1, service.endpoints.to_vec(), service.protocol, EndpointSource::Static);
+            return Service::listed(&list);
+        }
+        if let Some(service) = services.get(key).and_then(Weak::upgrade) {
+            return service;
+        }
+        let watch = self.discovery.watch(key, dialed);
+        let service = Arc::new(Service { set: std::sync::OnceLock::new(), watch: Some(watch.clone()) });
+        services.retain(|_, service| service.strong_count() > 0);
+        services.insert(key.clone(), Arc::downgrade(&service));
+        self.control.spawn(follow(Arc::downgrade(&service), watch));
+        service
+    }
+}
+
+/// The endpoints of one service and their state, for all workers.
+#[derive(Debug)]
+pub(crate) struct Service {
+    set: std::sync::OnceLock<EndpointSet>,
+    watch: Option<ServiceWatch>,
+}
+
+impl Service {
+    /// The service of an address that was dialed without a name: that address.
+    pub(crate) fn fixed(addr: EndpointAddr) -> Arc<Self> {
+        Self::listed(&EndpointList::new(1, vec![addr], AppProtocol::Detect, EndpointSource::Dialed))
+    }
+
+    /// A service whose endpoints do not change.
+    fn listed(list: &EndpointList) -> Arc<Self> {
+        let set = std::sync::OnceLock::new();
+        let _ = set.set(EndpointSet::new(list, Timestamp::now()));
+        Arc::new(Self { set, watch: None })
+    }
+
+    /// The endpoints, once the first resolution has ended.
+    pub(crate) async fn ready(&self) -> Option<&EndpointSet> {
+        if self.set.get().is_none()
+            && let Some(watch) = &self.watch
+        {
+            let list = watch.clone().ready().await;
+            self.take(&list);
+        }
+        self.set.get()
+    }
+
+    /// Asks DNS again before the TTL is over, because an endpoint did not answer.
+    pub(crate) fn refresh_soon(&self) {
+        if let Some(watch) = &self.watch {
+            watch.refresh_soon();
+        }
+    }
+
+    fn take(&self, list: &EndpointList) {
+        let now = Timestamp::now();
+        self.set.get_or_init(|| EndpointSet::new(list, now)).update(list, now);
+    }
+}
+
+async fn follow(service: Weak<Service>, mut watch: ServiceWatch) {
+    let mut list = watch.ready().await;
+    while let Some(service) = service.upgrade() {
+        service.take(&list);
+        drop(service);
+        list = watch.changed().await;
+    }
+}

@@ -1,0 +1,436 @@
+//! Start to end of the process: listeners, threads, signals, drain.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::Instant;
+use weft_config::{
+    AccessLogMode, AccessLogSink, ConfigHandle, Env, IdentitySource, Listen, OtlpProtocol, ProxyConfig,
+};
+use weft_core::{Drain, DrainTrigger, SpiffeId};
+use weft_discovery::{Discovery, DiscoveryConfig, DiscoveryTask, DnsListeners, Upstreams};
+use weft_identity::{CaSource, FilesSource, Publisher};
+use weft_net::{ListenOptions, Listener};
+use weft_telemetry::access::{AccessLogTarget, AccessLogWriter};
+use weft_telemetry::metrics::{BuildInfo, Direction, register_process};
+use weft_telemetry::{AccessLog, Exporter, Registry, Sampler, SpanSink};
+
+use crate::admin::{self, Admin, AdminListeners};
+use crate::error::ProxyError;
+use crate::shared::{Parts, Shared};
+use crate::worker::{self, WorkerListeners, socket_options};
+
+/// Changes what is logged while the process runs.
+pub trait LogControl: Send + Sync {
+    /// The directives in force, such as `info,h2=warn`.
+    fn current(&self) -> String;
+    /// Puts others in force.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    fn set(&self, directives: &str) -> Result<(), String>;
+}
+
+/// What [`run`] needs besides the configuration.
+pub struct RunOptions {
+    /// The environment the configuration was read with, for reading it again.
+    pub env: Env,
+    /// The log's level switch.
+    pub log: Arc<dyn LogControl>,
+    /// What is running, for `weft_build_info`.
+    pub build: BuildInfo,
+}
+
+/// Records that may wait for the access log's writer.
+const ACCESS_QUEUE: usize = 8_192;
+/// How long the last spans and log lines may take at the end.
+const LAST_FLUSH: Duration = Duration::from_secs(2);
+/// How often a drain looks whether it is done.
+const DRAIN_TICK: Duration = Duration::from_millis(25);
+
+/// Runs a proxy until it is told to stop (SIGTERM, SIGINT, `/drain`). Blocks.
+///
+/// # Errors
+/// See [`ProxyError`]; all of them before the first connection is accepted, apart from the loss of a worker.
+pub fn run(config: ProxyConfig, options: RunOptions) -> Result<(), ProxyError> {
+    crate::rlimit::raise();
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| ProxyError::Start { what: "control thread", source })?;
+    let writer = runtime.block_on(control(&runtime, config, options))?;
+    if !writer.finish(LAST_FLUSH) {
+        tracing::warn!("the access log was not written to its end");
+    }
+    Ok(())
+}
+
+async fn control(
+    runtime: &Runtime,
+    config: ProxyConfig,
+    options: RunOptions,
+) -> Result<AccessLogWriter, ProxyError> {
+    let (trigger, drain) = weft_core::drain();
+    let count = config.workers.resolve().get();
+    // Bind first: a port that is taken ends the process before anything else has begun.
+    let bound = Bound::new(&config, count)?;
+    let (snapshot, reload) = weft_config::watch(&config, options.env);
+    tokio::spawn(reload);
+    let registry = Registry::default();
+    register_process(&registry, options.build);
+    let (publisher, identity) = weft_identity::identity(config.identity.trust_domain.clone());
+    tokio::spawn(run_identity(&config, publisher, drain.clone()));
+    let (discovery, task) = Discovery::new(discovery_config(&config));
+    tokio::spawn(run_discovery(task, bound.dns, drain.clone()));
+    let sampler = Arc::new(Sampler::new(snapshot.load().sampling)?);
+    let (spans, exporter) = tracing_export(&config, &registry)?;
+    let (access, writer) = access_log(&config, &snapshot, &registry)?;
+    let own_addrs = own_addrs(&config)?;
+    tracing::info!(?own_addrs, workers = count, "starting");
+    let shared = Shared::new(Parts {
+        config,
+        snapshot,
+        identity,
+        discovery,
+        own_addrs,
+        drain: drain.clone(),
+        control: runtime.handle().clone(),
+        registry,
+        sampler,
+        spans,
+        access,
+    });
+    let (export_trigger, export_drain) = weft_core::drain();
+    let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(export_drain, LAST_FLUSH)));
+    tokio::spawn(follow_config(Arc::clone(&shared), Arc::clone(&options.log)));
+    let workers = Workers::start(&shared, bound.workers)?;
+    let admin = Arc::new(Admin::new(Arc::clone(&shared), options.log));
+    admin::start(&admin, bound.admin, &drain)
+        .map_err(|source| ProxyError::Start { what: "admin server", source })?;
+    let result = until_stopped(&shared, &admin, &workers, &trigger).await;
+    trigger.close();
+    workers.join().await;
+    export_trigger.close();
+    if let Some(exporting) = exporting {
+        let _ = tokio::time::timeout(LAST_FLUSH * 2, exporting).await;
+    }
+    result.map(|()| writer)
+}
+
+/// Waits for a reason to stop, then drains: inbound takes nothing new and finishes what it has; outbound goes on until
+/// the application's connections are gone. The deadline ends both.
+async fn until_stopped(
+    shared: &Shared,
+    admin: &Admin,
+    workers: &Workers,
+    trigger: &DrainTrigger,
+) -> Result<(), ProxyError> {
+    let failed = |source| ProxyError::Start { what: "signal handlers", source };
+    let mut term = signal(SignalKind::terminate()).map_err(failed)?;
+    let mut int = signal(SignalKind::interrupt()).map_err(failed)?;
+    let mut hup = signal(SignalKind::hangup()).map_err(failed)?;
+    loop {
+        tokio::select! {
+            _ = term.recv() => break,
+            _ = int.recv() => break,
+            () = admin.drain_requested() => break,
+            _ = hup.recv() => shared.access.reopen(),
+            id = workers.lost() => return Err(ProxyError::WorkerLost(id)),
+        }
+    }
+    let grace = shared.config.timeouts.drain;
+    tracing::info!(?grace, connections = shared.connections.count(), "draining");
+    trigger.start(grace);
+    let deadline = Instant::now() + grace;
+    loop {
+        let left = shared.connections.count();
+        if left == 0 {
+            tracing::info!("drained");
+            return Ok(());
+        }
+        tokio::select! {
+            _ = term.recv() => {}
+            _ = int.recv() => {}
+            () = tokio::time::sleep(DRAIN_TICK) => {
+                if Instant::now() < deadline {
+                    continue;
+                }
+            }
+        }
+        let inbound = shared.connections.count_of(Direction::Inbound);
+        tracing::warn!(
+            inbound,
+            outbound = left - inbound,
+            "closing connections that did not end by themselves"
+        );
+        return Ok(());
+    }
+}
+
+/// Everything that listens, bound before anything runs.
+struct Bound {
+    workers: Vec<WorkerListeners>,
+    dns: DnsListeners,
+    admin: AdminListeners,
+}
+
+impl Bound {
+    fn new(config: &ProxyConfig, workers: usize) -> Result<Self, ProxyError> {
+        let options = ListenOptions { accepted: socket_options(config), ..ListenOptions::default() };
+        let mut list = Vec::with_capacity(workers);
+        for _ in 0..workers {
+            list.push(WorkerListeners {
+                outbound: bind("outbound", config.bind.outbound, &options)?,
+                inbound: bind("inbound", config.bind.inbound, &options)?,
+            });
+        }
+        let one = ListenOptions { reuse_port: false, ..options };
+        let admin = AdminListeners {
+            admin: bind("admin", config.bind.admin, &one)?,
+            metrics: bind("metrics", config.bind.metrics, &one)?,
+            health: bind("health", config.bind.health, &one)?,
+        };
+        Ok(Self { workers: list, dns: bind_dns(config.bind.dns)?, admin })
+    }
+}
+
+fn bind(what: &'static str, listen: Listen, options: &ListenOptions) -> Result<Vec<Listener>, ProxyError> {
+    if let Listen::Any(port) = listen {
+        let addr = SocketAddr::from(([0; 16], port));
+        return match Listener::bind_any(port, options) {
+            Ok(listener) => Ok(vec![listener]),
+            Err(source) => Err(ProxyError::Listen { what, addr, source }),
+        };
+    }
+    let options = ListenOptions { v6_only: true, ..*options };
+    let mut bound = Vec::new();
+    for addr in listen.addrs() {
+        match Listener::bind(addr, &options) {
+            Ok(listener) => bound.push(listener),
+            Err(error) if addr.is_ipv6() && !bound.is_empty() && no_ipv6(&error) => {}
+            Err(source) => return Err(ProxyError::Listen { what, addr, source }),
+        }
+    }
+    Ok(bound)
+}
+
+fn bind_dns(listen: Listen) -> Result<DnsListeners, ProxyError> {
+    let mut bound = DnsListeners::default();
+    for addr in listen.addrs() {
+        match DnsListeners::bind(&[addr]) {
+            Ok(more) => {
+                bound.udp.extend(more.udp);
+                bound.tcp.extend(more.tcp);
+            }
+            Err(weft_discovery::DiscoveryError::Listen { source, .. })
+                if addr.is_ipv6() && !bound.udp.is_empty() && no_ipv6(&source) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(bound)
+}
+
+/// The kernel has no IPv6, or no `::1`.
+fn no_ipv6(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrNotAvailable | io::ErrorKind::Unsupported)
+        || error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+}
+
+/// The worker threads.
+struct Workers {
+    threads: Vec<JoinHandle<io::Result<()>>>,
+    running: Arc<AtomicUsize>,
+}
+
+impl Workers {
+    fn start(shared: &Arc<Shared>, listeners: Vec<WorkerListeners>) -> Result<Self, ProxyError> {
+        let running = Arc::new(AtomicUsize::new(listeners.len()));
+        let mut threads = Vec::new();
+        for (id, listeners) in listeners.into_iter().enumerate() {
+            let (shared, running) = (Arc::clone(shared), Arc::clone(&running));
+            let body = move || {
+                let result = worker::run(shared, listeners);
+                running.fetch_sub(1, Ordering::Release);
+                result
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("weft-worker-{id}"))
+                .spawn(body)
+                .map_err(|source| ProxyError::Start { what: "worker", source })?;
+            threads.push(thread);
+        }
+        Ok(Self { threads, running })
+    }
+
+    /// Resolves with the number of a worker that has ended although the process runs.
+    async fn lost(&self) -> usize {
+        loop {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            if let Some(id) = self.threads.iter().position(JoinHandle::is_finished) {
+                return id;
+            }
+        }
+    }
+
+    async fn join(self) {
+        let deadline = Instant::now() + LAST_FLUSH;
+        while self.running.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+            tokio::time::sleep(DRAIN_TICK).await;
+        }
+    }
+}
+
+async fn run_discovery(task: DiscoveryTask, listeners: DnsListeners, drain: Drain) {
+    if let Err(error) = task.run(listeners, drain).await {
+        tracing::error!(%error, "DNS stopped");
+    }
+}
+
+fn run_identity(
+    config: &ProxyConfig,
+    publisher: Publisher,
+    drain: Drain,
+) -> impl Future<Output = ()> + Send + 'static {
+    let workload = &config.workload;
+    let expected_id = match (&workload.namespace, &workload.service_account) {
+        (Some(namespace), Some(service_account)) => Some(SpiffeId {
+            trust_domain: config.identity.trust_domain.clone(),
+            namespace: namespace.clone(),
+            service_account: service_account.clone(),
+        }),
+        _ => None,
+    };
+    let source = config.identity.source.clone();
+    async move {
+        match source {
+            IdentitySource::Ca(ca) => {
+                let source = CaSource {
+                    address: ca.address.to_string(),
+                    bundle: ca.bundle,
+                    server_id: ca.server_id,
+                    token_file: ca.token_file,
+                    expected_id,
+                };
+                source.run(publisher, drain).await;
+            }
+            IdentitySource::Files(files) => {
+                let source =
+                    FilesSource { certificate: files.certificate, key: files.key, bundle: files.bundle };
+                source.run(publisher, drain).await;
+            }
+        }
+    }
+}
+
+fn discovery_config(config: &ProxyConfig) -> DiscoveryConfig {
+    let dns = &config.dns;
+    DiscoveryConfig {
+        upstreams: if dns.servers.is_empty() {
+            Upstreams::ResolvConf(dns.resolv_conf.clone())
+        } else {
+            Upstreams::Servers(dns.servers.clone())
+        },
+        min_ttl: dns.min_ttl,
+        max_ttl: dns.max_ttl,
+        max_negative_ttl: dns.negative_ttl,
+        refresh_floor: dns.refresh_floor,
+        cache_entries: dns.cache_entries,
+        ..DiscoveryConfig::default()
+    }
+}
+
+fn tracing_export(
+    config: &ProxyConfig,
+    registry: &Registry,
+) -> Result<(Option<SpanSink>, Option<Exporter>), ProxyError> {
+    let Some(tracing) = &config.telemetry.tracing else { return Ok((None, None)) };
+    let workload = &config.workload;
+    let text = |value: Option<String>| value.unwrap_or_default();
+    let export = weft_telemetry::TracingConfig {
+        endpoint: tracing.endpoint.clone(),
+        protocol: match tracing.protocol {
+            OtlpProtocol::Grpc => weft_telemetry::OtlpProtocol::Grpc,
+            OtlpProtocol::Http => weft_telemetry::OtlpProtocol::Http,
+        },
+        sampling: config.snapshot.sampling,
+        queue: tracing.queue,
+        headers: tracing.headers.clone(),
+        timeout: tracing.timeout,
+        service_name: match &workload.service_account {
+            Some(account) => account.to_string(),
+            None => text(workload.name.clone()),
+        },
+        service_namespace: text(workload.namespace.as_ref().map(ToString::to_string)),
+        service_instance: text(workload.name.clone()),
+        resource: config.telemetry.resource.clone().into_iter().collect(),
+        ..weft_telemetry::TracingConfig::default()
+    };
+    let (sink, exporter) = Exporter::new(export, registry)?;
+    Ok((Some(sink), Some(exporter)))
+}
+
+fn access_log(
+    config: &ProxyConfig,
+    snapshot: &ConfigHandle,
+    registry: &Registry,
+) -> Result<(AccessLog, AccessLogWriter), ProxyError> {
+    let target = match &config.telemetry.access_log {
+        AccessLogSink::Stdout => AccessLogTarget::Stdout,
+        AccessLogSink::File(path) => AccessLogTarget::File(path.clone()),
+    };
+    Ok(AccessLog::start(&target, log_mode(snapshot.load().access_log), ACCESS_QUEUE, registry)?)
+}
+
+fn log_mode(mode: AccessLogMode) -> weft_telemetry::AccessLogMode {
+    match mode {
+        AccessLogMode::Off => weft_telemetry::AccessLogMode::Off,
+        AccessLogMode::Errors => weft_telemetry::AccessLogMode::Errors,
+        AccessLogMode::All => weft_telemetry::AccessLogMode::All,
+        AccessLogMode::Sampled => weft_telemetry::AccessLogMode::Sampled,
+    }
+}
+
+/// Applies the parts of a new configuration that are not read from the snapshot itself.
+async fn follow_config(shared: Arc<Shared>, log: Arc<dyn LogControl>) {
+    let mut versions = shared.snapshot.subscribe();
+    let mut directives = Arc::clone(&shared.snapshot.load().log);
+    while versions.changed().await.is_ok() {
+        let snapshot = shared.snapshot.snapshot();
+        if let Err(error) = shared.sampler.set_ratio(snapshot.sampling) {
+            tracing::warn!(%error, "sampling stays as it was");
+        }
+        shared.access.set_mode(log_mode(snapshot.access_log));
+        // A level that was set by hand on the admin page stays until the file says something new.
+        if snapshot.log != directives {
+            directives = Arc::clone(&snapshot.log);
+            if let Err(error) = log.set(&directives) {
+                tracing::warn!(%error, "the log level stays as it was");
+            }
+        }
+    }
+}
+
+/// The workload's addresses: configured, or those of the interfaces.
+fn own_addrs(config: &ProxyConfig) -> Result<Vec<IpAddr>, ProxyError> {
+    if !config.workload.addresses.is_empty() {
+        return Ok(config.workload.addresses.iter().map(IpAddr::to_canonical).collect());
+    }
+    let interfaces = nix::ifaddrs::getifaddrs().map_err(|error| ProxyError::Interfaces(error.into()))?;
+    let mut found: Vec<IpAddr> = interfaces
+        .filter_map(|interface| interface.address)
+        .filter_map(|address| {
+            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+        })
+        .filter(|ip| !ip.is_loopback())
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
+}

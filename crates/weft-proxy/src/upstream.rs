@@ -1,0 +1,310 @@
+//! A worker's way to the endpoints of one destination: which endpoint, and over which mesh link.
+//!
+//! What the workers share of an endpoint (requests in flight, latency, failures) is atomics in `weft-balance`. Links
+//! belong to a worker. Both are arrays with the same index, so a pick is two array reads.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+use weft_balance::{Endpoint, InFlight, Picker, Snapshot, Timestamp};
+use weft_core::{EndpointAddr, MtlsMode, PeerRule};
+use weft_http::Http2Client;
+use weft_identity::LinkProtocol;
+use weft_telemetry::metrics::{CodeCounters, Direction, TlsLabel, families};
+use weft_telemetry::{Counter, Gauge};
+
+use crate::app::App;
+use crate::destination::{Destination, MeshRule, Target};
+use crate::dial::{DialError, dial_mesh};
+use crate::shared::Service;
+use crate::telemetry::{Labels, SeriesByVersion, workload_of};
+use crate::worker::Worker;
+
+/// One mesh destination, as one worker sees it.
+pub(crate) struct Upstream {
+    pub(crate) label: Arc<str>,
+    pub(crate) mode: MtlsMode,
+    pub(crate) peer: PeerRule,
+    pub(crate) spoken: Cell<Spoken>,
+    /// Host and port that applications dial, for spans.
+    pub(crate) server: (Arc<str>, u16),
+    service: Arc<Service>,
+    view: RefCell<Option<View>>,
+    /// For requests that never came to an endpoint.
+    pub(crate) unserved: SeriesByVersion,
+    pub(crate) retries: CodeCounters,
+    links_open: Gauge,
+    links_opened: Counter,
+    connect_errors: CodeCounters,
+}
+
+/// What connections to a destination have spoken so far; decides how long to wait for the client's first byte.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Spoken {
+    /// Nothing is known yet.
+    #[default]
+    Unknown,
+    /// The client spoke first.
+    ClientFirst,
+    /// The server spoke first: there is nothing to wait for.
+    ServerFirst,
+}
+
+/// The endpoints at one version, with this worker's links at the same index.
+struct View {
+    snapshot: Arc<Snapshot>,
+    endpoints: Vec<Rc<EndpointLinks>>,
+}
+
+/// This worker's connections to one endpoint.
+pub(crate) struct EndpointLinks {
+    pub(crate) endpoint: Arc<Endpoint>,
+    links: RefCell<Vec<Rc<Link>>>,
+    dialing: RefCell<Option<Rc<Dialing>>>,
+    /// Plaintext connections, for the modes that allow them.
+    plain: OnceCell<Rc<App>>,
+    /// Until when the endpoint is taken not to speak mutual TLS (permissive mode).
+    plaintext_until: Cell<Timestamp>,
+}
+
+/// One mesh link that carries requests.
+pub(crate) struct Link {
+    pub(crate) client: Http2Client,
+    pub(crate) peer: Arc<str>,
+    pub(crate) series: SeriesByVersion,
+    generation: u64,
+    open: Gauge,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.open.dec();
+    }
+}
+
+/// A dial under way that several requests wait for. It goes on when the request that began it is cancelled.
+#[derive(Default)]
+struct Dialing {
+    result: OnceCell<Result<(), DialError>>,
+    done: Notify,
+}
+
+/// An endpoint picked for one request.
+pub(crate) struct Picked {
+    pub(crate) links: Rc<EndpointLinks>,
+    pub(crate) in_flight: InFlight,
+}
+
+/// How long a permissive client remembers that an endpoint has no sidecar.
+const PLAINTEXT_MEMORY: std::time::Duration = std::time::Duration::from_secs(30);
+
+impl Upstream {
+    pub(crate) fn new(
+        worker: &Worker,
+        destination: &Destination,
+        rule: &MeshRule,
+        dialed: EndpointAddr,
+    ) -> Rc<Self> {
+        let (service, server) = match &destination.target {
+            Target::Service(key) => {
+                (worker.shared.service(key, dialed), (Arc::from(key.name.as_str()), key.port))
+            }
+            Target::Addr(addr) => (Service::fixed(*addr), (Arc::from(addr.ip().to_string()), addr.port())),
+        };
+        let shard = &worker.telemetry.shard;
+        let label = Arc::clone(&destination.label);
+        Rc::new(Self {
+            mode: rule.mode,
+            peer: rule.peer.clone(),
+            spoken: Cell::default(),
+            server,
+            service,
+            view: RefCell::default(),
+            unserved: SeriesByVersion::new(Labels {
+                direction: Direction::Outbound,
+                source_workload: worker.telemetry.own_workload(),
+                destination_service: Arc::clone(&label),
+                destination_workload: Arc::from(""),
+                peer_identity: Arc::from(""),
+                tls: TlsLabel::None,
+            }),
+            retries: CodeCounters::new(shard, &families::HTTP_RETRIES, &[&label]),
+            links_open: shard.gauge(&families::LINKS_OPEN, &[&label]),
+            links_opened: shard.counter(&families::LINKS_OPENED, &[&label]),
+            connect_errors: CodeCounters::new(shard, &families::CONNECT_ERRORS, &[&label]),
+            label,
+        })
+    }
+
+    /// The protocol that the service's records or the configuration tell, once its endpoints are known.
+    pub(crate) async fn protocol(&self) -> weft_core::AppProtocol {
+        match self.service.ready().await {
+            Some(set) => set.load().protocol,
+            None => weft_core::AppProtocol::Detect,
+        }
+    }
+
+    /// Picks an endpoint other than those in `tried`. `None`: there is none.
+    pub(crate) async fn pick(
+        &self,
+        worker: &Worker,
+        now: Timestamp,
+        tried: &[EndpointAddr],
+    ) -> Option<Picked> {
+        let set = self.service.ready().await?;
+        let mut view = self.view.borrow_mut();
+        let current = set.load();
+        if view.as_ref().is_none_or(|view| view.snapshot.version != current.version) {
+            let snapshot = Arc::clone(&current);
+            *view = Some(View::follow(snapshot, view.take()));
+        }
+        let view = view.as_ref()?;
+        let endpoints = &view.snapshot.endpoints;
+        let skip =
+            |i: usize| !tried.is_empty() && endpoints.get(i).is_some_and(|e| tried.contains(&e.addr()));
+        let index = Picker::PowerOfTwo.pick(endpoints, &mut worker.rng.borrow_mut(), now, skip)?;
+        let links = Rc::clone(view.endpoints.get(index)?);
+        let in_flight = links.endpoint.begin(now);
+        Some(Picked { links, in_flight })
+    }
+
+    /// Notes that an endpoint could not be reached: others are preferred for a while, and DNS is asked again.
+    pub(crate) fn failed(&self, endpoint: &Endpoint, error: &DialError) {
+        self.connect_errors.inc(error.code.as_str());
+        if error.blames_endpoint {
+            endpoint.failed_connect(Timestamp::now());
+            self.service.refresh_soon();
+        }
+    }
+}
+
+impl View {
+    /// Links of endpoints that stay are kept; those of endpoints that left go on until their last stream ends.
+    fn follow(snapshot: Arc<Snapshot>, old: Option<Self>) -> Self {
+        let kept = |endpoint: &Arc<Endpoint>| {
+            let old = old.as_ref()?;
+            let at = old.snapshot.position(endpoint.addr())?;
+            old.endpoints.get(at).filter(|links| Arc::ptr_eq(&links.endpoint, endpoint)).cloned()
+        };
+        let endpoints =
+            snapshot.endpoints.iter().map(|e| kept(e).unwrap_or_else(|| EndpointLinks::new(e))).collect();
+        Self { snapshot, endpoints }
+    }
+}
+
+impl EndpointLinks {
+    fn new(endpoint: &Arc<Endpoint>) -> Rc<Self> {
+        Rc::new(Self {
+            endpoint: Arc::clone(endpoint),
+            links: RefCell::default(),
+            dialing: RefCell::default(),
+            plain: OnceCell::new(),
+            plaintext_until: Cell::default(),
+        })
+    }
+
+    /// A link with room for one more request: an open one, or a new one.
+    pub(crate) async fn link(
+        self: &Rc<Self>,
+        worker: &Rc<Worker>,
+        upstream: &Rc<Upstream>,
+    ) -> Result<Rc<Link>, DialError> {
+        loop {
+            if let Some(link) = self.usable(worker) {
+                return Ok(link);
+            }
+            let dialing = self.dialing(worker, upstream);
+            loop {
+                let notified = dialing.done.notified();
+                if let Some(result) = dialing.result.get() {
+                    result.clone()?;
+                    break;
+                }
+                notified.await;
+            }
+        }
+    }
+
+    /// Takes out links that are closed or made with an identity that has been renewed since, so that no link outlives
+    /// the certificates it was checked with; their streams go on.
+    fn usable(&self, worker: &Worker) -> Option<Rc<Link>> {
+        let generation = worker.generation.get();
+        let mut links = self.links.borrow_mut();
+        links.retain(|link| link.client.is_open() && link.generation >= generation);
+        links.iter().find(|link| link.client.has_room()).cloned()
+    }
+
+    fn dialing(self: &Rc<Self>, worker: &Rc<Worker>, upstream: &Rc<Upstream>) -> Rc<Dialing> {
+        if let Some(dialing) = &*self.dialing.borrow() {
+            return Rc::clone(dialing);
+        }
+        let dialing = Rc::new(Dialing::default());
+        *self.dialing.borrow_mut() = Some(Rc::clone(&dialing));
+        tokio::task::spawn_local(dial(
+            Rc::clone(self),
+            Rc::clone(worker),
+            Rc::clone(upstream),
+            Rc::clone(&dialing),
+        ));
+        dialing
+    }
+
+    /// Plaintext connections to the endpoint.
+    pub(crate) fn plain(&self, worker: &Worker) -> Rc<App> {
+        Rc::clone(self.plain.get_or_init(|| App::new(worker, self.endpoint.addr())))
+    }
+
+    /// Whether a permissive client should try plaintext at once.
+    pub(crate) fn is_plaintext(&self, now: Timestamp) -> bool {
+        now < self.plaintext_until.get()
+    }
+
+    /// Remembers for a while that the endpoint does not speak mutual TLS.
+    pub(crate) fn remember_plaintext(&self, now: Timestamp) {
+        self.plaintext_until.set(now.plus(PLAINTEXT_MEMORY));
+    }
+}
+
+async fn dial(links: Rc<EndpointLinks>, worker: Rc<Worker>, upstream: Rc<Upstream>, dialing: Rc<Dialing>) {
+    let result = open(&links, &worker, &upstream).await;
+    if let Ok(link) = &result {
+        links.endpoint.connected();
+        links.links.borrow_mut().push(Rc::clone(link));
+    }
+    let _ = dialing.result.set(result.map(drop));
+    *links.dialing.borrow_mut() = None;
+    dialing.done.notify_waiters();
+}
+
+async fn open(
+    links: &EndpointLinks,
+    worker: &Rc<Worker>,
+    upstream: &Upstream,
+) -> Result<Rc<Link>, DialError> {
+    let dialed = dial_mesh(worker, links.endpoint.addr(), &upstream.peer, LinkProtocol::Http).await?;
+    let failed = |error: h2::Error| DialError {
+        code: weft_http::ErrorCode::TlsFailed,
+        detail: error.to_string().into(),
+        blames_endpoint: true,
+    };
+    let client = Http2Client::handshake(dialed.stream, &worker.http2).await.map_err(failed)?;
+    let peer: Arc<str> = dialed.peer.to_string().into();
+    upstream.links_open.inc();
+    upstream.links_opened.inc();
+    Ok(Rc::new(Link {
+        client,
+        series: SeriesByVersion::new(Labels {
+            direction: Direction::Outbound,
+            source_workload: worker.telemetry.own_workload(),
+            destination_service: Arc::clone(&upstream.label),
+            destination_workload: workload_of(&dialed.peer),
+            peer_identity: Arc::clone(&peer),
+            tls: TlsLabel::Mutual,
+        }),
+        peer,
+        generation: dialed.generation,
+        open: upstream.links_open.clone(),
+    }))
+}

@@ -1,0 +1,239 @@
+//! A worker: one thread, one runtime, the connections it accepted.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::LocalRuntime;
+use weft_core::EndpointAddr;
+use weft_http::{Http1Limits, Http2Limits};
+use weft_net::{AcceptEvent, Accepted, Acceptor, ConnectOptions, Keepalive, Listener, SocketOptions};
+use weft_telemetry::metrics::Direction;
+
+use crate::app::App;
+use crate::destination::{Destination, MeshRule, Target};
+use crate::shared::Shared;
+use crate::telemetry::{WorkerTelemetry, workload_of};
+use crate::upstream::Upstream;
+use crate::{inbound, outbound};
+
+/// What all connections of a worker share.
+pub(crate) struct Worker {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) telemetry: WorkerTelemetry,
+    pub(crate) rng: RefCell<fastrand::Rng>,
+    /// The identity's generation, so that a request need not touch shared memory to know it.
+    pub(crate) generation: Cell<u64>,
+    pub(crate) connect: ConnectOptions,
+    /// Limits towards applications that connect to us.
+    pub(crate) http1: Http1Limits,
+    pub(crate) http2: Http2Limits,
+    /// Limits of pooled connections.
+    pub(crate) http1_pool: Http1Limits,
+    pub(crate) http2_pool: Http2Limits,
+    upstreams: RefCell<HashMap<Target, Rc<Upstream>>>,
+    apps: RefCell<HashMap<EndpointAddr, Rc<App>>>,
+    /// The version of the configuration that `upstreams` were made with.
+    version: Cell<u64>,
+    open: Cell<usize>,
+}
+
+/// The listeners of one worker.
+pub(crate) struct WorkerListeners {
+    pub(crate) outbound: Vec<Listener>,
+    pub(crate) inbound: Vec<Listener>,
+}
+
+impl Worker {
+    fn new(shared: Arc<Shared>) -> Rc<Self> {
+        let config = &shared.config;
+        let timeouts = &config.timeouts;
+        let http1 = Http1Limits {
+            max_header_bytes: config.limits.max_header_bytes,
+            max_headers: config.limits.max_headers,
+            header_read: timeouts.header_read,
+            idle: timeouts.idle,
+        };
+        let http2 = Http2Limits {
+            max_concurrent_streams: config.limits.http2.max_concurrent_streams,
+            stream_window: config.limits.http2.initial_stream_window,
+            connection_window: config.limits.http2.initial_connection_window,
+            max_header_bytes: u32::try_from(config.limits.max_header_bytes).unwrap_or(u32::MAX),
+            max_pending_resets: config.limits.http2.max_pending_reset_streams,
+            max_frame_size: config.limits.http2.max_frame_size,
+            idle: timeouts.idle,
+            ping: timeouts.ping.map(|every| (every, timeouts.ping_timeout)),
+        };
+        Rc::new(Self {
+            telemetry: WorkerTelemetry::new(&shared),
+            rng: RefCell::default(),
+            generation: Cell::new(0),
+            connect: ConnectOptions { timeout: timeouts.connect, bind: None, socket: socket_options(config) },
+            http1,
+            http2: Http2Limits { ping: None, ..http2 },
+            http1_pool: Http1Limits { idle: timeouts.pool_idle, ..http1 },
+            http2_pool: Http2Limits { idle: timeouts.pool_idle, ..http2 },
+            upstreams: RefCell::default(),
+            apps: RefCell::default(),
+            version: Cell::new(0),
+            open: Cell::new(0),
+            shared,
+        })
+    }
+
+    /// The worker's view of a mesh destination. A new version of the configuration makes new ones; connections that are
+    /// open keep what they have.
+    pub(crate) fn upstream(
+        &self,
+        destination: &Destination,
+        rule: &MeshRule,
+        dialed: EndpointAddr,
+    ) -> Rc<Upstream> {
+        let version = self.shared.snapshot.load().version;
+        let mut upstreams = self.upstreams.borrow_mut();
+        if self.version.replace(version) != version {
+            upstreams.clear();
+        }
+        let make = || Upstream::new(self, destination, rule, dialed);
+        Rc::clone(upstreams.entry(destination.target.clone()).or_insert_with(make))
+    }
+
+    /// The connections to an address of the own application.
+    pub(crate) fn app(&self, addr: EndpointAddr) -> Rc<App> {
+        let mut apps = self.apps.borrow_mut();
+        Rc::clone(apps.entry(addr).or_insert_with(|| App::new(self, addr)))
+    }
+
+    /// Forgets destinations that no connection uses, so that memory follows what the pod talks to.
+    fn sweep(&self) {
+        self.upstreams.borrow_mut().retain(|_, upstream| Rc::strong_count(upstream) > 1);
+        self.apps.borrow_mut().retain(|_, app| Rc::strong_count(app) > 1);
+    }
+}
+
+/// Options of every socket: see [`SocketOptions`].
+pub(crate) fn socket_options(config: &weft_config::ProxyConfig) -> SocketOptions {
+    let keepalive = config.timeouts.keepalive;
+    SocketOptions {
+        keepalive: Some(Keepalive {
+            idle: keepalive.idle,
+            interval: keepalive.interval,
+            count: keepalive.count,
+        }),
+        ..SocketOptions::default()
+    }
+}
+
+/// How often unused destinations are forgotten.
+const SWEEP: Duration = Duration::from_secs(60);
+
+/// Runs a worker on the calling thread until everything is closed.
+pub(crate) fn run(shared: Arc<Shared>, listeners: WorkerListeners) -> std::io::Result<()> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime: LocalRuntime = builder.enable_all().build_local(tokio::runtime::LocalOptions::default())?;
+    runtime.block_on(serve(Worker::new(shared), listeners))
+}
+
+async fn serve(worker: Rc<Worker>, listeners: WorkerListeners) -> std::io::Result<()> {
+    let mut drain = worker.shared.drain.clone();
+    tokio::task::spawn_local(follow_identity(Rc::clone(&worker)));
+    let mut accepting = Vec::new();
+    for (direction, list) in
+        [(Direction::Outbound, listeners.outbound), (Direction::Inbound, listeners.inbound)]
+    {
+        for listener in list {
+            let acceptor = Acceptor::new(listener)?;
+            accepting.push(tokio::task::spawn_local(accept(Rc::clone(&worker), acceptor, direction)));
+        }
+    }
+    let mut sweep = tokio::time::interval(SWEEP);
+    loop {
+        tokio::select! {
+            () = drain.closed() => return Ok(()),
+            _ = sweep.tick() => worker.sweep(),
+        }
+    }
+}
+
+/// Accepts until there is nothing more to accept: inbound stops when draining begins, outbound goes on until the end,
+/// because the application may still have calls to make while it shuts down.
+async fn accept(worker: Rc<Worker>, acceptor: Acceptor, direction: Direction) {
+    let telemetry = Rc::clone(&worker);
+    let mut acceptor = acceptor.on_event(move |event| {
+        let reason = match event {
+            AcceptEvent::Skipped(_) => "skipped",
+            AcceptEvent::Paused { error, pause } => {
+                tracing::warn!(%error, ?pause, listener = direction.as_str(), "accepting paused");
+                "paused"
+            }
+        };
+        telemetry.telemetry.of(direction).accept_errors.inc(reason);
+    });
+    let mut drain = worker.shared.drain.clone();
+    let mut stop = std::pin::pin!(async move {
+        match direction {
+            Direction::Inbound => drain.draining().await,
+            Direction::Outbound => drain.closed().await,
+        }
+    });
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.as_mut() => return,
+            accepted = acceptor.accept() => accepted,
+        };
+        let guard = OpenGuard::new(&worker, direction);
+        if worker.shared.config.limits.max_connections.is_some_and(|max| worker.open.get() > max) {
+            worker.telemetry.of(direction).accept_errors.inc("limit");
+            weft_net::reset(accepted.stream);
+            continue;
+        }
+        tokio::task::spawn_local(handle(Rc::clone(&worker), accepted, direction, guard));
+    }
+}
+
+async fn handle(worker: Rc<Worker>, accepted: Accepted, direction: Direction, _guard: OpenGuard) {
+    match direction {
+        Direction::Inbound => inbound::serve(worker, accepted).await,
+        Direction::Outbound => outbound::serve(worker, accepted).await,
+    }
+}
+
+/// Counts an accepted connection while it is open.
+struct OpenGuard {
+    worker: Rc<Worker>,
+    direction: Direction,
+}
+
+impl OpenGuard {
+    fn new(worker: &Rc<Worker>, direction: Direction) -> Self {
+        worker.open.set(worker.open.get() + 1);
+        let telemetry = worker.telemetry.of(direction);
+        telemetry.accepted.inc();
+        telemetry.open.inc();
+        Self { worker: Rc::clone(worker), direction }
+    }
+}
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        self.worker.open.set(self.worker.open.get() - 1);
+        self.worker.telemetry.of(self.direction).open.dec();
+    }
+}
+
+async fn follow_identity(worker: Rc<Worker>) {
+    let mut generations = worker.shared.identity.subscribe();
+    loop {
+        let generation = *generations.borrow_and_update();
+        worker.generation.set(generation);
+        if let Some(current) = worker.shared.identity.current() {
+            worker.telemetry.set_own_workload(&workload_of(&current.own));
+        }
+        if generations.changed().await.is_err() {
+            return;
+        }
+    }
+}
