@@ -79,7 +79,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         (false, []) => peers::NAMES[..peers::DEFAULT].iter().map(|name| (*name).to_owned()).collect(),
         (false, chosen) => chosen.to_vec(),
     };
-    let scratch = tempfile::Builder::new().prefix("weft-bench-").tempdir()?;
+    let scratch = scratch()?;
     // Weft runs as its own user: it must be able to read its configuration, certificates and binary.
     open_to_all(scratch.path())?;
     let mut weft = None;
@@ -123,6 +123,23 @@ fn prepare(options: &Options) -> Result<()> {
         bail!("--rounds and --seconds are at least 1");
     }
     Ok(())
+}
+
+/// Start of the name of a run's directory; its process id follows.
+const SCRATCH: &str = "weft-bench-";
+
+/// A directory for this run. Those of runs that were killed are removed: processes end with a run by themselves, files
+/// do not.
+fn scratch() -> Result<tempfile::TempDir> {
+    for entry in std::fs::read_dir(std::env::temp_dir())?.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.strip_prefix(SCRATCH).and_then(|rest| rest.split('-').next());
+        let Some(process) = process.and_then(|id| id.parse::<u32>().ok()) else { continue };
+        if !Path::new(&format!("/proc/{process}")).exists() {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+    Ok(tempfile::Builder::new().prefix(&format!("{SCRATCH}{}-", std::process::id())).tempdir()?)
 }
 
 fn weft_binary(options: &Options) -> Result<PathBuf> {
