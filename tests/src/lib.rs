@@ -45,6 +45,7 @@ mod mesh;
 mod otelcol;
 mod pod;
 mod process;
+mod python;
 mod resolve;
 mod run_dir;
 mod sandbox;
