@@ -77,10 +77,14 @@ struct Running {
 }
 
 fn start(config: TracingConfig) -> Running {
+    start_with(config, Duration::from_millis(500))
+}
+
+fn start_with(config: TracingConfig, last_flush: Duration) -> Running {
     let registry = Registry::default();
     let (sink, exporter) = Exporter::new(config, &registry).unwrap();
     let (trigger, watcher) = drain();
-    let task = tokio::spawn(exporter.run(watcher, Duration::from_millis(500)));
+    let task = tokio::spawn(exporter.run(watcher, last_flush));
     Running { sink, registry, drain: trigger, task }
 }
 
@@ -279,12 +283,12 @@ async fn the_last_spans_are_sent_before_the_end() {
         queue: 4_096,
         ..config(collector.address, OtlpProtocol::Grpc)
     };
-    let running = start(slow_flush);
+    let running = start_with(slow_flush, Duration::from_secs(20));
     for n in 0..1_300 {
         running.sink.submit(record(n));
     }
     running.drain.close();
-    timeout(Duration::from_secs(5), running.task).await.unwrap().unwrap();
+    timeout(Duration::from_secs(20), running.task).await.unwrap().unwrap();
     assert_eq!(collector.spans().len(), 1_300);
     assert!(collector.received().0.len() >= 3, "batches hold 512");
     running.sink.submit(record(9_999));
