@@ -1,7 +1,7 @@
 //! Fewer and larger reads under a TLS session.
 //!
 //! rustls asks its socket for 4 KiB at a time, so one full record (16 KiB) costs five system calls. [`ReadAhead`] asks
-//! the socket for up to 64 KiB once and serves those calls from memory. Small messages cost what they cost without it:
+//! the socket for 64 KiB once (256 KiB while the socket fills that) and serves those calls from memory. Small messages cost what they cost without it:
 //! tokio takes a read that did not fill its buffer as the sign that the socket is empty, and the larger buffer makes
 //! that sign come sooner, not later. The buffer is on loan from the thread's pool only while it holds bytes.
 
@@ -15,11 +15,13 @@ use tokio::net::TcpStream;
 use crate::PlainTcp;
 use crate::pool::{Buffer, SizeClass};
 
-/// Reads from `S` in steps of up to 64 KiB and serves smaller reads from memory. Writes pass through.
+/// Reads from `S` in steps of 64 to 256 KiB and serves smaller reads from memory. Writes pass through.
 #[derive(Debug)]
 pub struct ReadAhead<S> {
     inner: S,
     ahead: Option<Ahead>,
+    /// How much is asked for next.
+    class: SizeClass,
 }
 
 #[derive(Debug)]
@@ -32,7 +34,7 @@ struct Ahead {
 impl<S> ReadAhead<S> {
     /// Wraps a stream.
     pub fn new(inner: S) -> Self {
-        Self { inner, ahead: None }
+        Self { inner, ahead: None, class: SizeClass::Medium }
     }
 
     /// The stream itself.
@@ -80,14 +82,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for ReadAhead<S> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         if this.ahead.is_none() {
-            if buf.remaining() >= SizeClass::Medium.bytes() {
+            if buf.remaining() >= this.class.bytes() {
                 return Pin::new(&mut this.inner).poll_read(cx, buf);
             }
             // On Pending the buffer drops here and goes back to the pool: a connection that waits holds none.
-            let mut buffer = Buffer::take(SizeClass::Medium);
+            let mut buffer = Buffer::take(this.class);
             let mut filled = ReadBuf::new(&mut buffer);
             ready!(Pin::new(&mut this.inner).poll_read(cx, &mut filled))?;
             let end = filled.filled().len();
+            // Bulk fills what it is given; anything else is served as well by the size that stays in the cache.
+            this.class = if end == this.class.bytes() { SizeClass::Large } else { SizeClass::Medium };
             this.ahead = Some(Ahead { buffer, start: 0, end });
         }
         this.serve(buf);

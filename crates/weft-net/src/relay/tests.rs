@@ -217,11 +217,8 @@ async fn an_early_answer_reaches_a_client_that_is_still_sending() {
                 reader.read_exact(&mut answer).await.unwrap();
                 answer
             };
-            let mut sending = pin!(sending);
-            tokio::select! {
-                answer = reading => answer,
-                () = &mut sending => panic!("the sender was cut off before the answer came"),
-            }
+            // The reset comes right behind the answer and may stop the sender first; the answer is there all the same.
+            tokio::join!(sending, reading).1
         },
         async |mut server: TcpStream| {
             let mut some = [0; 1000];
