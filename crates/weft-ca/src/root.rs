@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PKCS_ECDSA_P256_SHA256, PublicKeyData,
@@ -109,7 +110,7 @@ fn make(
     let mut params = CertificateParams::default();
     let mut name = DistinguishedName::new();
     name.push(DnType::OrganizationName, "Weft");
-    name.push(DnType::CommonName, common_name(trust_domain));
+    name.push(DnType::CommonName, common_name(trust_domain, &key));
     params.distinguished_name = name;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
@@ -123,11 +124,13 @@ fn make(
     Ok(())
 }
 
-/// RFC 5280 appendix A.1 bounds a common name at 64 characters.
-fn common_name(trust_domain: &TrustDomain) -> String {
-    let mut name = format!("{trust_domain} mesh root");
-    name.truncate(64);
-    name
+/// A name with a part of the key's hash: two roots of one mesh, during a rotation, are told apart by it.
+fn common_name(trust_domain: &TrustDomain, key: &KeyPair) -> String {
+    let hash = digest(&SHA256, key.public_key_raw());
+    let tag: String = hash.as_ref().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    // RFC 5280 appendix A.1 bounds a common name at 64 characters.
+    let domain: String = trust_domain.as_str().chars().take(40).collect();
+    format!("{domain} mesh root {tag}")
 }
 
 fn load(files: Files, leaf_lifetime: Duration) -> Result<Root, CaError> {

@@ -86,3 +86,15 @@ pub fn link_protocol(connection: &CommonState) -> Result<LinkProtocol, IdentityE
         _ => Err(IdentityError::NoMeshProtocol),
     }
 }
+
+/// Why a TLS handshake failed, for a log line: the reason of our own verifier where it refused, otherwise what rustls or
+/// the system says.
+pub fn handshake_failure(error: &std::io::Error) -> String {
+    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(reason))) => {
+            reason.to_string()
+        }
+        Some(refused) => refused.to_string(),
+        None => error.to_string(),
+    }
+}

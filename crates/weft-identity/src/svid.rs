@@ -21,6 +21,17 @@ pub(crate) struct Svid {
     pub(crate) not_after: SystemTime,
     /// Lower-case hex, as logs and `openssl x509 -serial` show it.
     pub(crate) serial: String,
+    /// Whether the extended key usage names TLS servers.
+    pub(crate) server: bool,
+    /// Whether the extended key usage names TLS clients.
+    pub(crate) client: bool,
+}
+
+/// Which end of a connection a certificate is used at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Server,
+    Client,
 }
 
 impl Svid {
@@ -42,12 +53,33 @@ impl Svid {
             Ok(_) => {}
             Err(_) => return refuse("more than one key usage extension"),
         }
+        let (server, client) = match cert.extended_key_usage() {
+            Ok(Some(usage)) => (usage.value.server_auth, usage.value.client_auth),
+            Ok(None) => (false, false),
+            Err(_) => return refuse("more than one extended key usage extension"),
+        };
         Ok(Self {
+            server,
+            client,
             id: spiffe_id(&cert)?,
             not_before: system_time(cert.validity().not_before),
             not_after: system_time(cert.validity().not_after),
             serial: hex(cert.raw_serial()),
         })
+    }
+
+    /// Whether the leaf may be used at that end. The extension has to be there: a mesh leaf always has it, and a
+    /// certificate without it (RFC 5280 section 4.2.1.12: good for anything) was made for something else.
+    pub(crate) fn check_side(&self, side: Side) -> Result<(), IdentityError> {
+        match side {
+            Side::Server if !self.server => {
+                Err(IdentityError::Certificate("its extended key usage does not name TLS servers".to_owned()))
+            }
+            Side::Client if !self.client => {
+                Err(IdentityError::Certificate("its extended key usage does not name TLS clients".to_owned()))
+            }
+            _ => Ok(()),
+        }
     }
 }
 

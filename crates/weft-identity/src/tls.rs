@@ -22,10 +22,12 @@ pub const ALPN_HTTP: &[u8] = b"weft/http";
 pub const ALPN_TCP: &[u8] = b"weft/tcp";
 
 /// Endpoints whose sessions a client remembers for `weft/http`. These links live long; sessions serve reconnects only.
-const HTTP_SESSIONS: usize = 128;
+/// One endpoint costs about 2 KB while it is remembered.
+const HTTP_ENDPOINTS: usize = 128;
 /// Endpoints whose sessions a client remembers for `weft/tcp`, where each application connection is a handshake.
-/// rustls keeps up to 8 tickets an endpoint; with one ticket a handshake (below) there is about one.
-const TCP_SESSIONS: usize = 512;
+const TCP_ENDPOINTS: usize = 256;
+/// rustls counts the size of its session store in tickets, with room for this many an endpoint.
+const TICKETS_PER_ENDPOINT: usize = 8;
 /// Tickets a server sends after each handshake. A resumed handshake spends one and gets one back, so one keeps a
 /// client in tickets; each more costs an encryption and about a kilobyte on every connection.
 const TICKETS: usize = 1;
@@ -109,8 +111,8 @@ impl TlsGeneration {
             not_after: leaf.not_after(),
             bundle_hash: bundle.hash().to_owned(),
             bundle: bundle.clone(),
-            client_http: client(&verifier, &certificate, ALPN_HTTP, HTTP_SESSIONS)?,
-            client_tcp: client(&verifier, &certificate, ALPN_TCP, TCP_SESSIONS)?,
+            client_http: client(&verifier, &certificate, ALPN_HTTP, HTTP_ENDPOINTS)?,
+            client_tcp: client(&verifier, &certificate, ALPN_TCP, TCP_ENDPOINTS)?,
             server: server(&verifier, &certificate)?,
             leaf: leaf.clone(),
         })
@@ -142,7 +144,7 @@ fn client(
     verifier: &Arc<PeerVerifier>,
     certificate: &Arc<SingleCertAndKey>,
     alpn: &[u8],
-    sessions: usize,
+    endpoints: usize,
 ) -> Result<Arc<ClientConfig>, IdentityError> {
     let mut config = ClientConfig::builder_with_provider(crypto_provider().clone())
         .with_protocol_versions(&[&TLS13])?
@@ -150,7 +152,7 @@ fn client(
         .with_custom_certificate_verifier(verifier.clone())
         .with_client_cert_resolver(certificate.clone());
     config.alpn_protocols = vec![alpn.to_vec()];
-    config.resumption = Resumption::in_memory_sessions(sessions);
+    config.resumption = Resumption::in_memory_sessions(endpoints * TICKETS_PER_ENDPOINT);
     // A mesh server has one certificate; a name would only tell the network what is called.
     config.enable_sni = false;
     Ok(Arc::new(config))

@@ -16,14 +16,9 @@ use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherEr
 use webpki::{EndEntityCert, KeyUsage};
 use weft_core::{SpiffeId, TrustDomain};
 
-use crate::svid::Svid;
+use crate::svid::{Side, Svid};
 use crate::tls::crypto_provider;
 use crate::{IdentityError, TrustBundle};
-
-/// `id-kp-serverAuth` and `id-kp-clientAuth` (RFC 5280 section 4.2.1.12), DER without tag and length. webpki's own
-/// constructors accept a leaf without the extension; a mesh leaf must have it.
-const SERVER_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
-const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
 
 /// Verifies the other end of a connection against one bundle: as a rustls verifier for servers and for clients.
 #[derive(Debug)]
@@ -50,10 +45,9 @@ impl PeerVerifier {
         leaf: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
-        usage: KeyUsage,
+        side: Side,
     ) -> Result<(), IdentityError> {
-        check_chain(leaf, intermediates, &self.bundle, now, usage)?;
-        let svid = Svid::parse(leaf)?;
+        let svid = check_chain(leaf, intermediates, &self.bundle, now, side)?;
         if svid.id.trust_domain != self.trust_domain {
             return Err(IdentityError::TrustDomain { found: svid.id, expected: self.trust_domain.clone() });
         }
@@ -71,14 +65,21 @@ fn check_chain(
     intermediates: &[CertificateDer<'_>],
     bundle: &TrustBundle,
     now: UnixTime,
-    usage: KeyUsage,
-) -> Result<(), IdentityError> {
+    side: Side,
+) -> Result<Svid, IdentityError> {
+    // What the chain above the leaf says is webpki's to judge; the leaf itself is read by our own, stricter rules.
+    let usage = match side {
+        Side::Server => KeyUsage::server_auth(),
+        Side::Client => KeyUsage::client_auth(),
+    };
     let algorithms = crypto_provider().signature_verification_algorithms.all;
     let end_entity = EndEntityCert::try_from(leaf).map_err(IdentityError::Chain)?;
     end_entity
         .verify_for_usage(algorithms, bundle.anchors(), intermediates, now, usage, None, None)
-        .map(drop)
-        .map_err(IdentityError::Chain)
+        .map_err(IdentityError::Chain)?;
+    let svid = Svid::parse(leaf)?;
+    svid.check_side(side)?;
+    Ok(svid)
 }
 
 /// What a peer with `bundle` would say about our own chain, in both roles.
@@ -89,8 +90,8 @@ pub(crate) fn check_own_chain(
 ) -> Result<(), IdentityError> {
     let (leaf, intermediates) = chain.split_first().ok_or(IdentityError::NoCertificate)?;
     let now = UnixTime::since_unix_epoch(now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default());
-    check_chain(leaf, intermediates, bundle, now, KeyUsage::required(SERVER_AUTH))?;
-    check_chain(leaf, intermediates, bundle, now, KeyUsage::required(CLIENT_AUTH))
+    check_chain(leaf, intermediates, bundle, now, Side::Server)?;
+    check_chain(leaf, intermediates, bundle, now, Side::Client).map(drop)
 }
 
 /// The alert the peer gets: exact where TLS has one, `certificate_unknown` otherwise. Our own log has the reason.
@@ -99,6 +100,8 @@ fn to_rustls(error: IdentityError) -> rustls::Error {
         IdentityError::Chain(webpki::Error::CertExpired { .. }) => CertificateError::Expired,
         IdentityError::Chain(webpki::Error::CertNotValidYet { .. }) => CertificateError::NotValidYet,
         IdentityError::Chain(webpki::Error::UnknownIssuer) => CertificateError::UnknownIssuer,
+        // The signature of a root with the same name but another key.
+        IdentityError::Chain(webpki::Error::InvalidSignatureForPublicKey) => CertificateError::BadSignature,
         _ => CertificateError::Other(OtherError(Arc::new(error))),
     };
     rustls::Error::InvalidCertificate(alert)
@@ -118,7 +121,7 @@ impl ServerCertVerifier for PeerVerifier {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.verify(end_entity, intermediates, now, KeyUsage::required(SERVER_AUTH)).map_err(to_rustls)?;
+        self.verify(end_entity, intermediates, now, Side::Server).map_err(to_rustls)?;
         Ok(ServerCertVerified::assertion())
     }
 
@@ -157,7 +160,7 @@ impl ClientCertVerifier for PeerVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.verify(end_entity, intermediates, now, KeyUsage::required(CLIENT_AUTH)).map_err(to_rustls)?;
+        self.verify(end_entity, intermediates, now, Side::Client).map_err(to_rustls)?;
         Ok(ClientCertVerified::assertion())
     }
 

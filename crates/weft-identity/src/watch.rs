@@ -38,7 +38,8 @@ impl FileWatch {
         Self { events, _watcher: watcher, poll: POLL }
     }
 
-    /// Resolves when there is a reason to look at the files again. Safe to drop and call anew.
+    /// Resolves when there is a reason to look at the files again. A wake-up that is dropped half-way comes again with
+    /// the next poll.
     pub async fn changed(&mut self) {
         let poll = Instant::now() + self.poll;
         tokio::select! {

@@ -1,0 +1,8 @@
+//! The CA and its clients over real sockets, in one test program.
+
+mod admission;
+mod bundle;
+mod renewal;
+mod root;
+mod sign;
+mod support;

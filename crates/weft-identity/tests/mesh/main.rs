@@ -1,0 +1,6 @@
+//! Identities against each other, in one test program.
+
+mod files;
+mod handshake;
+mod parsing;
+mod support;
