@@ -1,6 +1,8 @@
 //! The one body type, from the socket it was read from to the socket it is written to.
 
+use std::cell::Cell;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -50,6 +52,15 @@ pub enum Body {
     Http2(StreamBody),
     /// Held back until the application asks for it.
     Gated(Box<Gated>),
+    /// Whose bytes are counted as they pass.
+    Counted(Box<CountedBody>),
+}
+
+/// A body and the counter of its bytes.
+#[derive(Debug)]
+pub struct CountedBody {
+    body: Body,
+    bytes: Rc<Cell<u64>>,
 }
 
 /// The receiving half of an HTTP/2 stream as a body.
@@ -103,7 +114,25 @@ impl Body {
             Self::Pooled(pooled) => pooled.poll_frame(cx),
             Self::Http2(stream) => stream.poll_frame(cx),
             Self::Gated(gated) => gated.poll_frame(cx),
+            Self::Counted(counted) => {
+                let frame = ready!(Pin::new(&mut counted.body).poll_frame(cx));
+                if let Some(Ok(frame)) = &frame
+                    && let Some(data) = frame.data_ref()
+                {
+                    counted.bytes.set(counted.bytes.get() + data.len() as u64);
+                }
+                Poll::Ready(frame)
+            }
         }
+    }
+
+    /// Counts the bytes of a body as they pass; an empty one needs no counter.
+    pub fn counted(self) -> (Self, Option<Rc<Cell<u64>>>) {
+        if self.is_end_stream() {
+            return (self, None);
+        }
+        let bytes = Rc::new(Cell::new(0));
+        (Self::Counted(Box::new(CountedBody { body: self, bytes: Rc::clone(&bytes) })), Some(bytes))
     }
 
     /// Wraps an HTTP/1 body; one that is known to be empty is [`Body::Empty`].
@@ -168,6 +197,7 @@ impl http_body::Body for Body {
             Self::Pooled(pooled) => pooled.incoming().is_end_stream(),
             Self::Http2(stream) => stream.recv.is_end_stream(),
             Self::Gated(gated) => gated.body().is_end_stream(),
+            Self::Counted(counted) => counted.body.is_end_stream(),
         }
     }
 
@@ -178,6 +208,7 @@ impl http_body::Body for Body {
             Self::Http1(incoming) => incoming.size_hint(),
             Self::Pooled(pooled) => pooled.incoming().size_hint(),
             Self::Gated(gated) => gated.body().size_hint(),
+            Self::Counted(counted) => counted.body.size_hint(),
             // A content-length header, where there is one, travels as a header.
             Self::Http2(_) => SizeHint::default(),
         }

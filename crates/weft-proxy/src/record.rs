@@ -3,6 +3,7 @@
 //! A path that forgets to report does not exist, because reporting is what happens when the value goes out of scope, on
 //! success, on failure, and when the client leaves.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -55,6 +56,8 @@ pub(crate) struct RequestRecord {
     peer: Option<Arc<str>>,
     in_flight: Option<InFlight>,
     retries: u32,
+    /// Counts the request body where there is one; it may still be on its way when the answer has begun.
+    request_bytes: Option<Rc<Cell<u64>>>,
     response_bytes: u64,
     /// Kept only where a span or a log line may need them.
     details: Option<Details>,
@@ -95,6 +98,7 @@ impl RequestRecord {
             peer: None,
             in_flight: None,
             retries: 0,
+            request_bytes: None,
             response_bytes: 0,
             details: (log || trace.context.sampled).then(|| Details::of(parts)),
             trace,
@@ -125,6 +129,17 @@ impl RequestRecord {
     pub(crate) fn retried(&mut self) {
         self.retries += 1;
         self.in_flight = None;
+    }
+
+    /// Counts the request body from here on.
+    pub(crate) fn count_request(&mut self, body: Body) -> Body {
+        let (body, bytes) = body.counted();
+        self.request_bytes = bytes;
+        body
+    }
+
+    fn sent_bytes(&self) -> u64 {
+        self.request_bytes.as_ref().map_or(0, |bytes| bytes.get())
     }
 
     /// Where the request went (inbound: the application).
@@ -188,6 +203,9 @@ fn text(value: Option<&HeaderValue>) -> Option<Box<str>> {
 impl Drop for RequestRecord {
     fn drop(&mut self) {
         let took = self.started.elapsed();
+        if self.request_bytes.is_some() {
+            self.series.request_bytes(self.sent_bytes());
+        }
         self.series.response_bytes(self.response_bytes);
         self.series.end(&HttpOutcome {
             method: &self.method,
@@ -244,7 +262,7 @@ impl RequestRecord {
             source_identity,
             destination_identity,
             retries: self.retries,
-            request_bytes: 0,
+            request_bytes: self.sent_bytes(),
             response_bytes: self.response_bytes,
         }
     }
@@ -273,7 +291,7 @@ impl RequestRecord {
             source_identity,
             destination_identity,
             tls: self.facts.tls,
-            sent_bytes: 0,
+            sent_bytes: self.sent_bytes(),
             received_bytes: self.response_bytes,
             error: self.error.map(ErrorCode::as_str),
         }

@@ -163,6 +163,7 @@ impl Handler for Inbound {
         if original.upgrade.is_some() || parts.method == Method::CONNECT {
             return Ok(Box::pin(self.upgrade(parts, original, record)).await);
         }
+        let body = record.count_request(body);
         Ok(match self.app.send(parts, body, &interim).await {
             Ok(mut response) => {
                 self.restore_answer(&mut response);

@@ -292,6 +292,7 @@ impl Handler for Outbound {
         if takes_over {
             return Ok(Box::pin(self.upgrade(request, record, version)).await);
         }
+        let body = record.count_request(body);
         let exchanged = match self.worker.shared.config.timeouts.request {
             None => self.exchange(request, body, &interim, &mut record).await,
             Some(limit) => {
