@@ -23,7 +23,7 @@ pub struct Capture {
 
 impl Capture {
     pub(crate) fn start(pod: &Pod, filter: &str) -> Result<Self> {
-        let count = pod.processes().len();
+        let count = pod.captures();
         let file = pod.dir().join(format!("capture-{count}.pcap"));
         let path = file.display().to_string();
         let link = pod.link();

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -18,6 +18,9 @@ use crate::wait::eventually;
 
 /// How long nsd may take to start or to load a zone.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// When a change that has not come through is asked for again.
+const AGAIN: Duration = Duration::from_millis(300);
 
 /// The TTL of every record unless changed, in seconds: short, so that a test sees a refresh.
 const DEFAULT_TTL: u32 = 1;
@@ -270,30 +273,49 @@ impl Dns {
     }
 
     fn change(&self, edit: impl FnOnce(&mut Records)) -> Result<()> {
-        let serial = {
+        let (serial, zone) = {
             let mut records = self.records.lock().unwrap_or_else(PoisonError::into_inner);
             edit(&mut records);
             records.serial += 1;
-            // In one step: nsd must never read half a zone.
-            let (new, zone) = (self.pod.dir().join("zone.new"), self.pod.dir().join("zone"));
-            fs::write(&new, records.zone()).context("writing the zone")?;
-            fs::rename(&new, &zone).context("replacing the zone")?;
-            records.serial
+            (records.serial, records.zone())
         };
+        self.write(&zone)?;
         let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if !server.is_running() {
             // Changed during an outage: it is read at the restart.
             return Ok(());
         }
-        server.signal(rustix::process::Signal::HUP);
-        self.wait_for_serial(serial)
+        let mut asked = None::<Instant>;
+        eventually("the name server to load the zone", DEADLINE, || {
+            if asked.is_none_or(|at| at.elapsed() > AGAIN) {
+                // nsd may lose the request while it is still busy with an earlier one, and takes a file for unchanged
+                // whose time is the same (times are as coarse as the kernel's tick): write and ask again.
+                if asked.is_some() {
+                    self.write(&zone)?;
+                }
+                server.signal(rustix::process::Signal::HUP);
+                asked = Some(Instant::now());
+            }
+            Ok((self.served_serial() == Some(serial)).then_some(()))
+        })
+        .with_context(|| format!("output of nsd: {}", self.log()))
+    }
+
+    /// In one step: nsd must never read half a zone.
+    fn write(&self, zone: &str) -> Result<()> {
+        let (new, file) = (self.pod.dir().join("zone.new"), self.pod.dir().join("zone"));
+        fs::write(&new, zone).context("writing the zone")?;
+        fs::rename(&new, &file).context("replacing the zone")
+    }
+
+    fn served_serial(&self) -> Option<u32> {
+        let answer = self.pod.lookup(".", "SOA").ok()?;
+        answer.records.first()?.split_whitespace().nth(2)?.parse().ok()
     }
 
     fn wait_for_serial(&self, serial: u32) -> Result<()> {
         eventually("the name server to serve the zone", DEADLINE, || {
-            let Ok(answer) = self.pod.lookup(".", "SOA") else { return Ok(None) };
-            let served = answer.records.first().and_then(|soa| soa.split_whitespace().nth(2)?.parse().ok());
-            Ok((served == Some(serial)).then_some(()))
+            Ok((self.served_serial() == Some(serial)).then_some(()))
         })
         .with_context(|| format!("output of nsd: {}", self.log()))
     }

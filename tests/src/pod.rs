@@ -39,6 +39,8 @@ struct Inner {
     v4: Option<Ipv4Addr>,
     v6: Option<Ipv6Addr>,
     processes: Mutex<Vec<Arc<Process>>>,
+    /// Captures: they watch the pod from the node, and go on when it crashes.
+    watchers: Mutex<Vec<Arc<Process>>>,
     dir: PathBuf,
     sandbox: Sandbox,
     node: Arc<Node>,
@@ -112,6 +114,7 @@ impl PodBuilder {
             v4,
             v6,
             processes: Mutex::default(),
+            watchers: Mutex::default(),
             dir,
             sandbox,
             node: self.node,
@@ -245,7 +248,7 @@ impl Pod {
     pub(crate) fn spawn_on_node(&self, name: &str, command: &[&str]) -> Result<Arc<Process>> {
         let command = self.command_in(self.0.node.sandbox(), None, command)?;
         let process = Arc::new(Process::start(name, command, &self.0.dir.join(format!("{name}.log")))?);
-        self.locked().push(process.clone());
+        self.watchers().push(process.clone());
         Ok(process)
     }
 
@@ -419,24 +422,36 @@ impl Pod {
         // The link first: nothing that the dying programs send must get out.
         let batch = format!("link del {}\n", self.link());
         self.0.node.ip(self.0.node.sandbox(), &batch)?;
-        self.kill_all();
+        self.crash();
         Ok(())
     }
 
     /// Kills every program of the pod and leaves its network: peers are told by resets, as when a node's kernel lives on.
     pub fn crash(&self) {
-        self.kill_all();
-    }
-
-    pub(crate) fn kill_all(&self) {
         // What was started last goes first: the sidecar before the application it speaks for.
         for process in self.locked().iter().rev() {
             process.kill();
         }
     }
 
+    pub(crate) fn kill_all(&self) {
+        self.crash();
+        for process in self.watchers().iter() {
+            process.kill();
+        }
+    }
+
+    /// How many captures have been started on this pod.
+    pub(crate) fn captures(&self) -> usize {
+        self.watchers().len()
+    }
+
     pub(crate) fn processes(&self) -> Vec<Arc<Process>> {
         self.locked().clone()
+    }
+
+    fn watchers(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Process>>> {
+        self.0.watchers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn locked(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Process>>> {
