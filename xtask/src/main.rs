@@ -12,6 +12,7 @@ mod cargo;
 mod demo;
 mod fuzz;
 mod process;
+mod pypi;
 mod setup;
 mod test;
 

