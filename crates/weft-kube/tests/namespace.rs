@@ -1,0 +1,389 @@
+//! The rules in a real network namespace, with real connections.
+//!
+//! A test makes a namespace of its own that stands for a pod, joined by a veth pair to a second one that stands for the
+//! network, and enters it with a thread: network namespaces, like user ids on Linux, are a thread's. It needs root (or
+//! CAP_SYS_ADMIN and CAP_NET_ADMIN), ip and iptables; without them it says so and is skipped.
+
+use std::io::{Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use weft_kube::{
+    Backend, BackendChoice, Families, Family, Host, InterceptConfig, KubeError, install, remove, verify,
+    verify_installed,
+};
+
+const WAIT: Duration = Duration::from_secs(2);
+
+fn sh(command: &str) -> String {
+    let output = Command::new("sh").args(["-c", command]).output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command}: {err}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A pod at 10.9.0.2 and fd00:9::2, and the network it is in: 10.9.0.1 and fd00:9::1, with a route to everywhere.
+struct Pod {
+    name: String,
+}
+
+impl Pod {
+    fn new() -> Option<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        if !rustix::process::geteuid().is_root() || Command::new("ip").arg("-V").output().is_err() {
+            eprintln!("skipped: needs root and iproute2");
+            return None;
+        }
+        let name = format!("wk{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let pod = Self { name };
+        let (pod_ns, net_ns) = (pod.ns(), pod.net());
+        sh(&format!(
+            "set -e; ip netns add {pod_ns}; ip netns add {net_ns}
+             ip link add eth0 netns {pod_ns} type veth peer name eth0 netns {net_ns}
+             for n in {pod_ns} {net_ns}; do
+               ip netns exec $n sysctl -qw net.ipv6.conf.all.accept_dad=0 net.ipv6.conf.eth0.accept_dad=0
+               ip -n $n link set lo up; ip -n $n link set eth0 up
+             done
+             ip -n {pod_ns} addr add 10.9.0.2/24 dev eth0; ip -n {net_ns} addr add 10.9.0.1/24 dev eth0
+             ip -n {pod_ns} addr add fd00:9::2/64 dev eth0 nodad; ip -n {net_ns} addr add fd00:9::1/64 dev eth0 nodad
+             ip -n {net_ns} addr add 10.9.0.3/24 dev eth0
+             ip -n {pod_ns} route add default via 10.9.0.1; ip -n {pod_ns} route add default via fd00:9::1"
+        ));
+        Some(pod)
+    }
+
+    fn ns(&self) -> String {
+        format!("{}p", self.name)
+    }
+
+    fn net(&self) -> String {
+        format!("{}n", self.name)
+    }
+
+    /// Runs `work` inside the pod.
+    fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        inside(&self.ns(), work)
+    }
+
+    /// Runs `work` on the network beside the pod.
+    fn outside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        inside(&self.net(), work)
+    }
+
+    /// All rules, without counters and comments of the program.
+    fn rules(&self) -> String {
+        let saved = sh(&format!(
+            "for c in iptables-nft-save iptables-legacy-save ip6tables-nft-save ip6tables-legacy-save; do ip netns exec {} $c; done",
+            self.ns()
+        ));
+        let rule = |line: &&str| line.starts_with("-A") || line.starts_with('*') || line.starts_with(":WEFT");
+        saved.lines().filter(rule).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "del", &self.ns()]).status();
+        let _ = Command::new("ip").args(["netns", "del", &self.net()]).status();
+    }
+}
+
+fn inside<T: Send>(ns: &str, work: impl FnOnce() -> T + Send) -> T {
+    let file = std::fs::File::open(Path::new("/run/netns").join(ns)).unwrap();
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            move_into_link_name_space(std::os::fd::AsFd::as_fd(&file), Some(LinkNameSpaceType::Network))
+                .unwrap();
+            work()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// Runs `work` as user `uid` on a thread of its own, in the namespace of the caller.
+fn as_user<T: Send>(uid: u32, work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            let uid = rustix::process::Uid::from_raw(uid);
+            rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
+            work()
+        });
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// A listener that tells each client which port it reached.
+fn serve(addr: &str) -> SocketAddr {
+    let listener = TcpListener::bind(addr).unwrap();
+    let addr = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let _ = stream.write_all(addr.port().to_string().as_bytes());
+        }
+    });
+    addr
+}
+
+/// Connects, and tells which port answered; `None` when nobody did.
+fn reach(target: &str) -> Option<u16> {
+    reach_from(None, target)
+}
+
+fn reach_from(from: Option<&str>, target: &str) -> Option<u16> {
+    let target: SocketAddr = target.parse().unwrap();
+    let mut stream = match from {
+        None => TcpStream::connect_timeout(&target, WAIT).ok()?,
+        Some(from) => {
+            use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+            let family = if target.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+            let fd = socket(family, SocketType::STREAM, None).unwrap();
+            bind(&fd, &SocketAddr::new(from.parse::<IpAddr>().unwrap(), 0)).unwrap();
+            connect(&fd, &target).ok()?;
+            TcpStream::from(fd)
+        }
+    };
+    stream.set_read_timeout(Some(WAIT)).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    text.parse().ok()
+}
+
+fn backends() -> [Backend; 2] {
+    [Backend::Nft, Backend::Legacy]
+}
+
+fn host(backend: Backend) -> Host {
+    Host::detect(Families::Both, BackendChoice::Only(backend)).unwrap()
+}
+
+#[test]
+fn traffic_is_captured_returned_and_excluded_as_the_rules_say() {
+    for backend in backends() {
+        let Some(pod) = Pod::new() else { return };
+        pod.outside(|| {
+            for port in [80, 25, 15020, 443] {
+                serve(&format!("[::]:{port}"));
+            }
+        });
+        pod.run(|| {
+            // The proxy's ports as the proxy binds them, and an application.
+            for addr in
+                ["127.0.0.1:15001", "[::1]:15001", "[::]:15006", "[::]:15020", "[::]:8080", "[::]:9090"]
+            {
+                serve(addr);
+            }
+            let config = InterceptConfig {
+                exclude_outbound_ports: vec![25.into()],
+                exclude_outbound_cidrs: vec!["10.9.0.3/32".parse().unwrap()],
+                exclude_inbound_ports: vec![9090.into()],
+                ..InterceptConfig::default()
+            };
+            let report = install(&config, &host(backend)).unwrap();
+            assert_eq!(report.families, [(Family::V4, backend), (Family::V6, backend)]);
+            assert!(report.notices.is_empty(), "{report:?}");
+
+            // Outbound: the application's connections, wherever they go.
+            assert_eq!(reach("10.9.0.1:80"), Some(15001), "{backend}");
+            assert_eq!(reach("[fd00:9::1]:80"), Some(15001), "{backend}");
+            assert_eq!(reach("10.9.0.2:8080"), Some(15001), "the pod's own address is a service too");
+            assert_eq!(reach("[fd00:9::2]:8080"), Some(15001));
+            // Returned: loopback, exclusions, the proxy's own ports, the proxy itself.
+            assert_eq!(reach("127.0.0.1:8080"), Some(8080));
+            assert_eq!(reach("[::1]:8080"), Some(8080));
+            assert_eq!(reach("10.9.0.1:25"), Some(25));
+            assert_eq!(reach("10.9.0.3:443"), Some(443));
+            assert_eq!(reach("10.9.0.2:15020"), Some(15020));
+            assert_eq!(reach("10.9.0.1:15020"), Some(15001), "another pod's port is not ours");
+            as_user(2102, || {
+                assert_eq!(reach("10.9.0.1:80"), Some(80));
+                assert_eq!(reach("[fd00:9::1]:80"), Some(80));
+                assert_eq!(reach("10.9.0.2:8080"), Some(8080), "the inbound proxy reaches its application");
+                // The self-call.
+                assert_eq!(reach_from(Some("127.0.0.1"), "10.9.0.2:8080"), Some(15006));
+                assert_eq!(reach_from(Some("::1"), "[fd00:9::2]:8080"), Some(15006));
+                assert_eq!(reach_from(Some("127.0.0.1"), "127.0.0.1:8080"), Some(8080));
+            });
+        });
+        // Inbound.
+        pod.outside(|| {
+            assert_eq!(reach("10.9.0.2:8080"), Some(15006), "{backend}");
+            assert_eq!(reach("[fd00:9::2]:8080"), Some(15006), "{backend}");
+            assert_eq!(reach("10.9.0.2:7777"), Some(15006), "a port where nobody listens as well");
+            assert_eq!(reach("10.9.0.2:9090"), Some(9090));
+            assert_eq!(reach("10.9.0.2:15020"), Some(15020));
+        });
+    }
+}
+
+#[test]
+fn twice_is_once_and_removed_is_nothing() {
+    for backend in backends() {
+        let Some(pod) = Pod::new() else { return };
+        let before = pod.rules();
+        let config = InterceptConfig::default();
+        let install_here =
+            |config: &InterceptConfig| pod.run(|| install(config, &host(backend)).map(drop).unwrap());
+        install_here(&config);
+        let once = pod.rules();
+        assert!(once.contains("WEFT_INBOUND") && once.contains("CT --zone 2"), "{once}");
+        install_here(&config);
+        assert_eq!(pod.rules(), once);
+        // Other options and back leave no trace either.
+        install_here(&InterceptConfig {
+            dns_port: None,
+            exclude_inbound_ports: vec![1.into()],
+            ..config.clone()
+        });
+        assert_ne!(pod.rules(), once);
+        install_here(&config);
+        assert_eq!(pod.rules(), once);
+        // The other backend takes over instead of standing beside.
+        let other = if backend == Backend::Nft { Backend::Legacy } else { Backend::Nft };
+        pod.run(|| install(&config, &host(other)).map(drop).unwrap());
+        assert_eq!(pod.rules().matches("-j WEFT_INBOUND").count(), 2, "one for each family");
+        pod.run(|| remove(&host(backend)).map(drop).unwrap());
+        let left: Vec<String> =
+            pod.rules().lines().filter(|l| !l.starts_with('*')).map(str::to_owned).collect();
+        assert_eq!(left.join("\n"), before.replace('*', ""));
+        pod.run(|| assert!(remove(&host(backend)).unwrap().families.is_empty(), "nothing is left to remove"));
+    }
+}
+
+#[test]
+fn rules_of_others_stay() {
+    let Some(pod) = Pod::new() else { return };
+    sh(&format!(
+        "ip netns exec {0} iptables-nft -t nat -A OUTPUT -p tcp --dport 1 -j RETURN; ip netns exec {0} iptables-nft -A INPUT -p icmp -j DROP",
+        pod.ns()
+    ));
+    let before = pod.rules();
+    pod.run(|| {
+        let host = Host::detect(Families::Auto, BackendChoice::Auto).unwrap();
+        install(&InterceptConfig::default(), &host).unwrap();
+        verify_installed(&InterceptConfig::default(), &host).unwrap();
+        remove(&host).unwrap();
+    });
+    let kept =
+        |text: &str| text.lines().filter(|l| l.starts_with("-A")).map(str::to_owned).collect::<Vec<_>>();
+    assert_eq!(kept(&pod.rules()), kept(&before));
+}
+
+#[test]
+fn the_backend_that_has_rules_is_taken() {
+    for backend in backends() {
+        let Some(pod) = Pod::new() else { return };
+        sh(&format!(
+            "ip netns exec {} iptables-{backend} -t nat -A OUTPUT -p tcp --dport 1 -j RETURN",
+            pod.ns()
+        ));
+        pod.run(|| {
+            let host = Host::detect(Families::V4, BackendChoice::Auto).unwrap();
+            assert_eq!(
+                install(&InterceptConfig::default(), &host).unwrap().families,
+                [(Family::V4, backend)]
+            );
+        });
+    }
+}
+
+#[test]
+fn the_self_test_passes_with_the_rules_and_fails_without_any_one_of_them() {
+    for backend in backends() {
+        let Some(pod) = Pod::new() else { return };
+        let config = InterceptConfig::default();
+        pod.run(|| {
+            let host = host(backend);
+            assert!(matches!(verify(&config, &host), Err(KubeError::NotInstalled { .. })));
+            install(&config, &host).unwrap();
+            let report = verify(&config, &host).unwrap();
+            assert!(report.notices.is_empty(), "{report:?}");
+            // Twice, since the first leaves conntrack entries.
+            verify(&config, &host).unwrap();
+        });
+        // Rules that look right but do not work: an earlier rule of someone else takes the traffic away.
+        for (family, taken, what) in [
+            ("iptables", "-p tcp --dport 65535 -j ACCEPT", "IPv4 outbound"),
+            ("ip6tables", "-p tcp --dport 65535 -j ACCEPT", "IPv6 outbound"),
+            ("iptables", "-p udp --dport 53 -j ACCEPT", "IPv4 DNS over UDP"),
+            ("ip6tables", "-p tcp --dport 53 -j ACCEPT", "IPv6 DNS over TCP"),
+            ("iptables", "-p tcp -s 127.0.0.1 ! -d 127.0.0.0/8 -j ACCEPT", "IPv4 call of the pod to itself"),
+        ] {
+            let rule = |verb: &str| {
+                sh(&format!("ip netns exec {} {family}-{backend} -t nat {verb} OUTPUT {taken}", pod.ns()))
+            };
+            rule("-I");
+            let failed = pod.run(|| verify(&config, &host(backend)).unwrap_err().to_string());
+            assert!(failed.contains(&format!("self-test, {what}:")), "{failed}");
+            rule("-D");
+        }
+        pod.run(|| verify(&config, &host(backend)).map(drop).unwrap());
+    }
+}
+
+#[test]
+fn a_jump_that_is_missing_or_double_is_found() {
+    let Some(pod) = Pod::new() else { return };
+    let config = InterceptConfig::default();
+    let jump = "PREROUTING -p tcp -m comment --comment \"weft: interception\" -j WEFT_INBOUND";
+    pod.run(|| install(&config, &host(Backend::Nft)).map(drop).unwrap());
+    let check = |verb: &str| {
+        sh(&format!("ip netns exec {} iptables-nft -t nat {verb} {jump}", pod.ns()));
+        pod.run(|| verify_installed(&config, &host(Backend::Nft)).map(drop).map_err(|e| e.to_string()))
+    };
+    assert!(check("-A").unwrap_err().contains("1 times, not 2"));
+    check("-D").unwrap();
+    assert!(check("-D").unwrap_err().contains("1 times, not 0"));
+}
+
+/// The case the zones are for: the proxy gets the port that a query of the application had before.
+#[test]
+fn a_reused_dns_port_does_not_come_back_to_the_proxy() {
+    for backend in backends() {
+        let Some(pod) = Pod::new() else { return };
+        let server = pod.outside(|| UdpSocket::bind("10.9.0.1:53").unwrap());
+        server.set_read_timeout(Some(WAIT)).unwrap();
+        let asked = pod.run(|| {
+            install(&InterceptConfig::default(), &host(backend)).unwrap();
+            let proxy = as_user(2102, || UdpSocket::bind("127.0.0.1:15053").unwrap());
+            proxy.set_read_timeout(Some(WAIT)).unwrap();
+            let mut buffer = [0; 64];
+            // The application asks and is answered; its socket goes, the conntrack entry stays.
+            let app = UdpSocket::bind("10.9.0.2:0").unwrap();
+            app.set_read_timeout(Some(WAIT)).unwrap();
+            let port = app.local_addr().unwrap().port();
+            app.connect("10.9.0.1:53").unwrap();
+            app.send(b"app").unwrap();
+            let (_, from) = proxy.recv_from(&mut buffer).unwrap();
+            proxy.send_to(b"answer", from).unwrap();
+            assert_eq!(app.recv(&mut buffer).unwrap(), 6);
+            drop(app);
+            // The proxy asks the same server from the same port.
+            let upstream = as_user(2102, || UdpSocket::bind(("10.9.0.2", port)).unwrap());
+            upstream.set_read_timeout(Some(WAIT)).unwrap();
+            upstream.connect("10.9.0.1:53").unwrap();
+            upstream.send(b"proxy").unwrap();
+            upstream
+        });
+        let mut buffer = [0; 64];
+        let (read, from) = server.recv_from(&mut buffer).expect("the query of the proxy leaves the pod");
+        assert_eq!(&buffer[..read], b"proxy", "{backend}");
+        server.send_to(b"yes", from).unwrap();
+        assert_eq!(asked.recv(&mut buffer).unwrap(), 3, "and its answer comes to the proxy");
+    }
+}
+
+#[test]
+fn without_a_capability_it_is_named() {
+    let Some(pod) = Pod::new() else { return };
+    pod.run(|| {
+        // Another user id takes all effective capabilities away.
+        let error =
+            as_user(1000, || Host::detect(Families::V4, BackendChoice::Only(Backend::Legacy)).unwrap_err());
+        assert!(error.to_string().contains("CAP_NET_ADMIN"), "{error}");
+    });
+}
