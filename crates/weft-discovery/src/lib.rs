@@ -192,3 +192,24 @@ fn adopt_tcp(listener: std::net::TcpListener) -> Result<tokio::net::TcpListener,
 fn unspecified() -> std::net::SocketAddr {
     (std::net::Ipv4Addr::UNSPECIFIED, 0).into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handles_go_to_every_worker() {
+        fn shared<T: Clone + Send + Sync + 'static>() {}
+        shared::<Discovery>();
+        shared::<ServiceWatch>();
+    }
+
+    #[tokio::test]
+    async fn a_wildcard_socket_is_refused_when_it_is_handed_over_too() {
+        let (_discovery, task) = Discovery::new(DiscoveryConfig::default());
+        let udp = vec![std::net::UdpSocket::bind("0.0.0.0:0").unwrap()];
+        let (_trigger, drain) = weft_core::drain();
+        let ended = task.run(DnsListeners { udp, tcp: Vec::new() }, drain).await;
+        assert!(matches!(ended, Err(DiscoveryError::Wildcard(_))), "{ended:?}");
+    }
+}
