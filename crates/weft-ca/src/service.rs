@@ -125,6 +125,13 @@ struct BundleStream {
 
 impl BundleStream {
     async fn run(mut self) {
+        self.serve().await;
+        let Self { watcher, watchers, bundle, .. } = self;
+        drop(watcher);
+        announce(&watchers, &bundle.hash());
+    }
+
+    async fn serve(&mut self) {
         let end = Instant::now() + STREAM_LIFE.mul_f64(1.0 + fastrand::f64() / 10.0);
         let mut bundles = self.bundle.subscribe();
         bundles.mark_changed();
@@ -156,16 +163,15 @@ impl BundleStream {
 
     fn note(&self, hash: String) {
         let current = self.bundle.hash();
-        let up_to_date = hash == current;
+        tracing::debug!(identity = %self.id, up_to_date = hash == current, "bundle in use reported");
         self.watcher.report(hash);
-        let progress = self.watchers.progress(&current);
-        tracing::debug!(identity = %self.id, up_to_date, "bundle in use reported");
-        if up_to_date && progress.using == progress.watching {
-            tracing::info!(
-                bundle = current,
-                proxies = progress.watching,
-                "every connected proxy uses the bundle"
-            );
-        }
+        announce(&self.watchers, &current);
+    }
+}
+
+/// Says when a bundle has come to everyone: what a rotation waits for before it signs with the new root.
+fn announce(watchers: &Watchers, bundle: &str) {
+    if let Some(proxies) = watchers.settled(bundle) {
+        tracing::info!(bundle, proxies, "every connected proxy uses the bundle");
     }
 }

@@ -12,6 +12,8 @@ struct Streams {
     next: u64,
     /// Stream number to the hash its proxy reports; empty for "none yet".
     reported: HashMap<u64, String>,
+    /// The bundle that was last found in use everywhere.
+    settled: String,
 }
 
 /// One stream's entry; dropping it forgets the stream.
@@ -19,15 +21,6 @@ struct Streams {
 pub(crate) struct Watcher {
     watchers: Watchers,
     number: u64,
-}
-
-/// How far a bundle has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Progress {
-    /// Streams that report it.
-    pub(crate) using: usize,
-    /// All streams.
-    pub(crate) watching: usize,
 }
 
 impl Watchers {
@@ -39,13 +32,17 @@ impl Watchers {
         Watcher { watchers: self.clone(), number }
     }
 
-    /// How many of the open streams report the bundle with this hash.
-    pub(crate) fn progress(&self, hash: &str) -> Progress {
-        let streams = self.lock();
-        Progress {
-            using: streams.reported.values().filter(|reported| *reported == hash).count(),
-            watching: streams.reported.len(),
+    /// The number of open streams, the first time that all of them report the bundle with this hash.
+    pub(crate) fn settled(&self, hash: &str) -> Option<usize> {
+        let mut streams = self.lock();
+        if streams.settled == hash || streams.reported.is_empty() {
+            return None;
         }
+        if streams.reported.values().any(|reported| reported != hash) {
+            return None;
+        }
+        streams.settled = hash.to_owned();
+        Some(streams.reported.len())
     }
 
     fn lock(&self) -> MutexGuard<'_, Streams> {
@@ -71,15 +68,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn progress_counts_open_streams_only() {
+    fn a_bundle_settles_once_when_every_open_stream_reports_it() {
         let watchers = Watchers::default();
+        assert_eq!(watchers.settled("a"), None);
         let (one, two) = (watchers.join(), watchers.join());
         one.report("a".to_owned());
-        assert_eq!(watchers.progress("a"), Progress { using: 1, watching: 2 });
-        two.report("b".to_owned());
+        assert_eq!(watchers.settled("a"), None, "one has reported nothing yet");
+        two.report("a".to_owned());
+        assert_eq!(watchers.settled("a"), Some(2));
+        assert_eq!(watchers.settled("a"), None, "once is enough");
         one.report("b".to_owned());
-        assert_eq!(watchers.progress("b"), Progress { using: 2, watching: 2 });
-        drop(one);
-        assert_eq!(watchers.progress("b"), Progress { using: 1, watching: 1 });
+        assert_eq!(watchers.settled("b"), None);
+        drop(two);
+        assert_eq!(watchers.settled("b"), Some(1), "who is gone is not waited for");
     }
 }

@@ -35,6 +35,7 @@ struct Notes {
     last_renewal: Option<SystemTime>,
     last_error: Option<(SystemTime, String)>,
     next_renewal: Option<SystemTime>,
+    bundle_error: Option<(SystemTime, String)>,
 }
 
 /// A handle without an identity yet, and the publisher that will give it one.
@@ -104,6 +105,7 @@ impl Identity {
             last_renewal: notes.last_renewal,
             next_renewal: notes.next_renewal,
             last_error: notes.last_error.clone(),
+            bundle_error: notes.bundle_error.clone(),
             renewals_ok: self.0.renewals_ok.load(Ordering::Relaxed),
             renewals_failed: self.0.renewals_failed.load(Ordering::Relaxed),
         }
@@ -159,6 +161,11 @@ impl Publisher {
         self.0.notes().last_error = Some((SystemTime::now(), error.to_string()));
     }
 
+    /// Notes that the bundle was heard of, or why not.
+    pub fn bundle_heard(&self, heard: Result<(), &IdentityError>) {
+        self.0.notes().bundle_error = heard.err().map(|error| (SystemTime::now(), error.to_string()));
+    }
+
     /// Says where the identity comes from, for the admin page.
     pub fn set_source(&self, source: impl Into<String>) {
         self.0.notes().source = source.into();
@@ -187,6 +194,8 @@ pub struct IdentityStatus {
     pub next_renewal: Option<SystemTime>,
     /// The failure since the last renewal that worked.
     pub last_error: Option<(SystemTime, String)>,
+    /// The failure since the bundle was last heard of, where it is streamed.
+    pub bundle_error: Option<(SystemTime, String)>,
     /// Renewals that worked, since the start.
     pub renewals_ok: u64,
     /// Renewals that failed, since the start.

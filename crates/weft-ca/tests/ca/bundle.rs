@@ -11,7 +11,9 @@ use tonic::Code;
 use weft_identity::proto::WatchBundleRequest;
 use weft_identity::{CaSource, TrustBundle};
 
-use crate::support::{CA_ID, Client, SOON, Site, WEB_TOKEN, eventually, raw, with_credential};
+use crate::support::{
+    CA_ID, Client, RunningCa, SOON, Site, WEB_TOKEN, eventually, log, raw, with_credential,
+};
 
 fn another_root() -> String {
     let key = KeyPair::generate().unwrap();
@@ -64,11 +66,7 @@ async fn the_streamed_bundle_wins_over_the_file() {
         expected_id: None,
     });
     client.ready().await;
-    eventually(|| match client.identity.status().bundle {
-        Some(bundle) if bundle.hash == expected.hash() => Ok(()),
-        other => Err(format!("{other:?}")),
-    })
-    .await;
+    uses(&client, &expected).await;
 }
 
 #[tokio::test]
@@ -112,6 +110,90 @@ async fn a_drain_ends_streams_and_the_server() {
     timeout(SOON, stream.message()).await.unwrap().unwrap().unwrap();
     ca.trigger.start(SOON);
     assert!(timeout(SOON, stream.message()).await.unwrap().unwrap().is_none());
-    drop(raw);
+    // The idle connection does not keep it.
     timeout(SOON, ca.task).await.unwrap().unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_root_is_replaced_step_by_step_and_nobody_is_cut_off() {
+    const SHORT: &str = "leafLifetime: 4s";
+    let site = Site::new();
+    let ca = site.ca(SHORT).await;
+    let address = ca.address;
+    let old = fs::read_to_string(site.bundle()).unwrap();
+    // The proxy's file never hears of the rotation: only the stream tells it.
+    site.write("token", WEB_TOKEN);
+    site.write("file-bundle.pem", &old);
+    let client = Client::start(CaSource {
+        address: address.to_string(),
+        bundle: site.path("file-bundle.pem"),
+        server_id: CA_ID.parse().unwrap(),
+        token_file: site.path("token"),
+        expected_id: None,
+    });
+    client.ready().await;
+
+    let next = Site::new();
+    next.ca("").await.stop().await;
+    let new = fs::read_to_string(next.bundle()).unwrap();
+    let both = TrustBundle::from_pem(format!("{old}{new}").as_bytes()).unwrap();
+    site.write("data/root.pem", &format!("{old}{new}"));
+    uses(&client, &both).await;
+    let said = format!("every connected proxy uses the bundle bundle=\"{}\" proxies=1", both.hash());
+    eventually(|| if log().text().contains(&said) { Ok(()) } else { Err(said.clone()) }).await;
+    ca.stop().await;
+    for file in ["ca.pem", "ca-key.pem"] {
+        fs::copy(next.path("data").join(file), site.path("data").join(file)).unwrap();
+    }
+    let serial = client.identity.current().unwrap().serial.clone();
+    let ca = RunningCa::start(&site.config(address, SHORT)).await;
+    eventually(|| {
+        let current = client.identity.current().unwrap();
+        if current.serial == serial { Err(format!("{:?}", client.identity.status())) } else { Ok(()) }
+    })
+    .await;
+    site.write("data/root.pem", &new);
+    let only = TrustBundle::from_pem(new.as_bytes()).unwrap();
+    uses(&client, &only).await;
+    // Renewal goes on under the new root alone.
+    let renewed = client.identity.status().renewals_ok;
+    eventually(|| {
+        let status = client.identity.status();
+        if status.renewals_ok > renewed { Ok(()) } else { Err(format!("{status:?}")) }
+    })
+    .await;
+    assert!(client.identity.current().unwrap().is_valid_at(std::time::SystemTime::now()));
+    ca.stop().await;
+}
+
+#[tokio::test]
+async fn a_leaf_that_the_new_bundle_does_not_vouch_for_is_replaced_at_once() {
+    let site = Site::new();
+    let ca = site.ca("").await;
+    let address = ca.address;
+    let client = site.client(address, WEB_TOKEN);
+    let first = client.ready().await;
+    ca.stop().await;
+    // A new mesh at the same address, which the proxy's file now trusts.
+    fs::remove_dir_all(site.path("data")).unwrap();
+    let ca = RunningCa::start(&site.config(address, "")).await;
+    eventually(|| {
+        let current = client.identity.current().unwrap();
+        let done = current.bundle_hash != first.bundle_hash && current.serial != first.serial;
+        if done { Ok(()) } else { Err(format!("{:?}", client.identity.status())) }
+    })
+    .await;
+    ca.stop().await;
+}
+
+async fn uses(client: &Client, bundle: &TrustBundle) {
+    eventually(|| {
+        let current = client.identity.current().unwrap();
+        if current.bundle_hash == bundle.hash() {
+            Ok(())
+        } else {
+            Err(format!("{:?}", client.identity.status()))
+        }
+    })
+    .await;
 }

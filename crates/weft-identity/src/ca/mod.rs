@@ -183,7 +183,10 @@ impl Session {
             let pause = backoff.pause();
             match ended {
                 Ok(()) => tracing::debug!("bundle stream ended; opening it again"),
-                Err(error) => tracing::warn!(%error, "bundle stream broken; the last bundle stays"),
+                Err(error) => {
+                    self.publisher.bundle_heard(Err(&error));
+                    tracing::warn!(%error, "bundle stream broken; the last bundle stays");
+                }
             }
             sleep(pause).await;
         }
@@ -220,6 +223,7 @@ impl Session {
             )));
         }
         self.connector.trust(&bundle);
+        self.publisher.bundle_heard(Ok(()));
         let leaf = {
             let mut state = self.state();
             state.bundle = Some(bundle.clone());
