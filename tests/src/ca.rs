@@ -104,7 +104,27 @@ impl Ca {
         let new = self.pod.dir().join("tokens.new");
         fs::write(&new, format!("{:#}", json!({ "tokens": *tokens }))).context("writing tokens")?;
         fs::rename(new, file).context("replacing tokens.yaml")?;
+        self.wait_for_tokens(tokens.len());
         Ok(token)
+    }
+
+    /// Until the CA has read the file again: a workload that is quicker is refused once and tries again, which works but
+    /// would show in its log and metrics. So giving up in silence is right.
+    fn wait_for_tokens(&self, count: usize) {
+        let process = self.process();
+        let _ = eventually("the CA to read its tokens again", Duration::from_secs(3), || {
+            let read = |line: &str| {
+                line.contains("join tokens")
+                    && [
+                        format!("\"tokens\":{count},"),
+                        format!("\"tokens\":\"{count}\""),
+                        format!("tokens={count}"),
+                    ]
+                    .iter()
+                    .any(|text| line.contains(text.as_str()))
+            };
+            Ok((!process.is_running() || process.log().lines().any(read)).then_some(()))
+        });
     }
 
     /// An outage.
@@ -141,5 +161,7 @@ impl Ca {
 
 fn launch(pod: &Pod, config: &std::path::Path) -> Result<Arc<Process>> {
     crate::pod::weft_binary()?;
-    pod.spawn("weft-ca", &[WEFT_INSIDE, "ca", "--config", &config.display().to_string()])
+    // Debug: it says when it has read the tokens again.
+    let log = "info,weft_ca=debug";
+    pod.spawn("weft-ca", &[WEFT_INSIDE, "ca", "--log", log, "--config", &config.display().to_string()])
 }

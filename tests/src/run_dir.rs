@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Every process of a run has this variable, with the name of the run directory as its value.
-pub(crate) const RUN_VARIABLE: &str = "WEFT_TESTBED_RUN";
+pub(crate) const RUN_VARIABLE: &str = "TESTBED_RUN";
 
 const PREFIX: &str = "weft-testbed-";
 

@@ -86,7 +86,11 @@ impl Picture<'_> {
                     of(self.change, name).iter().map(|m| m.sum(name, &[("direction", "outbound")])).sum()
                 };
                 let bytes = sum("weft_tcp_sent_bytes_total") + sum("weft_tcp_received_bytes_total");
-                let _ = writeln!(text, "{edge:NAME$} {:>6.1} KB (opaque TCP)", bytes / 1024.0 / seconds);
+                let name = "weft_tcp_connections_active";
+                let open: f64 =
+                    of(self.now, name).iter().map(|m| m.sum(name, &[("direction", "outbound")])).sum();
+                let rate = bytes / 1024.0 / seconds;
+                let _ = writeln!(text, "{edge:NAME$} {rate:>6.1} KB per s, {open:.0} open (opaque TCP)");
                 continue;
             }
             let name = "http_client_request_duration_seconds";
