@@ -258,6 +258,15 @@ async fn an_idle_relay_holds_no_buffer_and_no_pipe() {
 }
 
 #[tokio::test]
+async fn the_state_of_a_relay_is_small() {
+    let ((_a, mut client), (_b, mut upstream)) = (pair().await, pair().await);
+    let (options, counters) = (RelayOptions::default(), RelayCounters::default());
+    let relaying = relay_plain(&mut client, &mut upstream, &options, &counters);
+    let size = size_of_val(&relaying);
+    assert!(size < 1024, "{size} bytes per connection");
+}
+
+#[tokio::test]
 async fn a_prefix_goes_first_also_when_spliced() {
     let (mut client_app, client_proxy) = pair().await;
     let (mut server_app, mut server_proxy) = pair().await;
