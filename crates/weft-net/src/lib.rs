@@ -7,7 +7,7 @@
 //! 2. [`original_dst`] tells where a captured connection was going;
 //! 3. [`detect`] tells from the first bytes what is spoken, [`Prefixed`] gives those bytes back to whoever reads next;
 //! 4. [`connect`] reaches an endpoint, with errors that a retry decision can be made on;
-//! 5. [`relay`] carries bytes both ways; [`ReadAhead`] sits under a TLS session and spares it system calls.
+//! 5. [`relay()`] carries bytes both ways; [`ReadAhead`] sits under a TLS session and spares it system calls.
 //!
 //! All of it is made for current-thread runtimes: buffers and pipes come from pools that belong to the thread, nothing
 //! takes a lock, and an idle connection holds no buffer.
