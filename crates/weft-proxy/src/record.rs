@@ -100,7 +100,7 @@ impl RequestRecord {
             retries: 0,
             request_bytes: None,
             response_bytes: 0,
-            details: (log || trace.context.sampled).then(|| Details::of(parts)),
+            details: (log || trace.records()).then(|| Details::of(parts)),
             trace,
         })
     }
@@ -213,7 +213,7 @@ impl Drop for RequestRecord {
             grpc_status: self.grpc_status,
             duration: took,
         });
-        let sampled = self.trace.context.sampled;
+        let sampled = self.trace.records();
         let logged = self.worker.telemetry.access.wants(self.failed(), sampled);
         if !(sampled || logged) {
             return;

@@ -57,7 +57,11 @@ impl WorkerTelemetry {
     pub(crate) fn new(shared: &Shared) -> Self {
         let shard = shared.registry.shard();
         Self {
-            tracer: RefCell::new(Tracer::new(Arc::clone(&shared.sampler))),
+            // A proxy that exports nothing must not put spans into traces that nobody will ever see.
+            tracer: RefCell::new(match shared.spans {
+                Some(_) => Tracer::new(Arc::clone(&shared.sampler)),
+                None => Tracer::passive(),
+            }),
             spans: shared.spans.as_ref().map(|sink| sink.for_shard(&shard)),
             access: shared.access.for_shard(&shard),
             inbound: DirectionTelemetry::new(&shard, Direction::Inbound),
