@@ -26,6 +26,7 @@ pub struct LoadBuilder {
     request: Request,
     rate: u32,
     connections: u32,
+    keep: bool,
 }
 
 /// Load that runs.
@@ -100,7 +101,7 @@ impl Report {
 
 impl LoadBuilder {
     pub(crate) fn new(pod: Pod, request: Request) -> Self {
-        Self { pod, request, rate: 100, connections: 8 }
+        Self { pod, request, rate: 100, connections: 8, keep: true }
     }
 
     /// Requests a second; 100 unless said.
@@ -112,6 +113,13 @@ impl LoadBuilder {
     /// Connections that share the rate; 8 unless said.
     pub fn connections(mut self, connections: u32) -> Self {
         self.connections = connections.max(1);
+        self
+    }
+
+    /// Each request over a connection of its own, its host resolved anew: what the name server and the handshakes of a
+    /// mesh see of an application that keeps nothing.
+    pub fn fresh_connections(mut self) -> Self {
+        self.keep = false;
         self
     }
 
@@ -129,6 +137,7 @@ impl LoadBuilder {
             report: report.clone(),
             interval: Duration::from_secs(1) / self.rate,
             count: self.connections,
+            keep: self.keep,
         };
         let task = self.pod.start(async move || {
             lanes.run().await;
@@ -183,6 +192,7 @@ struct Lanes {
     report: Arc<Mutex<Report>>,
     interval: Duration,
     count: u32,
+    keep: bool,
 }
 
 impl Lanes {
@@ -232,7 +242,7 @@ impl Lanes {
         }
         let mut connection = self.client.open(self.request.url(), self.request.is_http2()).await?;
         let response = connection.send(&self.request).await?;
-        *kept = Some(connection);
+        *kept = self.keep.then_some(connection);
         Ok(response)
     }
 }

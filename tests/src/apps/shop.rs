@@ -21,7 +21,18 @@ use tokio::sync::Mutex;
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
 /// What an application copies from a request to its own calls (W3C Trace Context; B3).
-const CONTEXT: [&str; 5] = ["traceparent", "tracestate", "b3", "x-request-id", "baggage"];
+const CONTEXT: [&str; 10] = [
+    "traceparent",
+    "tracestate",
+    "b3",
+    "x-b3-traceid",
+    "x-b3-spanid",
+    "x-b3-parentspanid",
+    "x-b3-sampled",
+    "x-b3-flags",
+    "x-request-id",
+    "baggage",
+];
 
 const ORDERS: (&str, u16) = ("orders.shop", 80);
 const INVENTORY: (&str, u16) = ("inventory.shop", 50051);
