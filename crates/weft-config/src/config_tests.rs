@@ -226,6 +226,15 @@ fn a_variable_can_choose_the_identity_source_and_its_mistakes_name_it() {
 }
 
 #[test]
+fn a_flag_for_a_field_that_cannot_be_set_is_an_error() {
+    for field in ["inbound.mod", "services", "mesh.modes", "telemetry.resource.a"] {
+        let env = Env::empty().with_flag("--set", field, "x");
+        let told = ProxyConfig::from_text(Path::new("weft.yaml"), LEAST, &env).unwrap_err().to_string();
+        assert!(told.starts_with(&format!("--set: {field}: ")), "{told}");
+    }
+}
+
+#[test]
 fn a_file_that_cannot_be_read_is_told() {
     let told = ProxyConfig::load(Path::new("/nonexistent/weft.yaml"), &Env::empty()).unwrap_err().to_string();
     assert!(

@@ -49,6 +49,15 @@ impl Env {
         self.flags.get(field).map(|(flag, value)| (flag.as_str(), value.as_str()))
     }
 
+    /// The flags whose field is not among `used`: the flag's name and the field.
+    pub(crate) fn unknown_flags<'a>(
+        &'a self,
+        used: &'a std::collections::BTreeSet<String>,
+    ) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let unknown = self.flags.iter().filter(move |(field, _)| !used.contains(*field));
+        unknown.map(|(field, (flag, _))| (flag.as_str(), field.as_str()))
+    }
+
     /// Whether a field below the section at `path` is overridden.
     pub(crate) fn sets_below(&self, path: &str) -> bool {
         let variables = format!("{}_", variable(path));

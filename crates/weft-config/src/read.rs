@@ -62,7 +62,7 @@ pub(crate) struct Found {
     /// The path of every field there is, list positions as `[]`.
     #[cfg_attr(not(test), expect(dead_code, reason = "compared with the reference page by a test"))]
     pub(crate) fields: BTreeSet<String>,
-    /// The variables that were used.
+    /// The variables that were used, and the fields that flags were used for.
     pub(crate) used: BTreeSet<String>,
 }
 
@@ -106,6 +106,7 @@ impl<'a> Reader<'a> {
             return None;
         }
         if let Some((flag, value)) = self.env.flag(path) {
+            self.used.borrow_mut().insert(path.to_owned());
             return Some((value.to_owned(), Origin::Flag(flag.to_owned())));
         }
         let name = variable(path);

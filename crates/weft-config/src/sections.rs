@@ -44,7 +44,14 @@ impl ProxyConfig {
         let root = tree::parse(text).map_err(|problem| ConfigErrors::one(path, problem))?;
         let reader = Reader::new(env);
         let config = document(&reader.root(&root), path);
-        let found = reader.finish();
+        let mut found = reader.finish();
+        found.problems.extend(env.unknown_flags(&found.used).map(|(flag, field)| Problem {
+            kind: ProblemKind::UnknownField,
+            origin: Origin::Flag(flag.to_owned()),
+            field: field.to_owned(),
+            reason: "there is no such field, or it can be set in the file only".to_owned(),
+            cure: "see docs/reference/configuration.md".to_owned(),
+        }));
         match config {
             Some(mut config) if found.problems.is_empty() => {
                 let named = |name| format!("environment variable {name} names no field of the configuration");

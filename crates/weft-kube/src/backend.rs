@@ -4,7 +4,6 @@
 //! apply at once, so the choice is not about effect but about order and about not leaving two copies. Where one of them
 //! has rules already, that one is taken; else the one that the machine's plain `iptables` is; else nft.
 
-use std::ffi::OsString;
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
@@ -168,7 +167,7 @@ fn stem(family: Family) -> &'static str {
 /// The program `name`, on PATH or where administrators' programs are.
 fn which(name: &str) -> Option<PathBuf> {
     use std::os::unix::fs::PermissionsExt as _;
-    let path = std::env::var_os("PATH").unwrap_or_else(OsString::new);
+    let path = std::env::var_os("PATH").unwrap_or_default();
     let more = ["/usr/sbin", "/sbin", "/usr/local/sbin"].map(PathBuf::from);
     let runs = |file: &PathBuf| {
         std::fs::metadata(file).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)

@@ -36,13 +36,13 @@ impl Host {
         }
         match families {
             Families::V4 => {
-                host.notices.push("IPv6 is left alone, as asked: IPv6 traffic is not captured".to_owned())
+                host.notices.push("IPv6 is left alone, as asked: IPv6 traffic is not captured".to_owned());
             }
             Families::Auto if !has_ipv6() => {
-                host.notices.push("the kernel has no IPv6: only IPv4 has rules".to_owned())
+                host.notices.push("the kernel has no IPv6: only IPv4 has rules".to_owned());
             }
             Families::Auto | Families::V6 | Families::Both => {
-                host.tools.push(Tool::choose(Family::V6, choice)?)
+                host.tools.push(Tool::choose(Family::V6, choice)?);
             }
         }
         for tool in &host.tools {

@@ -33,9 +33,13 @@ struct Pod {
 
 impl Pod {
     fn new() -> Option<Self> {
+        #[expect(clippy::print_stderr, reason = "a skipped test says so")]
+        fn skipped() {
+            eprintln!("skipped: needs root and iproute2");
+        }
         static NEXT: AtomicU32 = AtomicU32::new(0);
         if !rustix::process::geteuid().is_root() || Command::new("ip").arg("-V").output().is_err() {
-            eprintln!("skipped: needs root and iproute2");
+            skipped();
             return None;
         }
         let name = format!("wk{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));

@@ -2,17 +2,21 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use weft_ca::{CaConfig, CaError};
 
 use crate::log::{self, Format};
 
+/// How long calls in progress may take at the end. Signing takes milliseconds; a client that is slower asks again.
+const GRACE: Duration = Duration::from_secs(5);
+
 /// Run the mesh certificate authority.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The configuration file.
-    #[arg(long, value_name = "FILE", default_value = "/etc/weft/ca.yaml")]
+    #[arg(long, value_name = "FILE", default_value = "/etc/weft/ca.yaml", env = "WEFT_CONFIG")]
     config: PathBuf,
 }
 
@@ -45,6 +49,9 @@ fn serve(config: CaConfig) -> anyhow::Result<()> {
                 _ = term.recv() => {}
                 _ = int.recv() => {}
             }
+            tracing::info!("draining");
+            trigger.start(GRACE);
+            tokio::time::sleep(GRACE).await;
             trigger.close();
             std::future::pending::<()>().await;
         };

@@ -1,8 +1,10 @@
 //! The `weft` binary: one module per subcommand, wiring only.
 
 mod ca;
+mod init;
 mod log;
 mod proxy;
+mod version;
 
 use std::process::ExitCode;
 
@@ -22,7 +24,7 @@ struct Cli {
     #[arg(long, global = true, value_name = "DIRECTIVES")]
     log: Option<String>,
     /// How log lines look: text, json, or auto (text on a terminal, json elsewhere).
-    #[arg(long, global = true, value_name = "FORMAT", default_value = "auto")]
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "auto", env = "WEFT_LOG_FORMAT")]
     log_format: log::Format,
     #[command(subcommand)]
     command: Command,
@@ -30,17 +32,23 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Write, print, prove or remove the interception rules of this network namespace.
+    Init(Box<init::Args>),
     /// Run the sidecar proxy.
     Proxy(proxy::Args),
     /// Run the mesh certificate authority.
     Ca(ca::Args),
+    /// Tell the version.
+    Version,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
+        Command::Init(args) => init::run(&args, cli.log.as_deref(), cli.log_format),
         Command::Proxy(args) => proxy::run(&args, cli.log.as_deref(), cli.log_format),
         Command::Ca(args) => ca::run(&args, cli.log.as_deref(), cli.log_format),
+        Command::Version => version::run(),
     }
 }
 
@@ -49,4 +57,29 @@ fn main() -> ExitCode {
 fn usage(error: impl std::fmt::Display) -> ExitCode {
     eprintln!("weft: {error}");
     ExitCode::from(EXIT_USAGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_reference_page_has_every_flag() {
+        let page = include_str!("../../../docs/reference/cli.md");
+        for command in Cli::command().get_subcommands() {
+            assert!(page.contains(&format!("## `weft {}`", command.get_name())), "{}", command.get_name());
+            for flag in
+                command.get_arguments().chain(Cli::command().get_arguments()).filter_map(|a| a.get_long())
+            {
+                assert!(page.contains(&format!("`--{flag}`")), "docs/reference/cli.md has no `--{flag}`");
+            }
+        }
+    }
 }
