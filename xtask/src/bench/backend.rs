@@ -84,17 +84,17 @@ fn application_config(bed: &Bed) -> String {
         server(port(Listener::Http1).to_string()),
         server(format!("{} http2", port(Listener::Http2))),
         server(port(Listener::Tcp).to_string()),
-        sink_server(bed, "server"),
+        sink_server(bed, Side::Server),
     )
 }
 
 fn sink_config(bed: &Bed) -> String {
-    format!("{}http {{ {NGINX_HTTP} {} }}\n", nginx_main(bed, "sink"), sink_server(bed, "client"))
+    format!("{}http {{ {NGINX_HTTP} {} }}\n", nginx_main(bed, "sink"), sink_server(bed, Side::Client))
 }
 
 /// Answers each export with an empty `ExportTraceServiceResponse` and writes a line about it, from which a run
 /// tells whether traces really were sent.
-fn sink_server(bed: &Bed, side: &str) -> String {
+fn sink_server(bed: &Bed, side: Side) -> String {
     format!(
         "server {{ listen 127.0.0.1:{SINK_PORT}; access_log {}; default_type application/x-protobuf;\n\
          client_max_body_size 16m; location / {{ return 200 \"\"; }} }}\n",
@@ -103,6 +103,6 @@ fn sink_server(bed: &Bed, side: &str) -> String {
 }
 
 /// Where the sink of a side writes its line per export.
-pub(crate) fn sink_log(bed: &Bed, side: &str) -> std::path::PathBuf {
-    bed.scratch.join(format!("exports.{side}.log"))
+pub(crate) fn sink_log(bed: &Bed, side: Side) -> std::path::PathBuf {
+    bed.scratch.join(format!("exports.{}.log", side.name()))
 }

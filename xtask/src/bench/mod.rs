@@ -212,6 +212,12 @@ fn measure_all(
                     .push(sample.with_context(|| format!("{} with {}", spec.title, peers[at].name()))?);
             }
         }
+        // Traces are about the loads; the memory measurement alone makes too few requests for one.
+        if !results.samples.is_empty() {
+            for (peer, (bed, _)) in peers.iter().zip(&beds) {
+                peer.check_after(bed)?;
+            }
+        }
     }
     Ok(results)
 }

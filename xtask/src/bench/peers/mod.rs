@@ -66,6 +66,10 @@ pub(crate) trait Peer {
     fn address(&self, listener: Listener) -> String;
     /// Where side B accepts mTLS, for the check that it refuses a client without a certificate.
     fn mutual_tls_address(&self) -> String;
+    /// Looks, after a round's loads, whether the pair did what its note says beside answering.
+    fn check_after(&self, _bed: &Bed) -> Result<()> {
+        Ok(())
+    }
     /// The user that both sides run as, where that is not root.
     fn user(&self) -> Option<u32> {
         None

@@ -90,6 +90,18 @@ impl Peer for Weft {
         self.address(Listener::Http1)
     }
 
+    /// Spans are exported in batches: the last may take a few seconds.
+    fn check_after(&self, bed: &Bed) -> Result<()> {
+        for side in [Side::Client, Side::Server] {
+            let log = backend::sink_log(bed, side);
+            let what = format!("an export of traces by the {} side", side.name());
+            process::wait_until(&what, Duration::from_secs(15), || {
+                Ok(log.metadata().is_ok_and(|data| data.len() > 0))
+            })?;
+        }
+        Ok(())
+    }
+
     fn user(&self) -> Option<u32> {
         Some(PROXY_USER)
     }
