@@ -1,28 +1,44 @@
-//! A running checksum over a byte stream, and the pattern that is sent, both cheap enough for hundreds of megabytes.
+//! A running checksum over a byte stream, and the pattern that is sent, both cheap enough for hundreds of megabytes in a
+//! build without optimization.
 
+use std::sync::OnceLock;
+
+use aws_lc_rs::digest::{Context, SHA256};
 use bytes::{Bytes, BytesMut};
 
-/// FNV-1a, 64 bits (draft-eastlake-fnv): it sees a lost, doubled, swapped or changed byte.
-#[derive(Debug, Clone, Copy)]
-pub struct Checksum(u64);
+/// The pattern repeats after so many bytes: a prime, so that no buffer size divides it and a piece that is lost, doubled
+/// or moved by whole buffers shows.
+const PERIOD: usize = 1_048_573;
+
+/// The largest piece.
+const PIECE: u64 = 65_536;
+
+/// SHA-256: it sees a lost, doubled, moved or changed byte.
+#[derive(Clone)]
+pub struct Checksum(Context);
 
 impl Default for Checksum {
     fn default() -> Self {
-        Self(0xcbf2_9ce4_8422_2325)
+        Self(Context::new(&SHA256))
+    }
+}
+
+impl std::fmt::Debug for Checksum {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Checksum({:016x})", self.value())
     }
 }
 
 impl Checksum {
     /// Takes the next bytes.
     pub fn add(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3);
-        }
+        self.0.update(bytes);
     }
 
-    /// The sum so far.
-    pub fn value(self) -> u64 {
-        self.0
+    /// The first 64 bits of the sum so far.
+    pub fn value(&self) -> u64 {
+        let digest = self.0.clone().finish();
+        digest.as_ref().iter().take(8).fold(0, |sum, byte| sum << 8 | u64::from(*byte))
     }
 
     /// The sum of the pattern's first `count` bytes.
@@ -34,21 +50,24 @@ impl Checksum {
             sum.add(&piece);
             at += piece.len() as u64;
         }
-        sum.0
+        sum.value()
     }
 }
 
-/// The next bytes of a pattern of `count` bytes, from `at` on: 64 KiB at the most. The byte at an offset depends on the
-/// whole offset, so that a piece in a wrong place changes the sum.
-pub fn piece(at: u64, count: u64) -> Bytes {
-    let length = count.saturating_sub(at).min(65_536);
-    let mut bytes = BytesMut::with_capacity(usize::try_from(length).unwrap_or(0));
-    for offset in at..at + length {
+fn period() -> &'static Bytes {
+    static BYTES: OnceLock<Bytes> = OnceLock::new();
+    BYTES.get_or_init(|| {
         // The top byte of a multiplicative hash; the constant is 2^64 divided by the golden ratio.
-        let [top, ..] = offset.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes();
-        bytes.extend_from_slice(&[top]);
-    }
-    bytes.freeze()
+        let byte = |offset: usize| (offset as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes()[0];
+        (0..PERIOD).map(byte).collect()
+    })
+}
+
+/// The next bytes of a pattern of `count` bytes, from `at` on: 64 KiB at the most, at least one unless `at` is the end.
+pub fn piece(at: u64, count: u64) -> Bytes {
+    let begin = usize::try_from(at % PERIOD as u64).unwrap_or(0);
+    let length = usize::try_from(count.saturating_sub(at).min(PIECE)).unwrap_or(0);
+    period().slice(begin..PERIOD.min(begin + length))
 }
 
 /// The whole pattern at once, for sizes that fit a message.
@@ -66,11 +85,11 @@ mod tests {
 
     #[test]
     fn pieces_and_whole_agree_and_order_matters() {
-        let whole = pattern(200_000);
-        assert_eq!(whole.len(), 200_000);
+        let whole = pattern(2_000_000);
+        assert_eq!(whole.len(), 2_000_000);
         let mut sum = Checksum::default();
         sum.add(&whole);
-        assert_eq!(sum.value(), Checksum::of_pattern(200_000));
+        assert_eq!(sum.value(), Checksum::of_pattern(2_000_000));
         let mut swapped = Checksum::default();
         swapped.add(&whole[65_536..131_072]);
         swapped.add(&whole[..65_536]);
