@@ -6,13 +6,13 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use crate::Http1Limits;
 
@@ -24,6 +24,8 @@ pub(crate) struct Activity {
     reads_at_request: AtomicU64,
     begun: AtomicU64,
     ended: AtomicU64,
+    /// The last write did not go through: something is still to be written.
+    write_blocked: AtomicBool,
 }
 
 impl Activity {
@@ -55,58 +57,80 @@ impl Drop for InFlight {
     }
 }
 
-/// Why a connection is to be closed.
+/// What a quiet connection has come to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Expired {
-    /// A request head has begun and not ended.
+pub(crate) enum Quiet {
+    /// Between two requests for a while, with nothing read and nothing to write: its buffers can be given back.
+    Parked,
+    /// A request head has begun and not ended in time.
     Head,
     /// No request for long.
     Idle,
 }
+
+/// How long a connection is between two requests before its buffers are given back. Long enough that a connection with
+/// traffic never notices; parking and waking cost about a microsecond.
+const PARK_AFTER: Duration = Duration::from_secs(1);
 
 /// Compares the activity of one tick with the last.
 #[derive(Debug)]
 pub(crate) struct Watch {
     activity: Arc<Activity>,
     tick: Duration,
+    head_ticks: u32,
     idle_ticks: u32,
     begun: u64,
     quiet: u32,
-    partial: bool,
+    partial: u32,
 }
 
 impl Watch {
     pub(crate) fn new(activity: Arc<Activity>, limits: &Http1Limits) -> Self {
-        // A head is given between one and two ticks, so that nobody gets less than the limit.
-        let tick = limits.header_read.min(limits.idle).max(Duration::from_millis(10));
-        let idle_ticks = u32::try_from(limits.idle.as_millis() / tick.as_millis()).unwrap_or(u32::MAX).max(1);
-        Self { activity, tick, idle_ticks, begun: 0, quiet: 0, partial: false }
+        let tick = limits.header_read.min(limits.idle).min(PARK_AFTER).max(Duration::from_millis(10));
+        let ticks = |limit: Duration| {
+            u32::try_from(limit.as_millis().div_ceil(tick.as_millis())).unwrap_or(u32::MAX).max(1)
+        };
+        Self {
+            activity,
+            tick,
+            head_ticks: ticks(limits.header_read),
+            idle_ticks: ticks(limits.idle),
+            begun: 0,
+            quiet: 0,
+            partial: 0,
+        }
     }
 
-    /// Resolves when the connection is to be closed.
-    pub(crate) async fn expired(&mut self) -> Expired {
+    /// Resolves when there is something to do about the connection; `parked` says that its buffers are gone already.
+    pub(crate) async fn quiet(&mut self, parked: bool) -> Quiet {
         loop {
             tokio::time::sleep(self.tick).await;
-            if let Some(expired) = self.look() {
-                return expired;
+            match self.look() {
+                Some(Quiet::Parked) if parked => {}
+                Some(quiet) => return quiet,
+                None => {}
             }
         }
     }
 
-    fn look(&mut self) -> Option<Expired> {
+    fn look(&mut self) -> Option<Quiet> {
         let activity = &self.activity;
         let begun = activity.begun.load(Relaxed);
         if activity.in_flight() || begun != self.begun {
-            (self.begun, self.quiet, self.partial) = (begun, 0, false);
+            (self.begun, self.quiet, self.partial) = (begun, 0, 0);
             return None;
         }
-        let partial = activity.reads.load(Relaxed) > activity.reads_at_request.load(Relaxed);
-        if partial && self.partial {
-            return Some(Expired::Head);
-        }
-        self.partial = partial;
         self.quiet += 1;
-        (self.quiet >= self.idle_ticks).then_some(Expired::Idle)
+        if activity.reads.load(Relaxed) > activity.reads_at_request.load(Relaxed) {
+            // The tick in which the head began does not count, so that nobody gets less than the limit.
+            self.partial += 1;
+            return (self.partial > self.head_ticks).then_some(Quiet::Head);
+        }
+        self.partial = 0;
+        if self.quiet >= self.idle_ticks {
+            return Some(Quiet::Idle);
+        }
+        (!activity.write_blocked.load(Relaxed)).then_some(Quiet::Parked)
     }
 }
 
@@ -115,11 +139,32 @@ impl Watch {
 pub(crate) struct Counted<S> {
     inner: S,
     activity: Arc<Activity>,
+    /// What was read before: the byte that woke a parked connection, or what a parser gave back.
+    ahead: Bytes,
 }
 
 impl<S> Counted<S> {
     pub(crate) fn new(inner: S, activity: Arc<Activity>) -> Self {
-        Self { inner, activity }
+        Self { inner, activity, ahead: Bytes::new() }
+    }
+
+    /// Puts bytes in front of what is read next.
+    pub(crate) fn unread(mut self, bytes: Bytes) -> Self {
+        self.ahead = bytes;
+        self
+    }
+}
+
+impl<S: AsyncRead + Unpin> Counted<S> {
+    /// Waits for the next byte, without a buffer. False: the peer has closed.
+    pub(crate) async fn wait(&mut self) -> std::io::Result<bool> {
+        if !self.ahead.is_empty() {
+            return Ok(true);
+        }
+        let mut byte = [0; 1];
+        let read = self.inner.read(&mut byte).await?;
+        self.ahead = Bytes::copy_from_slice(&byte[..read]);
+        Ok(read == 1)
     }
 }
 
@@ -130,6 +175,16 @@ impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<std::io::Result<()>> {
         let before = buf.filled().len();
+        if !self.ahead.is_empty() && buf.remaining() > 0 {
+            let taken = self.ahead.len().min(buf.remaining());
+            buf.put_slice(&self.ahead.split_to(taken));
+            self.activity.read();
+            // What follows is most likely there too, and saves the parser a round.
+            return match Pin::new(&mut self.inner).poll_read(cx, buf) {
+                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+                _ => Poll::Ready(Ok(())),
+            };
+        }
         let result = Pin::new(&mut self.inner).poll_read(cx, buf);
         if buf.filled().len() > before {
             self.activity.read();
@@ -144,7 +199,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, buf)
+        let result = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.activity.write_blocked.store(result.is_pending(), Relaxed);
+        result
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
@@ -164,7 +221,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
         cx: &mut Context<'_>,
         bufs: &[std::io::IoSlice<'_>],
     ) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+        let result = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
+        self.activity.write_blocked.store(result.is_pending(), Relaxed);
+        result
     }
 }
 
@@ -217,12 +276,12 @@ mod tests {
     }
 
     #[test]
-    fn a_started_head_gets_one_whole_tick() {
+    fn a_started_head_gets_its_whole_time() {
         let (activity, mut watch) = watch();
         activity.read();
         assert_eq!(watch.look(), None);
         activity.read(); // a byte more is not progress: it is how slowloris works
-        assert_eq!(watch.look(), Some(Expired::Head));
+        assert_eq!(watch.look(), Some(Quiet::Head));
     }
 
     #[test]
@@ -233,7 +292,8 @@ mod tests {
             drop(activity.begin());
             assert_eq!(watch.look(), None);
         }
-        assert_eq!([watch.look(), watch.look(), watch.look()], [None, None, Some(Expired::Idle)]);
+        let looks = [watch.look(), watch.look(), watch.look()];
+        assert_eq!(looks, [Some(Quiet::Parked), Some(Quiet::Parked), Some(Quiet::Idle)]);
     }
 
     #[test]
@@ -242,6 +302,15 @@ mod tests {
         let request = activity.begin();
         assert!((0..10).all(|_| watch.look().is_none()));
         drop(request);
-        assert_eq!([watch.look(), watch.look()], [None, None]);
+        assert_eq!(watch.look(), Some(Quiet::Parked));
+    }
+
+    #[test]
+    fn an_answer_that_is_not_written_yet_keeps_the_buffers() {
+        let (activity, mut watch) = watch();
+        drop(activity.begin());
+        watch.look();
+        activity.write_blocked.store(true, Relaxed);
+        assert_eq!(watch.look(), None);
     }
 }

@@ -13,7 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use weft_core::Drain;
 
-use crate::activity::{Activity, Counted, Tracked, Watch};
+use crate::activity::{Activity, Counted, Quiet, Tracked, Watch};
 use crate::{Abort, Answer, Body, Handler, Http1Limits, Interim, UpgradeIo};
 
 /// Serves requests until the client closes, a limit is passed, or `drain` has begun and the request in flight is
@@ -35,32 +35,75 @@ where
     H: Handler,
 {
     let activity = Arc::new(Activity::default());
-    let io = TokioIo::new(Counted::new(io, Arc::clone(&activity)));
     let mut watch = Watch::new(Arc::clone(&activity), limits);
+    let mut io = Counted::new(io, Arc::clone(&activity));
+    loop {
+        match serve_busy(io, &handler, &activity, limits, &mut watch, &mut drain).await? {
+            Some(parked) => io = parked,
+            None => return Ok(()),
+        }
+        let more = tokio::select! {
+            biased;
+            more = io.wait() => more.unwrap_or(false),
+            _ = watch.quiet(true) => false,
+            () = drain.draining() => false,
+        };
+        if !more {
+            return Ok(());
+        }
+    }
+}
+
+/// Serves until the connection is done, or has nothing to do and gives its buffers back: then the socket is returned.
+///
+/// hyper keeps a read buffer of 8 KiB for each connection, busy or not; thousands of idle connections are common
+/// (clients' pools), and theirs are a waste.
+async fn serve_busy<S, H>(
+    io: Counted<S>,
+    handler: &Rc<H>,
+    activity: &Arc<Activity>,
+    limits: &Http1Limits,
+    watch: &mut Watch,
+    drain: &mut Drain,
+) -> Result<Option<Counted<S>>, hyper::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Handler,
+{
+    let (handler, activity) = (Rc::clone(handler), Arc::clone(activity));
     let service = service_fn(move |request: Request<Incoming>| {
         let in_flight = activity.begin();
         let handler = Rc::clone(&handler);
-        async move {
-            let answer = call(&*handler, request).await?;
-            Ok::<_, Abort>(answer.map(|body| Tracked::new(body, in_flight)))
-        }
+        // Boxed, so that only connections with a request in flight pay for its size.
+        Box::pin(async move {
+            let response = call(&*handler, request).await?;
+            Ok::<_, Abort>(response.map(|body| Tracked::new(body, in_flight)))
+        })
     });
-    let connection = builder(limits).serve_connection(io, service).with_upgrades();
-    let mut connection = std::pin::pin!(connection);
+    let mut connection = builder(limits).serve_connection(TokioIo::new(io), service).with_upgrades();
     let result = tokio::select! {
         biased;
-        result = connection.as_mut() => result,
-        reason = watch.expired() => {
-            tracing::debug!(?reason, "closing an HTTP/1 connection");
-            return Ok(());
-        }
+        result = &mut connection => result,
+        quiet = watch.quiet(false) => match quiet {
+            Quiet::Parked => {
+                return Ok(connection.into_parts().map(|parts| parts.io.into_inner().unread(parts.read_buf)));
+            }
+            Quiet::Head | Quiet::Idle => {
+                tracing::debug!(?quiet, "closing an HTTP/1 connection");
+                return Ok(None);
+            }
+        },
         () = drain.draining() => {
             // The request in flight is answered with `connection: close`; an idle connection closes.
-            connection.as_mut().graceful_shutdown();
+            std::pin::Pin::new(&mut connection).graceful_shutdown();
             connection.await
         }
     };
-    result.or_else(|error| if is_departure(&error) { Ok(()) } else { Err(error) })
+    match result {
+        Ok(()) => Ok(None),
+        Err(error) if is_departure(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn builder(limits: &Http1Limits) -> http1::Builder {

@@ -86,6 +86,8 @@ pub fn from_link(parts: &mut request::Parts) -> Original {
         _ => Version::HTTP_11,
     };
     let upgrade = parts.headers.remove(WEFT_UPGRADE);
+    // Only a peer that is not Weft sends others: they must not look as if the mesh had said them.
+    strip_internal(&mut parts.headers);
     parts.version = version;
     Original { version, upgrade }
 }
@@ -121,17 +123,27 @@ pub fn response_from_link<B>(response: &mut Response<B>) -> bool {
     true
 }
 
-/// Removes what only mesh links may carry.
+/// What the names of the mesh's own headers begin with.
+const RESERVED: &str = "weft-";
+
+/// Removes what only the mesh may say: everything that begins with `weft-`, on links or off them. An application that
+/// passes on an answer of the mesh (`weft-error`) as its own would send the reader of the log to the wrong place.
 pub fn strip_internal(headers: &mut HeaderMap) {
-    headers.remove(WEFT_WIRE);
-    headers.remove(WEFT_UPGRADE);
+    // One look at each name costs less than a lookup of each header that there is.
+    let is_ours = |name: &&HeaderName| name.as_str().starts_with(RESERVED);
+    if headers.keys().any(|name| is_ours(&name)) {
+        let ours: Vec<HeaderName> = headers.keys().filter(is_ours).cloned().collect();
+        for name in ours {
+            headers.remove(name);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parts(builder: http::request::Builder) -> request::Parts {
+    fn parts(builder: request::Builder) -> request::Parts {
         builder.body(()).unwrap().into_parts().0
     }
 
@@ -186,16 +198,28 @@ mod tests {
 
     #[test]
     fn applications_cannot_speak_the_internal_headers() {
-        let mut request = parts(
-            Request::builder()
-                .uri("/")
-                .header("host", "a")
-                .header("weft-wire", "2")
-                .header("weft-upgrade", "x"),
-        );
+        let spoofed = || {
+            parts(
+                Request::builder()
+                    .uri("/")
+                    .header("host", "a")
+                    .header("weft-wire", "2")
+                    .header("weft-error", "tls-failed")
+                    .header("weft-error", "loop-detected")
+                    .header("Weft-Whatever", "x")
+                    .header("weft-upgrade", "x")
+                    .header("weftless", "stays"),
+            )
+        };
+        let mut request = spoofed();
         clean_request(&mut request).unwrap();
-        assert_eq!(request.headers.len(), 1);
-        let mut answer = Response::builder().header("weft-upgrade", "x").body(()).unwrap();
+        assert_eq!(request.headers.len(), 2);
+        // A peer that is not Weft, on a link.
+        let mut request = spoofed();
+        from_link(&mut request);
+        assert_eq!(request.headers.len(), 2);
+        let mut answer =
+            Response::builder().header("weft-upgrade", "x").header("weft-error", "x").body(()).unwrap();
         response_to_link(&mut answer);
         assert!(answer.headers().is_empty());
     }

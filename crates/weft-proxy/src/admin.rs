@@ -122,7 +122,7 @@ async fn config(State(admin): Page) -> Json<Value> {
     let fields: Vec<Value> = snapshot
         .effective
         .iter()
-        .map(|field| json!({"field": field.field, "value": field.value.to_string(), "from": field.origin.to_string()}))
+        .map(|field| json!({"field": field.field, "value": field.value, "from": field.origin.to_string()}))
         .collect();
     Json(json!({
         "version": snapshot.version,

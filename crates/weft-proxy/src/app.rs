@@ -51,10 +51,12 @@ impl App {
     ) -> Result<Response<Body>, ErrorCode> {
         if parts.version == Version::HTTP_2 {
             let client = self.http2().await?;
-            return client
+            let mut response = client
                 .exchange(Request::from_parts(parts, ()), body, interim)
                 .await
-                .map_err(|e| exchange(&e));
+                .map_err(|e| exchange(&e))?;
+            wire::strip_internal(response.headers_mut());
+            return Ok(response);
         }
         let request = Request::from_parts(parts, body);
         let mut response = self.http1.send(request, interim, || self.dial()).await.map_err(http1)?;
@@ -75,10 +77,14 @@ impl App {
                 .await
                 .map_err(|e| exchange(&e))?;
             return Ok(match opened {
-                Opened::Stream(head, io) => {
+                Opened::Stream(mut head, io) => {
+                    wire::strip_internal(head.headers_mut());
                     Upgraded::Accepted(head.map(|()| Body::Empty), UpgradeIo::Http2(io))
                 }
-                Opened::Answer(response) => Upgraded::Answer(response),
+                Opened::Answer(mut response) => {
+                    wire::strip_internal(response.headers_mut());
+                    Upgraded::Answer(response)
+                }
             });
         }
         let connect = parts.method == Method::CONNECT;

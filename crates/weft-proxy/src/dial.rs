@@ -38,7 +38,7 @@ pub(crate) struct DialError {
 }
 
 impl DialError {
-    fn new(code: ErrorCode, detail: impl ToString) -> Self {
+    fn new(code: ErrorCode, detail: &dyn std::fmt::Display) -> Self {
         Self { code, detail: detail.to_string().into(), blames_endpoint: true }
     }
 }
@@ -50,7 +50,7 @@ impl From<ConnectError> for DialError {
             ConnectError::TimedOut { .. } => ErrorCode::ConnectTimeout,
             _ => ErrorCode::ConnectFailed,
         };
-        Self { blames_endpoint: error.blames_endpoint(), ..Self::new(code, error) }
+        Self { blames_endpoint: error.blames_endpoint(), ..Self::new(code, &error) }
     }
 }
 
@@ -77,7 +77,7 @@ pub(crate) async fn dial_mesh(
 ) -> Result<Dialed, DialError> {
     let identity = worker.shared.identity.current().ok_or_else(|| DialError {
         blames_endpoint: false,
-        ..DialError::new(ErrorCode::NoIdentity, "no certificate yet")
+        ..DialError::new(ErrorCode::NoIdentity, &"no certificate yet")
     })?;
     let tcp = dial_tcp(worker, endpoint).await?;
     let started = Instant::now();
@@ -116,19 +116,19 @@ async fn handshake(
     let connecting = TlsConnector::from(Arc::clone(config)).connect(name, ReadAhead::new(tcp));
     let stream = match tokio::time::timeout(worker.shared.config.timeouts.handshake, connecting).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err(DialError::new(ErrorCode::TlsFailed, error)),
-        Err(_) => return Err(DialError::new(ErrorCode::TlsFailed, "the TLS handshake took too long")),
+        Ok(Err(error)) => return Err(DialError::new(ErrorCode::TlsFailed, &error)),
+        Err(_) => return Err(DialError::new(ErrorCode::TlsFailed, &"the TLS handshake took too long")),
     };
     let tls = stream.get_ref().1;
-    let peer = peer_of(tls).map_err(|error| DialError::new(ErrorCode::TlsFailed, error))?;
+    let peer = peer_of(tls).map_err(|error| DialError::new(ErrorCode::TlsFailed, &error))?;
     if !rule.allows(&peer.id) {
         let detail = format!("{endpoint} is {}, expected {rule}", peer.id);
-        return Err(DialError::new(ErrorCode::IdentityMismatch, detail));
+        return Err(DialError::new(ErrorCode::IdentityMismatch, &detail));
     }
     let agreed =
-        weft_identity::link_protocol(tls).map_err(|error| DialError::new(ErrorCode::TlsFailed, error))?;
+        weft_identity::link_protocol(tls).map_err(|error| DialError::new(ErrorCode::TlsFailed, &error))?;
     if agreed != protocol {
-        return Err(DialError::new(ErrorCode::TlsFailed, "the peer chose another link protocol"));
+        return Err(DialError::new(ErrorCode::TlsFailed, &"the peer chose another link protocol"));
     }
     Ok(Dialed { stream, peer: peer.id, generation: identity.generation })
 }

@@ -10,7 +10,7 @@ pub(crate) fn raise() {
     }
     match setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
         Ok(()) => {
-            tracing::debug!(from = ?limit.current, to = ?limit.maximum, "raised the limit of open files")
+            tracing::debug!(from = ?limit.current, to = ?limit.maximum, "raised the limit of open files");
         }
         Err(error) => tracing::warn!(%error, limit = ?limit.current, "cannot raise the limit of open files"),
     }

@@ -158,7 +158,7 @@ impl Upstream {
         let current = set.load();
         if view.as_ref().is_none_or(|view| view.snapshot.version != current.version) {
             let snapshot = Arc::clone(&current);
-            *view = Some(View::follow(snapshot, view.take()));
+            *view = Some(View::follow(snapshot, view.as_ref()));
         }
         let view = view.as_ref()?;
         let endpoints = &view.snapshot.endpoints;
@@ -182,9 +182,9 @@ impl Upstream {
 
 impl View {
     /// Links of endpoints that stay are kept; those of endpoints that left go on until their last stream ends.
-    fn follow(snapshot: Arc<Snapshot>, old: Option<Self>) -> Self {
+    fn follow(snapshot: Arc<Snapshot>, old: Option<&Self>) -> Self {
         let kept = |endpoint: &Arc<Endpoint>| {
-            let old = old.as_ref()?;
+            let old = old?;
             let at = old.snapshot.position(endpoint.addr())?;
             old.endpoints.get(at).filter(|links| Arc::ptr_eq(&links.endpoint, endpoint)).cloned()
         };
@@ -289,7 +289,7 @@ async fn open(
         detail: error.to_string().into(),
         blames_endpoint: true,
     };
-    let client = Http2Client::handshake(dialed.stream, &worker.http2).await.map_err(failed)?;
+    let client = Http2Client::handshake(dialed.stream, &worker.http2_pool).await.map_err(failed)?;
     let peer: Arc<str> = dialed.peer.to_string().into();
     upstream.links_open.inc();
     upstream.links_opened.inc();

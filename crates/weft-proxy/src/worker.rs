@@ -194,15 +194,15 @@ async fn accept(worker: Rc<Worker>, acceptor: Acceptor, direction: Direction) {
     }
 }
 
-async fn handle(worker: Rc<Worker>, accepted: Accepted, direction: Direction, _guard: OpenGuard) {
+async fn handle(worker: Rc<Worker>, accepted: Accepted, direction: Direction, open: OpenGuard) {
     match direction {
-        Direction::Inbound => inbound::serve(worker, accepted).await,
-        Direction::Outbound => outbound::serve(worker, accepted).await,
+        Direction::Inbound => inbound::serve(worker, accepted, open).await,
+        Direction::Outbound => outbound::serve(worker, accepted, open).await,
     }
 }
 
 /// Counts an accepted connection while it is open.
-struct OpenGuard {
+pub(crate) struct OpenGuard {
     worker: Rc<Worker>,
     direction: Direction,
 }

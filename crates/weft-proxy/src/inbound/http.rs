@@ -62,6 +62,8 @@ where
 /// The handler of one inbound connection.
 struct Inbound {
     worker: Rc<Worker>,
+    /// Keeps the connection listed and counted.
+    _link: Link,
     app: Rc<App>,
     facts: Rc<ConnectionFacts>,
     series: SeriesByVersion,
@@ -85,7 +87,8 @@ impl Inbound {
             peer_identity: facts.source_identity.clone().unwrap_or_else(|| Arc::from("")),
             tls: facts.tls,
         });
-        Rc::new(Self { app: link.worker.app(link.app), worker: link.worker, facts, series, client_cert })
+        let (worker, app) = (Rc::clone(&link.worker), link.worker.app(link.app));
+        Rc::new(Self { worker, _link: link, app, facts, series, client_cert })
     }
 
     fn is_link(&self) -> bool {

@@ -26,7 +26,7 @@ use weft_telemetry::metrics::{Direction, TcpLabels, TlsLabel};
 use crate::connections::Listed;
 use crate::outbound::is_loop;
 use crate::record::{ConnectionFacts, TcpRecord};
-use crate::worker::Worker;
+use crate::worker::{OpenGuard, Worker};
 
 /// A mesh link from another proxy.
 type MeshStream = TlsStream<ReadAhead<Prefixed<TcpStream>>>;
@@ -38,10 +38,11 @@ struct Visit {
     /// The application's address, as the client dialed it.
     app: EndpointAddr,
     listed: Listed,
+    open: OpenGuard,
 }
 
 /// Serves one captured connection.
-pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
+pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted, open: OpenGuard) {
     let listed = worker.shared.connections.open(Direction::Inbound, accepted.client);
     let dst: OriginalDst = match accepted.destination() {
         Ok(Captured::Captured(dst)) => dst,
@@ -52,7 +53,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         return refuse(&worker, accepted, "loop");
     }
     listed.update(|info| info.destination = Some(dst.get()));
-    let mut visit = Visit { worker, accepted, app: EndpointAddr::new(dst.get()), listed };
+    let mut visit = Visit { worker, accepted, app: EndpointAddr::new(dst.get()), listed, open };
     let policy = visit.worker.shared.snapshot.load().inbound.clone();
     if policy.mode == MtlsMode::Disable {
         return Box::pin(plaintext::serve(visit, BytesMut::new(), None, &policy)).await;
@@ -92,7 +93,7 @@ fn refuse(worker: &Worker, accepted: Accepted, why: &'static str) {
 }
 
 async fn mesh(visit: Visit, first: BytesMut) {
-    let Visit { worker, accepted, app, listed } = visit;
+    let Visit { worker, accepted, app, listed, open } = visit;
     let telemetry = &worker.telemetry.inbound;
     let client = accepted.client;
     let started = Instant::now();
@@ -106,8 +107,15 @@ async fn mesh(visit: Visit, first: BytesMut) {
     };
     telemetry.handshakes.inc(crate::dial::kind(stream.get_ref().1.handshake_kind()));
     telemetry.handshake_duration.observe(started.elapsed());
-    let link = Link { worker: Rc::clone(&worker), client: client.get(), app, peer: Some(Rc::new(peer)) };
-    listed.update(|info| {
+    let link = Link {
+        worker: Rc::clone(&worker),
+        client: client.get(),
+        app,
+        peer: Some(Rc::new(peer)),
+        _open: open,
+        listed,
+    };
+    link.listed.update(|info| {
         info.peer = link.peer_text();
         info.protocol = match protocol {
             LinkProtocol::Http => "weft/http",
@@ -115,8 +123,9 @@ async fn mesh(visit: Visit, first: BytesMut) {
         };
     });
     match protocol {
-        LinkProtocol::Http => http::serve_link(link, stream).await,
-        LinkProtocol::Tcp => relay(link, stream).await,
+        // What has been needed so far is given back: the link goes on as a task of its own.
+        LinkProtocol::Http => drop(tokio::task::spawn_local(http::serve_link(link, stream))),
+        LinkProtocol::Tcp => drop(tokio::task::spawn_local(relay(link, stream))),
     }
 }
 
@@ -155,6 +164,8 @@ pub(crate) struct Link {
     pub(crate) app: EndpointAddr,
     /// `None`: plaintext.
     pub(crate) peer: Option<Rc<PeerIdentity>>,
+    listed: Listed,
+    _open: OpenGuard,
 }
 
 impl Link {

@@ -25,9 +25,8 @@ pub(super) async fn serve(
         Some(detected) => detected,
         None => {
             // Nobody has spoken: ask the application whether it does.
-            let app = match visit.worker.app(visit.app).dial().await {
-                Ok(app) => app,
-                Err(_) => return relay(visit, first, None).await,
+            let Ok(app) = visit.worker.app(visit.app).dial().await else {
+                return relay(visit, first, None).await;
             };
             let spoke = tokio::select! {
                 biased;
@@ -50,20 +49,21 @@ pub(super) async fn serve(
     visit.worker.telemetry.inbound.detections.inc(detected.label());
     match detected {
         Detected::Http1 | Detected::Http2 => {
-            let Visit { worker, accepted, app, listed } = visit;
+            let Visit { worker, accepted, app, listed, open } = visit;
             listed.update(|info| info.protocol = detected.label());
-            let link = Link { worker, client: accepted.client.get(), app, peer: None };
+            let link = Link { worker, client: accepted.client.get(), app, peer: None, listed, _open: open };
             let io = Prefixed::new(first.freeze(), accepted.stream);
-            http::serve_plaintext(link, io, detected == Detected::Http2).await;
+            tokio::task::spawn_local(http::serve_plaintext(link, io, detected == Detected::Http2));
         }
         Detected::Tls(_) | Detected::Opaque(_) => relay(visit, first, None).await,
     }
 }
 
 async fn relay(visit: Visit, first: BytesMut, app: Option<tokio::net::TcpStream>) {
-    let Visit { worker, accepted, app: addr, listed } = visit;
+    let Visit { worker, accepted, app: addr, listed, open } = visit;
     listed.update(|info| info.protocol = "tcp");
-    let link = Link { worker: Rc::clone(&worker), client: accepted.client.get(), app: addr, peer: None };
+    let client = accepted.client.get();
+    let link = Link { worker: Rc::clone(&worker), client, app: addr, peer: None, listed, _open: open };
     let mut record = link.tcp_record();
     let connected = match app {
         Some(app) => Ok(app),

@@ -26,7 +26,7 @@ use crate::worker::Worker;
 
 /// Serves an application's HTTP/1 connection.
 pub(super) async fn serve1(call: Call, upstream: Rc<Upstream>, first: BytesMut) {
-    let Call { worker, accepted, listed, .. } = call;
+    let Call { worker, accepted, listed, _open, .. } = call;
     listed.update(|info| info.protocol = "http/1");
     let handler = Outbound::new(&worker, upstream, accepted.client.get());
     let io = rewind(accepted.stream, first);
@@ -43,7 +43,7 @@ pub(super) async fn serve1(call: Call, upstream: Rc<Upstream>, first: BytesMut) 
 
 /// Serves an application's HTTP/2 connection.
 pub(super) async fn serve2(call: Call, upstream: Rc<Upstream>, first: BytesMut) {
-    let Call { worker, accepted, listed, .. } = call;
+    let Call { worker, accepted, listed, _open, .. } = call;
     listed.update(|info| info.protocol = "http/2");
     let handler = Outbound::new(&worker, upstream, accepted.client.get());
     let io = rewind(accepted.stream, first);

@@ -19,14 +19,14 @@ use weft_telemetry::metrics::Direction;
 use crate::connections::Listed;
 use crate::destination::{self, Destination, MeshRule};
 use crate::upstream::{Spoken, Upstream};
-use crate::worker::Worker;
+use crate::worker::{OpenGuard, Worker};
 
 /// How long a destination whose clients speak first may stay silent before its server is asked whether it does: long,
 /// because a client that opens connections in advance is common, and a protocol that changes its mind is not.
 const CLIENT_FIRST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Serves one captured connection.
-pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
+pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted, open: OpenGuard) {
     let listed = worker.shared.connections.open(Direction::Outbound, accepted.client);
     let dst = match accepted.destination() {
         Ok(Captured::Captured(dst)) => dst,
@@ -44,7 +44,7 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted) {
         info.service = Some(std::sync::Arc::clone(&destination.label));
     });
     let opaque = snapshot.outbound.opaque_ports.contains(dst.port());
-    let call = Call { worker, accepted, dst, listed };
+    let call = Call { worker, accepted, dst, listed, _open: open };
     match &destination.mesh {
         Some(rule) => Box::pin(mesh(call, &destination, rule, opaque)).await,
         None => Box::pin(passthrough::serve(call, &destination, opaque)).await,
@@ -57,6 +57,7 @@ pub(crate) struct Call {
     pub(crate) accepted: Accepted,
     pub(crate) dst: OriginalDst,
     pub(crate) listed: Listed,
+    pub(crate) _open: OpenGuard,
 }
 
 pub(crate) fn is_loop(worker: &Worker, dst: OriginalDst) -> bool {
@@ -107,8 +108,9 @@ pub(crate) async fn spoken(call: Call, upstream: Rc<Upstream>, detected: Detecte
         upstream.spoken.set(Spoken::ClientFirst);
     }
     match detected {
-        Detected::Http1 => http::serve1(call, upstream, first).await,
-        Detected::Http2 => http::serve2(call, upstream, first).await,
+        // What has been needed so far to find out is given back: the connection goes on as a task of its own.
+        Detected::Http1 => drop(tokio::task::spawn_local(http::serve1(call, upstream, first))),
+        Detected::Http2 => drop(tokio::task::spawn_local(http::serve2(call, upstream, first))),
         Detected::Tls(_) | Detected::Opaque(_) => tcp::relay(call, upstream, first).await,
     }
 }

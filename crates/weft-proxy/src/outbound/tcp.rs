@@ -36,7 +36,7 @@ struct Reached {
 /// Relays a connection whose protocol is not looked at; `first` is what was already read of it.
 pub(super) async fn relay(call: Call, upstream: Rc<Upstream>, first: BytesMut) {
     match reach(&call.worker, &upstream).await {
-        Ok(reached) => carry(call, &upstream, reached, first, BytesMut::new()).await,
+        Ok(reached) => drop(tokio::task::spawn_local(carry(call, upstream, reached, first, BytesMut::new()))),
         Err(error) => give_up(call, &upstream, &error),
     }
 }
@@ -63,14 +63,14 @@ pub(super) async fn race(mut call: Call, upstream: Rc<Upstream>, mut first: Byte
         }
         Some(detected) => {
             call.worker.telemetry.outbound.detections.inc(detected.label());
-            carry(call, &upstream, reached, first, greeting).await;
+            tokio::task::spawn_local(carry(call, upstream, reached, first, greeting));
         }
         None => {
             if !greeting.is_empty() {
                 upstream.spoken.set(Spoken::ServerFirst);
             }
             call.worker.telemetry.outbound.detections.inc("server_first");
-            carry(call, &upstream, reached, first, greeting).await;
+            tokio::task::spawn_local(carry(call, upstream, reached, first, greeting));
         }
     }
 }
@@ -143,7 +143,7 @@ fn give_up(call: Call, upstream: &Upstream, error: &DialError) {
     weft_net::reset(call.accepted.stream);
 }
 
-async fn carry(call: Call, upstream: &Upstream, reached: Reached, first: BytesMut, greeting: BytesMut) {
+async fn carry(call: Call, upstream: Rc<Upstream>, reached: Reached, first: BytesMut, greeting: BytesMut) {
     let Reached { far, endpoint, in_flight: _in_flight } = reached;
     let peer = match &far {
         Far::Mesh(_, peer) => Some(Arc::clone(peer)),
@@ -153,8 +153,8 @@ async fn carry(call: Call, upstream: &Upstream, reached: Reached, first: BytesMu
         info.protocol = "tcp";
         info.peer.clone_from(&peer);
     });
-    let series = series(&call, upstream, peer.as_ref());
-    let mut record = TcpRecord::open(&call.worker, facts(&call, upstream, peer), series);
+    let series = series(&call, &upstream, peer.as_ref());
+    let mut record = TcpRecord::open(&call.worker, facts(&call, &upstream, peer), series);
     record.upstream = Some(endpoint.get());
     let options =
         RelayOptions { idle_timeout: call.worker.shared.config.timeouts.tcp_idle, ..RelayOptions::default() };
