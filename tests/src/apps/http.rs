@@ -11,6 +11,7 @@
 //! | `/sse` | three server-sent events, 50 ms apart |
 //! | `/bytes/<n>` | n bytes of a pattern, with a length |
 //! | `/count` | the number of request body bytes and their checksum |
+//! | `/with/<name>/<value>/...` | empty, with these headers, and their number in `x-answered-with` |
 //! | anything else | the request as JSON: server, method, path, version, headers, body |
 
 use std::convert::Infallible;
@@ -22,7 +23,7 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
-use hyper::header::HeaderValue;
+use hyper::header::{HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -109,6 +110,7 @@ async fn answer(request: Request<Incoming>, name: &str) -> Response<Body> {
         ("sse", None) => events(),
         ("bytes", Some(count)) => Response::new(full(pattern(count))),
         ("count", None) => count(request).await,
+        ("with", None) => answer_with(path.split('/').skip(2)),
         ("ws", None) => upgrade(request),
         _ if request.method() == hyper::Method::CONNECT => upgrade(request),
         _ => echo(request, name).await,
@@ -154,6 +156,20 @@ fn map(headers: &HeaderMap) -> serde_json::Map<String, serde_json::Value> {
         map.insert(name.to_string(), values.join(", ").into());
     }
     map
+}
+
+/// Names and values in turn.
+fn answer_with<'a>(mut words: impl Iterator<Item = &'a str>) -> Response<Body> {
+    let mut response = Response::new(full(Bytes::new()));
+    let mut count = 0_u32;
+    while let (Some(name), Some(value)) = (words.next(), words.next()) {
+        if let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), HeaderValue::from_str(value)) {
+            response.headers_mut().append(name, value);
+            count += 1;
+        }
+    }
+    response.headers_mut().insert("x-answered-with", count.into());
+    response
 }
 
 fn events() -> Response<Body> {

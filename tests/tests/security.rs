@@ -1,0 +1,25 @@
+//! What an attacker on the network, in DNS, or in another pod gets from the mesh: nothing.
+//!
+//! Each story attacks real sidecars from outside with peers that are not Weft (`security/peers.rs`) and certificates
+//! that are almost right (`security/certs.rs`); each has a control in which the same attack with the one thing put
+//! right goes through, so that a refusal for another reason cannot pass for a success.
+
+#[path = "security/authority.rs"]
+mod authority;
+#[path = "security/certs.rs"]
+mod certs;
+#[path = "security/headers.rs"]
+mod headers;
+#[path = "security/inbound.rs"]
+mod inbound;
+#[path = "security/outbound.rs"]
+mod outbound;
+#[path = "security/peers.rs"]
+mod peers;
+#[path = "security/secrets.rs"]
+mod secrets;
+
+use std::time::Duration;
+
+/// Only a safety net for things that come by themselves.
+const SOON: Duration = Duration::from_secs(20);

@@ -1,0 +1,165 @@
+//! Servers in the place of a service, and lies about where a service is.
+
+use std::net::SocketAddr;
+
+use anyhow::{Result, ensure};
+use rustls::HandshakeKind;
+use weft_testbed::{Mesh, Pod, Recorder, Request, Response, Service, Sidecar, story};
+
+use crate::certs::{Authority, bad_credentials};
+use crate::peers::{Rogue, send_plain, server};
+
+/// A caller with a sidecar, and a pod without one that is in DNS as `orders.shop`: HTTP on 80, bytes on 7000.
+fn caller_and_rogue(mesh: &Mesh, mode: &str) -> Result<(Pod, Sidecar, Pod)> {
+    let web = mesh.pod("web.shop").start()?;
+    let rogue = mesh.pod("rogue.shop").start()?;
+    mesh.dns().set(Service::virtual_ip("orders.shop").port(80, 8080).port(7000, 8080).on(&[&rogue]))?;
+    let sidecar = mesh
+        .sidecar(&web)?
+        .config(|yaml| {
+            yaml["mesh"]["mode"] = mode.into();
+            // A server that does not even answer a ClientHello is given up after this, at each of its addresses.
+            yaml["timeouts"]["handshake"] = "1s".into();
+            yaml["outbound"]["opaquePorts"] = serde_json::json!([7000]);
+        })
+        .start()?;
+    Ok((web, sidecar, rogue))
+}
+
+fn has_code(answer: &Response, status: u16, code: &str) -> bool {
+    answer.status == status && answer.header("weft-error") == code
+}
+
+/// HTTP, gRPC and bytes to `orders.shop` all fail with this code.
+fn refused(web: &Pod, what: &str, code: &str) -> Result<()> {
+    for http2 in [false, true] {
+        let mut request = Request::post("http://orders.shop/pay", "secret-order");
+        if http2 {
+            request = request.http2();
+        }
+        let answer = web.send(request)?;
+        ensure!(has_code(&answer, 502, code), "{what}: {answer:?}");
+        ensure!(!answer.text().contains("rogue"), "{what}: {answer:?}");
+    }
+    let call = Request::post("http://orders.shop/pay.Pay/Go", "secret-order")
+        .header("content-type", "application/grpc")
+        .http2();
+    let answer = web.send(call)?;
+    ensure!(has_code(&answer, 200, code), "{what}, gRPC: {answer:?}");
+    ensure!(answer.header("grpc-status") == "14", "{what}, gRPC: {answer:?}");
+    let to = SocketAddr::new(web.resolve("orders.shop")?[0], 7000);
+    let bytes = send_plain(web, to, b"secret-bytes")?;
+    ensure!(bytes.is_empty(), "{what}: {bytes:?}");
+    Ok(())
+}
+
+#[test]
+fn servers_with_a_bad_certificate_get_no_request() {
+    story("bad-servers", |mesh| {
+        let (web, sidecar, pod) = caller_and_rogue(mesh, "strict")?;
+        let authority = Authority::of(mesh.ca()?)?;
+        let rogue = Rogue::start(&pod, 8080, server(&authority.good("bank", "orders")?)?)?;
+        // A certificate that is good in every way but one: it is another namespace's.
+        refused(&web, "another namespace", "identity-mismatch")?;
+        ensure!(rogue.connections() >= 4 && rogue.application_bytes() == 0, "{rogue:?}");
+        for bad in bad_credentials(mesh.ca()?, "orders")? {
+            rogue.show(server(&bad.credential)?);
+            refused(&web, bad.what, "tls-failed")?;
+            let (connections, bytes) = (rogue.connections(), rogue.application_bytes());
+            ensure!(connections >= 4, "{}: only {connections} attempts arrived", bad.what);
+            ensure!(bytes == 0, "{}: {bytes} bytes", bad.what);
+        }
+        let labels = [("direction", "outbound"), ("code", "identity-mismatch")];
+        ensure!(sidecar.metrics()?.sum("weft_errors_total", &labels) >= 3.0, "not counted");
+        // The one right certificate.
+        rogue.show(server(&authority.good("shop", "orders")?)?);
+        let answer = web.get("http://orders.shop/")?;
+        ensure!(answer.status == 200 && answer.text() == "rogue\n", "{answer:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn strict_says_nothing_to_a_server_without_mutual_tls() {
+    story("plain-server", |mesh| {
+        let (web, _sidecar, pod) = caller_and_rogue(mesh, "strict")?;
+        let plain = Recorder::start(&pod, 8080)?;
+        let capture = pod.capture("tcp port 8080")?;
+        refused(&web, "plaintext", "tls-failed")?;
+        // What it got is ClientHellos: a record of handshake type, and no word of the request.
+        let seen = plain.bytes();
+        ensure!(plain.connections() >= 4 && seen.first() == Some(&22), "{:?}", plain.text());
+        let packets = capture.stop()?;
+        for text in ["secret", "orders", "/pay", "HTTP"] {
+            ensure!(!packets.contains(text.as_bytes()), "{text} was sent");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn permissive_falls_back_for_a_server_without_a_sidecar_only() {
+    story("permissive-out", |mesh| {
+        let (web, _sidecar, pod) = caller_and_rogue(mesh, "permissive")?;
+        let plain = Recorder::start(&pod, 8080)?;
+        let answer = web.get("http://orders.shop/moving-in")?;
+        ensure!(answer.status == 200 && answer.text() == "recorded\n", "{answer:?}");
+        ensure!(plain.text().contains("GET /moving-in"), "{}", plain.text());
+        // A peer that does speak mutual TLS, with another namespace's identity, is not a peer to talk plaintext to.
+        let bank = mesh.pod("bank.bank").start()?;
+        let _rogue = Rogue::start(&bank, 8080, server(&Authority::of(mesh.ca()?)?.good("bank", "bank")?)?)?;
+        mesh.dns().set(Service::virtual_ip("ledger.shop").port(80, 8080).on(&[&bank]))?;
+        let answer = web.get("http://ledger.shop/")?;
+        ensure!(has_code(&answer, 502, "identity-mismatch"), "{answer:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_lie_in_dns_reaches_nobody() {
+    story("dns-lie", |mesh| {
+        let web = mesh.pod("web.shop").start()?;
+        let evil = mesh.pod("evil.bank").start()?;
+        let app = Recorder::start(&evil, 8080)?;
+        mesh.sidecar(&evil)?.start()?;
+        let sidecar = mesh.sidecar(&web)?.start()?;
+        let lies = [
+            ("virtual IP", Service::virtual_ip("orders.shop").port(80, 8080)),
+            ("headless", Service::headless("stock.shop").named_port("http", 8080)),
+        ];
+        for (what, service) in lies {
+            mesh.dns().set(service.on(&[&evil]))?;
+            let url = if what == "headless" { "http://stock.shop:8080/" } else { "http://orders.shop/" };
+            let answer = web.send(Request::post(url, "secret-order"))?;
+            ensure!(has_code(&answer, 502, "identity-mismatch"), "{what}: {answer:?}");
+            ensure!(app.connections() == 0, "{what}: {}", app.text());
+        }
+        // The same pod under the name that is its own.
+        mesh.dns().set(Service::virtual_ip("evil.bank").port(80, 8080).on(&[&evil]))?;
+        let answer = web.get("http://evil.bank/")?;
+        ensure!(answer.status == 200, "{answer:?}");
+        let expected = "expected spiffe://weft.local/ns/shop/sa/*";
+        ensure!(sidecar.log().contains(expected), "{}", sidecar.log());
+        Ok(())
+    });
+}
+
+/// An address that was one service's and is now in DNS as another's: TLS resumes the session, which shows no
+/// certificate; the identity of the first handshake is held against the new name.
+#[test]
+fn a_resumed_session_is_no_way_around_the_namespace_rule() {
+    story("resumed-server", |mesh| {
+        let (web, _sidecar, pod) = caller_and_rogue(mesh, "strict")?;
+        let good = Authority::of(mesh.ca()?)?.good("shop", "orders")?;
+        let rogue = Rogue::start(&pod, 8080, server(&good)?)?;
+        ensure!(web.get("http://orders.shop/")?.status == 200, "the first handshake");
+        mesh.dns().set(Service::virtual_ip("ledger.bank").port(80, 8080).on(&[&pod]))?;
+        let before = rogue.application_bytes();
+        let answer = web.get("http://ledger.bank/")?;
+        ensure!(has_code(&answer, 502, "identity-mismatch"), "{answer:?}");
+        let kinds = rogue.handshakes();
+        ensure!(kinds.contains(&Some(HandshakeKind::Resumed)), "nothing was resumed: {kinds:?}");
+        ensure!(rogue.application_bytes() == before, "the request was sent");
+        Ok(())
+    });
+}
