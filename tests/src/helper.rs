@@ -67,9 +67,12 @@ fn become_program(mut args: impl Iterator<Item = String>) -> Result<()> {
     // Opened before the mounts change: the path leads through the /proc of the outer mount namespace.
     let net = File::open(&net).with_context(|| format!("opening {net}"))?;
     let mnt = File::open(&mnt).with_context(|| format!("opening {mnt}"))?;
+    let directory = std::env::current_dir().context("working directory")?;
     move_into_link_name_space(net.as_fd(), Some(LinkNameSpaceType::Network)).context("network namespace")?;
     move_into_link_name_space(mnt.as_fd(), Some(LinkNameSpaceType::Mount)).context("mount namespace")?;
     drop((net, mnt));
+    // Entering a mount namespace moves to its root (setns(2)).
+    std::env::set_current_dir(&directory).with_context(|| format!("going to {}", directory.display()))?;
     if uid != "-" {
         let id: u32 = uid.parse().context("uid")?;
         // Groups before user: afterwards there is no right left to change them.

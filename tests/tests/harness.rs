@@ -60,6 +60,9 @@ fn names_are_as_in_a_cluster() {
         // Applications with a C library see the same names.
         let host = client.exec(&["getent", "ahostsv4", "orders"])?.ok()?;
         assert!(host.stdout.contains("10.96."), "{host:?}");
+        // A program starts in its pod's directory.
+        let here = client.exec(&["pwd"])?.ok()?;
+        assert_eq!(here.stdout.trim(), client.dir().to_string_lossy());
         Ok(())
     });
 }

@@ -158,11 +158,12 @@ pub(super) fn identities(scrapes: &BTreeMap<String, Metrics>) -> Fact {
     fact(held, "each link is mutual TLS with the right identity", seen)
 }
 
-/// Requests that each replica of `orders` took until the kill: each has a fair part.
+/// Requests that each replica of `orders` took until the kill: all of them take part.
+///
+/// Not more is claimed than that: the picker goes by latency and load, so on a busy machine a replica that was slow for
+/// a moment rightly gets less for a while.
 pub(super) fn balance(counts: &BTreeMap<String, f64>) -> Fact {
-    let total: f64 = counts.values().sum();
-    // With power of two choices over equal replicas each gets a third; half of that is far outside of chance.
-    let held = total > 0.0 && counts.len() == 3 && counts.values().all(|count| *count >= total / 6.0);
+    let held = counts.len() == 3 && counts.values().all(|count| *count > 0.0);
     let seen: Vec<String> = counts.iter().map(|(name, count)| format!("{name} {count:.0}")).collect();
-    fact(held, "the replicas of orders share the load", seen.join(", "))
+    fact(held, "all replicas of orders take part", seen.join(", "))
 }
