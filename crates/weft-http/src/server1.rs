@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::header::{CONNECTION, UPGRADE};
-use http::{Method, Request};
+use http::{Method, Request, Version};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -76,7 +76,10 @@ where
         let handler = Rc::clone(&handler);
         // Boxed, so that only connections with a request in flight pay for its size.
         Box::pin(async move {
-            let response = call(&*handler, request).await?;
+            let mut response = call(&*handler, request).await?;
+            // The version is the connection's own. hyper lowers it for an HTTP/1.0 client, and keeps the connection of
+            // such a client alive only where it lowers it from 1.1.
+            *response.version_mut() = Version::HTTP_11;
             Ok::<_, Abort>(response.map(|body| Tracked::new(body, in_flight)))
         })
     });

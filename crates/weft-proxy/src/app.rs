@@ -23,6 +23,32 @@ pub(crate) struct App {
     limits: weft_http::Http2Limits,
 }
 
+/// Why a request has no answer.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: ErrorCode,
+    /// The code of the upstream's RST_STREAM. It means something to an HTTP/2 client (RFC 9113 section 7: REFUSED_STREAM
+    /// allows a retry; gRPC has a status for each), so it is passed on as it is.
+    pub(crate) reset: Option<h2::Reason>,
+}
+
+impl From<ErrorCode> for Failure {
+    fn from(code: ErrorCode) -> Self {
+        Self { code, reset: None }
+    }
+}
+
+impl From<ExchangeError> for Failure {
+    fn from(error: ExchangeError) -> Self {
+        let reset = match &error {
+            ExchangeError::Reset(reason) => Some(*reason),
+            ExchangeError::Unprocessed(error) if error.is_reset() => error.reason(),
+            _ => None,
+        };
+        Self { code: exchange(&error), reset }
+    }
+}
+
 /// What an upgrade request came to.
 pub(crate) enum Upgraded {
     /// The application accepted; its side of the connection.
@@ -48,13 +74,10 @@ impl App {
         parts: request::Parts,
         body: Body,
         interim: &Interim<'_>,
-    ) -> Result<Response<Body>, ErrorCode> {
+    ) -> Result<Response<Body>, Failure> {
         if parts.version == Version::HTTP_2 {
             let client = self.http2().await?;
-            let mut response = client
-                .exchange(Request::from_parts(parts, ()), body, interim)
-                .await
-                .map_err(|e| exchange(&e))?;
+            let mut response = client.exchange(Request::from_parts(parts, ()), body, interim).await?;
             wire::strip_internal(response.headers_mut());
             return Ok(response);
         }

@@ -17,13 +17,14 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, requ
 use http_body::{Body as _, Frame, SizeHint};
 use weft_balance::InFlight;
 use weft_http::headers::X_REQUEST_ID;
-use weft_http::{Body, BodyError, ErrorCode, Refusal, is_grpc};
+use weft_http::{Abort, Answer, Body, BodyError, ErrorCode, Refusal, is_grpc};
 use weft_telemetry::access::{AccessProtocol, AccessRecord};
 use weft_telemetry::metrics::{Direction, HttpOutcome, TlsLabel};
 use weft_telemetry::span::unix_nanos;
 use weft_telemetry::trace::RequestTrace;
 use weft_telemetry::{AccessLogMode, Grpc, HttpSeries, SpanKind, SpanRecord, TcpSeries};
 
+use crate::app::Failure;
 use crate::worker::Worker;
 
 /// What all requests of one connection have in common, for spans and access log.
@@ -160,6 +161,18 @@ impl RequestRecord {
         self.worker.telemetry.of(self.facts.direction).error(code);
         let refusal = Refusal { code, grpc: self.grpc };
         self.answered(refusal.response())
+    }
+
+    /// Ends a request that got no answer. Where both sides speak HTTP/2, a reset of the upstream is passed on as it is.
+    pub(crate) fn failed_with(mut self: Box<Self>, failure: &Failure) -> Result<Answer<Observed>, Abort> {
+        match failure.reset {
+            Some(reason) if self.version == Version::HTTP_2 => {
+                self.error = Some(failure.code);
+                self.worker.telemetry.of(self.facts.direction).error(failure.code);
+                Err(Abort(reason))
+            }
+            _ => Ok(self.refused(failure.code).into()),
+        }
     }
 
     fn read_grpc_status(&mut self, headers: &HeaderMap) {

@@ -167,12 +167,12 @@ impl Handler for Inbound {
             return Ok(Box::pin(self.upgrade(parts, original, record)).await);
         }
         let body = record.count_request(body);
-        Ok(match self.app.send(parts, body, &interim).await {
+        match self.app.send(parts, body, &interim).await {
             Ok(mut response) => {
                 self.restore_answer(&mut response);
-                record.answered(response).into()
+                Ok(record.answered(response).into())
             }
-            Err(code) => record.refused(code).into(),
-        })
+            Err(failure) => record.failed_with(&failure),
+        }
     }
 }

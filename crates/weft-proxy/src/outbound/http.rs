@@ -18,7 +18,7 @@ use weft_net::{RelayCounters, RelayOptions, relay};
 use weft_telemetry::metrics::{Direction, TlsLabel};
 
 use super::{Call, rewind};
-use crate::app::{self, App, Upgraded};
+use crate::app::{self, App, Failure, Upgraded};
 use crate::dial::DialError;
 use crate::record::{ConnectionFacts, Observed, RequestRecord, ensure_request_id, head_only, is_replayable};
 use crate::upstream::{Link, Picked, Upstream};
@@ -130,7 +130,7 @@ impl Outbound {
         body: Body,
         interim: &Interim<'_>,
         record: &mut RequestRecord,
-    ) -> Result<Response<Body>, ErrorCode> {
+    ) -> Result<Response<Body>, Failure> {
         let mut tried = Vec::new();
         let replayable = is_replayable(&request, &body);
         let mut request = request;
@@ -171,7 +171,7 @@ impl Outbound {
                 in_flight.observe(Timestamp::now(), Outcome::Failure);
             }
             let lost = matches!(error, ExchangeError::Connection(_)) || error.is_safe_to_retry();
-            let (Some(copy), true) = (copy, lost) else { return Err(app::exchange(&error)) };
+            let (Some(copy), true) = (copy, lost) else { return Err(error.into()) };
             tracing::debug!(%endpoint, %error, "retrying a request");
             self.upstream.retries.inc(if error.is_safe_to_retry() {
                 "unprocessed"
@@ -193,7 +193,7 @@ impl Outbound {
         interim: &Interim<'_>,
         record: &mut RequestRecord,
         picked: Picked,
-    ) -> Result<Response<Body>, ErrorCode> {
+    ) -> Result<Response<Body>, Failure> {
         let series = self.upstream.unserved.get(&self.worker.telemetry.shard, parts.version);
         record.served_by(series, Some(picked.in_flight), app.addr.get(), None);
         wire::from_link(&mut parts);
@@ -297,15 +297,15 @@ impl Handler for Outbound {
             None => self.exchange(request, body, &interim, &mut record).await,
             Some(limit) => {
                 let exchange = self.exchange(request, body, &interim, &mut record);
-                tokio::time::timeout(limit, exchange).await.unwrap_or(Err(ErrorCode::UpstreamTimeout))
+                tokio::time::timeout(limit, exchange).await.unwrap_or(Err(ErrorCode::UpstreamTimeout.into()))
             }
         };
-        Ok(match exchanged {
+        match exchanged {
             Ok(mut response) => {
                 wire::response_from_link(&mut response);
-                record.answered(response).into()
+                Ok(record.answered(response).into())
             }
-            Err(code) => record.refused(code).into(),
-        })
+            Err(failure) => record.failed_with(&failure),
+        }
     }
 }
