@@ -1,0 +1,83 @@
+"""An HTTP/2 server by `h2`, for what other servers do not do on purpose. The path picks a behaviour:
+
+/hints            103 with a link, then 200
+/reset-head/<n>   resets the stream with code n instead of an answer
+/reset-body/<n>   answers, sends "part", then resets with code n
+/wait             answers the head and then nothing; writes the code with which the client resets the stream
+/hold             not even a head
+anything else     echoes the body, with a trailer, once the request has ended
+"""
+
+import socket
+import sys
+import threading
+
+import h2.config
+import h2.connection
+import h2.events
+
+
+class Connection(threading.Thread):
+    def __init__(self, peer):
+        super().__init__(daemon=True)
+        self.peer = peer
+        self.http = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        self.bodies = {}
+
+    def run(self):
+        self.http.initiate_connection()
+        self.flush()
+        while data := self.peer.recv(65536):
+            for event in self.http.receive_data(data):
+                self.on(event)
+            self.flush()
+
+    def flush(self):
+        self.peer.sendall(self.http.data_to_send())
+
+    def on(self, event):
+        if isinstance(event, h2.events.RequestReceived):
+            self.request(event.stream_id, dict(event.headers)[b":path"].decode())
+        elif isinstance(event, h2.events.DataReceived):
+            if event.stream_id in self.bodies:
+                self.bodies[event.stream_id].extend(event.data)
+            self.http.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
+        elif isinstance(event, h2.events.StreamEnded):
+            body = self.bodies.pop(event.stream_id, None)
+            if body is not None:
+                self.http.send_headers(event.stream_id, [(":status", "200"), ("trailer", "x-sum")])
+                self.http.send_data(event.stream_id, bytes(body))
+                self.http.send_headers(event.stream_id, [("x-sum", str(len(body)))], end_stream=True)
+        elif isinstance(event, h2.events.StreamReset):
+            print(f"reset by the client with {int(event.error_code)}", flush=True)
+
+    def request(self, stream, path):
+        what, _, code = path.strip("/").partition("/")
+        if what == "hints":
+            self.http.send_headers(stream, [(":status", "103"), ("link", "</style.css>; rel=preload")])
+            self.http.send_headers(stream, [(":status", "200")])
+            self.http.send_data(stream, b"done", end_stream=True)
+        elif what == "reset-head":
+            self.http.reset_stream(stream, int(code))
+        elif what == "reset-body":
+            self.http.send_headers(stream, [(":status", "200")])
+            self.http.send_data(stream, b"part")
+            self.flush()
+            self.http.reset_stream(stream, int(code))
+        elif what == "wait":
+            self.http.send_headers(stream, [(":status", "200")])
+        elif what == "hold":
+            pass
+        else:
+            self.bodies[stream] = bytearray()
+
+
+def main(port):
+    listener = socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)
+    print("listening", flush=True)
+    while True:
+        Connection(listener.accept()[0]).start()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,135 @@
+//! Bodies: large ones, answers that come before the request has ended, clients that leave.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use weft_testbed::apps::{Checksum, piece};
+use weft_testbed::{eventually, story};
+
+use super::pair::{APP, Pair, serve};
+
+/// Each way; sent and checked piece by piece, never held whole.
+const LARGE: u64 = 100 << 20;
+
+#[test]
+fn a_hundred_megabytes_each_way_are_byte_exact() {
+    story("proto-large", |mesh| {
+        let pair = Pair::new(mesh, &[8080])?;
+        pair.server.app(8080)?;
+        let sum = Checksum::of_pattern(LARGE);
+        let up = pair.talk(8080, async |wire| {
+            wire.say(format!("POST /count HTTP/1.1\r\nhost: {APP}\r\ncontent-length: {LARGE}\r\n\r\n"))
+                .await?;
+            let mut at = 0;
+            while at < LARGE {
+                let bytes = piece(at, LARGE);
+                wire.say(&bytes).await?;
+                at += bytes.len() as u64;
+            }
+            wire.answer(false).await
+        })?;
+        assert!(up.ends_with(&format!("{LARGE} {sum:016x}\n")), "{up}");
+
+        let down = pair.talk(8080, async |wire| {
+            wire.say(format!("GET /bytes/{LARGE} HTTP/1.1\r\nhost: {APP}\r\n\r\n")).await?;
+            wire.head().await?;
+            wire.checksum(LARGE).await
+        })?;
+        assert_eq!(down, sum);
+        let bytes = |metric: &str| Ok::<_, anyhow::Error>(pair.client_proxy.metrics()?.sum(metric, &[]));
+        assert_eq!(bytes("weft_http_request_body_bytes_total")?, LARGE as f64);
+        let count_itself = format!("{LARGE} {sum:016x}\n").len() as f64;
+        assert_eq!(bytes("weft_http_response_body_bytes_total")?, LARGE as f64 + count_itself);
+        Ok(())
+    });
+}
+
+#[test]
+fn an_answer_may_begin_before_the_request_ends() {
+    story("proto-early", |mesh| {
+        let pair = Pair::new(mesh, &[8082])?;
+        let server = serve(&pair.server, 8082, async |mut wire| {
+            wire.head().await?;
+            let first = wire.until("one\r\n").await?;
+            wire.say("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nearly\r\n").await?;
+            // The rest of the request is still to come, and does.
+            let rest = wire.until("0\r\n\r\n").await?;
+            wire.say("4\r\nlate\r\n0\r\n\r\n").await?;
+            Ok((first, rest))
+        })?;
+        pair.talk(8082, async |wire| {
+            wire.say(format!("POST / HTTP/1.1\r\nhost: {APP}\r\ntransfer-encoding: chunked\r\n\r\n")).await?;
+            wire.say("3\r\none\r\n").await?;
+            wire.until("early").await?;
+            wire.say("3\r\ntwo\r\n0\r\n\r\n").await?;
+            wire.until("late\r\n0\r\n\r\n").await?;
+            Ok(())
+        })?;
+        let (first, rest) = server.join()?;
+        assert!(first.contains("one") && rest.contains("two"), "{first:?} {rest:?}");
+        Ok(())
+    });
+}
+
+/// The whole answer comes before the request's body, which is then sent nevertheless.
+#[test]
+fn a_body_may_follow_its_answer() {
+    story("proto-early-whole", |mesh| {
+        let pair = Pair::new(mesh, &[8080, 8082])?;
+        let server = serve(&pair.server, 8082, async |mut wire| {
+            wire.head().await?;
+            wire.say("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nearly").await?;
+            wire.until("the rest").await
+        })?;
+        pair.talk(8082, async |wire| {
+            wire.say(format!("POST / HTTP/1.1\r\nhost: {APP}\r\ncontent-length: 12\r\n\r\nnow ")).await?;
+            let answer = wire.answer(false).await?;
+            assert!(answer.ends_with("early"), "{answer}");
+            wire.say("the rest").await
+        })?;
+        assert!(server.join()?.ends_with("the rest"));
+
+        // One that refuses early, and closes: the client learns why, and is not left hanging.
+        pair.server.app(8080)?;
+        let refused = pair.talk(8080, async |wire| {
+            wire.say(format!("POST /early HTTP/1.1\r\nhost: {APP}\r\ncontent-length: 100000\r\n\r\nx"))
+                .await?;
+            wire.answer(false).await
+        })?;
+        assert!(refused.starts_with("HTTP/1.1 413 ") && refused.ends_with("too large\n"), "{refused}");
+        Ok(())
+    });
+}
+
+#[test]
+fn a_client_that_leaves_cancels_the_call() {
+    story("proto-leave", |mesh| {
+        let pair = Pair::new(mesh, &[8082, 8083])?;
+        // While it waits for the answer's head, and in the middle of an answer.
+        for (port, answer) in [(8082, ""), (8083, "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nsome")] {
+            let server = serve(&pair.server, port, async move |mut wire| {
+                wire.head().await?;
+                wire.say(answer).await?;
+                wire.gone().await
+            })?;
+            pair.talk(port, async |wire| {
+                wire.say(format!("GET / HTTP/1.1\r\nhost: {APP}\r\n\r\n")).await?;
+                if !answer.is_empty() {
+                    wire.until("some").await?;
+                }
+                // The application has the request before the client goes.
+                eventually_active(&pair, 1.0)
+            })?;
+            server.join()?;
+        }
+        eventually_active(&pair, 0.0)
+    });
+}
+
+/// Waits until both sidecars together have this many requests in progress at the server's side.
+fn eventually_active(pair: &Pair, count: f64) -> Result<()> {
+    eventually("the number of requests in progress", Duration::from_secs(5), || {
+        let active = pair.metrics()?.sum("http_server_active_requests", &[]);
+        Ok((active == count).then_some(()))
+    })
+}

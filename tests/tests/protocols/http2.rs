@@ -1,0 +1,76 @@
+//! HTTP/2 with the library `h2` (Python) at both ends: what clients and servers of the wild do to each other.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use weft_testbed::{Mesh, Process, story};
+
+use super::pair::{APP, Pair};
+
+const PORT: &str = "8080";
+
+fn pair(mesh: &Mesh) -> Result<(Pair, Arc<Process>)> {
+    let pair = Pair::new(mesh, &[8080])?;
+    let server = pair.server.python_server("h2_server.py", &[PORT])?;
+    Ok((pair, server))
+}
+
+/// What came of each request; all go over one connection of the client.
+fn fetch(pair: &Pair, targets: &[&str]) -> Result<Vec<Value>> {
+    let seen = pair.client.python_client("h2_client.py", &[&[APP, PORT], targets].concat())?;
+    Ok(seen.as_array().cloned().unwrap_or_default())
+}
+
+#[test]
+fn trailers_and_early_hints_arrive() {
+    story("proto-h2", |mesh| {
+        let (pair, _) = pair(mesh)?;
+        let seen = fetch(&pair, &["/echo", "/hints", "/echo"])?;
+        for echo in [&seen[0], &seen[2]] {
+            assert_eq!(
+                (&echo["headers"][":status"], &echo["body"]),
+                (&json!("200"), &json!("hello")),
+                "{echo}"
+            );
+            assert_eq!(echo["trailers"]["x-sum"], "5", "{echo}");
+        }
+        assert_eq!(seen[1]["interim"][0][":status"], "103", "{}", seen[1]);
+        assert_eq!(seen[1]["interim"][0]["link"], "</style.css>; rel=preload", "{}", seen[1]);
+        assert_eq!((&seen[1]["headers"][":status"], &seen[1]["body"]), (&json!("200"), &json!("done")));
+        Ok(())
+    });
+}
+
+/// RST_STREAM from the server, with its own code, and the connection goes on.
+#[test]
+fn a_servers_reset_reaches_the_client() {
+    story("proto-h2-reset", |mesh| {
+        let (pair, _) = pair(mesh)?;
+        let seen =
+            fetch(&pair, &["/reset-body/8", "/reset-body/11", "/reset-head/8", "/reset-head/11", "/echo"])?;
+        for (reset, code) in seen.iter().zip([8, 11]) {
+            assert_eq!((&reset["body"], &reset["reset"]), (&json!("part"), &json!(code)), "{reset}");
+        }
+        for (reset, code) in seen[2..].iter().zip([8, 11]) {
+            assert_eq!((&reset["headers"], &reset["reset"]), (&Value::Null, &json!(code)), "{reset}");
+        }
+        assert_eq!(seen[4]["trailers"]["x-sum"], "5", "{}", seen[4]);
+        Ok(())
+    });
+}
+
+/// RST_STREAM from the client, with its own code, before the answer's head and after it.
+#[test]
+fn a_clients_reset_reaches_the_server() {
+    story("proto-h2-cancel", |mesh| {
+        let (pair, server) = pair(mesh)?;
+        let seen = fetch(&pair, &["/wait!8", "/echo"])?;
+        assert_eq!(seen[1]["body"], "hello");
+        server.wait_for_log("reset by the client with 8", Duration::from_secs(5))?;
+        fetch(&pair, &["/hold!8", "/echo"])?;
+        let resets = || Ok((server.log().matches("with 8").count() == 2).then_some(()));
+        weft_testbed::eventually("the second reset", Duration::from_secs(5), resets)
+    });
+}

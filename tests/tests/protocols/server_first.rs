@@ -1,0 +1,110 @@
+//! Protocols in which the server speaks first. A proxy that waits for the client's first byte would wait for ever.
+//!
+//! The delay that two sidecars add is measured and printed (`--nocapture`), not asserted: a busy machine would fail a
+//! test that finds nothing wrong. What is asserted is how the sidecar came to its verdict, which is what makes the
+//! difference between milliseconds and a stall.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use weft_testbed::{Pod, story};
+
+use super::pair::{APP, Pair, Wire, pods};
+
+/// Far above any delay here and far below any timeout that could be waited for (the shortest is the client's own).
+const STALL: Duration = Duration::from_secs(1);
+
+/// From the dial to the greeting, and the same once more for a dialogue after it.
+fn greeting(client: &Pod, to: SocketAddr) -> Result<Duration> {
+    client.run(async || {
+        let begun = Instant::now();
+        let mut wire = Wire::connect(to).await?;
+        let greeting = wire.until("\r\n").await?;
+        let took = begun.elapsed();
+        assert_eq!(greeting, "220 mail ready\r\n");
+        wire.say("NOOP\r\nQUIT\r\n").await?;
+        assert_eq!(wire.rest().await?, "250 NOOP\r\n250 QUIT\r\n");
+        Ok(took)
+    })
+}
+
+#[test]
+fn a_greeting_comes_at_once_and_is_remembered() {
+    story("proto-smtp", |mesh| {
+        let (client, server) = pods(mesh, &[25])?;
+        server.app_as("greet", 25, "mail")?;
+        // Directly, before there are sidecars: the best of several.
+        let direct = SocketAddr::new(server.ip(), 25);
+        let direct = (0..5).map(|_| greeting(&client, direct)).collect::<Result<Vec<_>>>()?;
+        let direct = direct.into_iter().min().context("no measurement")?;
+
+        let pair = Pair::meshed(mesh, client, server)?;
+        let to = SocketAddr::new(pair.client.resolve(APP)?[0], 25);
+        let first = greeting(&pair.client, to)?;
+        assert_eq!((pair.detected("server_first")?, pair.detected("remembered_server_first")?), (1.0, 0.0));
+        let mut later = (0..9).map(|_| greeting(&pair.client, to)).collect::<Result<Vec<_>>>()?;
+        later.sort();
+        assert_eq!((pair.detected("server_first")?, pair.detected("remembered_server_first")?), (1.0, 9.0));
+        report("SMTP greeting", direct, first, later[later.len() / 2]);
+        assert!(first < STALL && later.iter().all(|took| *took < STALL), "{first:?}, {later:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn mariadb_serves_its_client() {
+    story("proto-mariadb", |mesh| {
+        let pair = Pair::new(mesh, &[3306])?;
+        mariadb(&pair.server)?;
+        let select = |text: &str| -> Result<(String, Duration)> {
+            let begun = Instant::now();
+            let client =
+                ["mariadb", "--no-defaults", "-h", APP, "-P", "3306", "-u", "root", "-N", "-B", "-e", text];
+            Ok((pair.client.exec(&client)?.ok()?.stdout, begun.elapsed()))
+        };
+        let (one, first) = select("select 1")?;
+        assert_eq!(one, "1\n");
+        let (answer, later) = select("select repeat('x', 1000000) regexp '^x+$', 6 * 7")?;
+        assert_eq!(answer, "1\t42\n");
+        assert_eq!((pair.detected("server_first")?, pair.detected("remembered_server_first")?), (1.0, 1.0));
+        show(&format!("MariaDB, the whole client: first {first:?}, later {later:?}"));
+        Ok(())
+    });
+}
+
+/// A real server on a data directory of its own, in memory as far as it can be.
+fn mariadb(pod: &Pod) -> Result<()> {
+    let dir = pod.dir().join("mariadb");
+    std::fs::create_dir(&dir).context("a data directory")?;
+    let data = format!("--datadir={}", dir.display());
+    let socket = format!("--socket={}/socket", dir.display());
+    let install = ["mariadb-install-db", "--no-defaults", "--user=root", "--skip-test-db", &data];
+    pod.exec(&install)?.ok().context("mariadb-install-db")?;
+    let server = [
+        "mariadbd",
+        "--no-defaults",
+        "--user=root",
+        &data,
+        &socket,
+        "--port=3306",
+        "--bind-address=*",
+        // Nobody has a password here, and the client's address has no name.
+        "--skip-grant-tables",
+        "--skip-name-resolve",
+        "--innodb-flush-log-at-trx-commit=0",
+    ];
+    pod.spawn("mariadbd", &server)?.wait_for_log("ready for connections", Duration::from_secs(30))
+}
+
+fn report(what: &str, direct: Duration, first: Duration, later: Duration) {
+    let [first, later] = [first, later].map(|took| took.saturating_sub(direct));
+    show(&format!(
+        "{what}: {direct:?} directly; two sidecars add {first:?} to the first connection and {later:?} to a later one"
+    ));
+}
+
+#[expect(clippy::print_stderr, reason = "measurements are for whoever runs the story")]
+fn show(line: &str) {
+    eprintln!("{line}");
+}
