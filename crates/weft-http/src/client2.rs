@@ -124,9 +124,11 @@ impl Http2Client {
         Ok(Self { send: RefCell::new(send), state })
     }
 
-    /// Whether new requests may be sent at all.
+    /// Whether new requests may be sent at all. Asks the connection itself: after GOAWAY it may live on for as long as
+    /// its last stream, and a request whose body was begun to be read cannot go elsewhere.
     pub fn is_open(&self) -> bool {
-        !self.state.closed.get()
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        !self.state.closed.get() && !matches!(self.send.borrow_mut().poll_ready(&mut cx), Poll::Ready(Err(_)))
     }
 
     /// Whether one more stream fits under the peer's limit.
