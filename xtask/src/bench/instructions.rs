@@ -2,7 +2,7 @@
 //!
 //! Time is noisy on a shared machine; the number of user-space instructions is not. Each side of a Weft pair runs
 //! once under `valgrind --tool=callgrind` with N and once with 2N requests of the same load; the difference over N
-//! is the price of a request without start-up. Two commits can be compared by it, two programs cannot: it knows
+//! is the price of a request, without what ends with the program. Two commits can be compared by it, two programs cannot: it knows
 //! nothing of system calls, caches, or the clock.
 
 use std::fs;
@@ -16,14 +16,27 @@ use crate::bench::backend::Backend;
 use crate::bench::certs::{Certificates, Side};
 use crate::bench::load;
 use crate::bench::peers::{PROXY_USER, Peer as _, Weft};
-use crate::bench::topology::Bed;
+use crate::bench::topology::{Bed, Core};
 use crate::bench::work::Listener;
+use crate::process;
 
 /// N. A request takes about 50 times longer under callgrind.
 const REQUESTS: u64 = 5000;
 
-/// Counts both sides and both versions of HTTP, and prints the table.
-pub(crate) fn run(weft: Weft, scratch: &Path, certificates: &Certificates) -> Result<ExitCode> {
+/// Requests before the count begins.
+const WARM_UP: u64 = 500;
+
+/// Where callgrind writes, in the bed's directory.
+const COUNTS: &str = "counts/callgrind.out";
+
+/// Counts both sides and both versions of HTTP, and prints the table. With `keep`, callgrind's files of the longer runs are
+/// copied there.
+pub(crate) fn run(
+    weft: Weft,
+    scratch: &Path,
+    certificates: &Certificates,
+    keep: Option<&Path>,
+) -> Result<ExitCode> {
     let bed = Bed::new(scratch.join("instructions"))?;
     super::open_to_all(&bed.scratch)?;
     // callgrind writes as the proxy's user.
@@ -40,6 +53,13 @@ pub(crate) fn run(weft: Weft, scratch: &Path, certificates: &Certificates) -> Re
         for side in [Side::Client, Side::Server] {
             let once = count(&mut weft, &bed, certificates, side, listener, REQUESTS)?;
             let twice = count(&mut weft, &bed, certificates, side, listener, 2 * REQUESTS)?;
+            if let Some(directory) = keep {
+                fs::create_dir_all(directory)?;
+                let name = if listener == Listener::Http2 { "http2" } else { "http1" };
+                let file = directory.join(format!("{name}.{}.callgrind", side.name()));
+                fs::copy(bed.scratch.join(COUNTS), &file)
+                    .with_context(|| format!("cannot write {}", file.display()))?;
+            }
             cells.push(twice.saturating_sub(once) / REQUESTS);
         }
         println!("| {title} | {} | {} |", cells[0], cells[1]);
@@ -47,7 +67,7 @@ pub(crate) fn run(weft: Weft, scratch: &Path, certificates: &Certificates) -> Re
     Ok(ExitCode::SUCCESS)
 }
 
-/// All instructions of one side's life with so many requests.
+/// Instructions of one side for so many requests, and for its end.
 fn count(
     weft: &mut Weft,
     bed: &Bed,
@@ -56,13 +76,21 @@ fn count(
     listener: Listener,
     requests: u64,
 ) -> Result<u64> {
-    let file = bed.scratch.join("counts/callgrind.out");
+    let file = bed.scratch.join(COUNTS);
     let _ = fs::remove_file(&file);
     weft.under_callgrind(side, &file);
     let pair = weft.start(bed, certificates)?;
-    load::fixed(bed, listener == Listener::Http2, &weft.address(listener), requests)?;
-    // callgrind writes its file when the program ends.
     let measured = if side == Side::Client { pair.client } else { pair.server };
+    let send = |requests| load::fixed(bed, listener == Listener::Http2, &weft.address(listener), requests);
+    // Start-up is not counted: seeding the random numbers alone takes some hundred million instructions, and never the
+    // same number. The warm-up leaves links up and buffers grown.
+    send(WARM_UP)?;
+    let id = measured.id().to_string();
+    let switch_on = ["callgrind_control", "--instr=on", id.as_str()];
+    let mut command = bed.namespace(side).program(Core::Load, Some(PROXY_USER), &switch_on);
+    process::capture(&mut command).context("cannot switch callgrind on")?;
+    send(requests)?;
+    // callgrind writes its file when the program ends.
     measured.terminate(Duration::from_secs(60))?;
     let text = fs::read_to_string(&file).with_context(|| format!("callgrind wrote no {}", file.display()))?;
     total(&text).context("callgrind's file has no total")

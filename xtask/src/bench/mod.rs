@@ -63,6 +63,9 @@ pub(crate) struct Options {
     /// Instead: instructions per request of one Weft sidecar, under callgrind.
     #[arg(long)]
     instructions: bool,
+    /// With --instructions: keep callgrind's files here, for `callgrind_annotate`.
+    #[arg(long, value_name = "DIRECTORY", requires = "instructions")]
+    keep: Option<PathBuf>,
 }
 
 /// A share of failed requests above this makes a sample worthless.
@@ -94,7 +97,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     open_keys(&certificates)?;
     if options.instructions {
         let weft = peers::Weft::new(weft.context("no binary to measure")?);
-        return instructions::run(weft, scratch.path(), &certificates);
+        return instructions::run(weft, scratch.path(), &certificates, options.keep.as_deref());
     }
     let results = measure_all(options, &peers, scratch.path(), &certificates)?;
     finish(options, &results)

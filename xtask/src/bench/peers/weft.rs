@@ -46,7 +46,7 @@ impl Weft {
         process::capture(namespace.enter().arg(&self.binary).args(["init", "--proxy-uid", &user]))?;
         let mut words: Vec<std::ffi::OsString> = Vec::new();
         if let Some((_, counts)) = self.callgrind.as_ref().filter(|(counted, _)| *counted == side) {
-            words.extend(["valgrind", "--tool=callgrind"].map(Into::into));
+            words.extend(["valgrind", "--tool=callgrind", "--instr-atstart=no"].map(Into::into));
             words.push(format!("--callgrind-out-file={}", counts.display()).into());
         }
         words.extend([self.binary.clone().into_os_string(), "proxy".into(), "--config".into(), file.into()]);
