@@ -52,6 +52,12 @@ impl Request {
         self
     }
 
+    /// Gives it a body.
+    pub fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+
     pub(crate) fn url(&self) -> &str {
         &self.url
     }
