@@ -36,6 +36,9 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 /// What begins an HTTP/2 connection (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
+/// How often the beginning of a preface is looked at again, a millisecond apart.
+const MOST_LOOKS: usize = 1000;
+
 pub(crate) async fn serve(stream: TcpStream, name: Arc<str>) -> Result<()> {
     let http2 = begins_with_preface(&stream).await?;
     let service = service_fn(move |request| {
@@ -61,7 +64,7 @@ pub(crate) async fn serve(stream: TcpStream, name: Arc<str>) -> Result<()> {
 
 async fn begins_with_preface(stream: &TcpStream) -> Result<bool> {
     let mut buffer = [0; PREFACE.len()];
-    loop {
+    for _ in 0..MOST_LOOKS {
         let seen = stream.peek(&mut buffer).await?;
         if seen == 0 || !PREFACE.starts_with(&buffer[..seen]) {
             return Ok(false);
@@ -69,9 +72,10 @@ async fn begins_with_preface(stream: &TcpStream) -> Result<bool> {
         if seen == PREFACE.len() {
             return Ok(true);
         }
-        // Part of the preface: peek returns the same bytes again until more come.
+        // Part of the preface: peek returns the same bytes again until more come, and after the client's end for ever.
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
+    Ok(false)
 }
 
 async fn answer(request: Request<Incoming>, name: &str) -> Response<Body> {

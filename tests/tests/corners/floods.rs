@@ -1,0 +1,191 @@
+//! Clients that are too slow, and clients that are too fast.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use weft_testbed::{Mesh, Pod, story};
+
+use crate::samples::{PREFACE, frame, get_request};
+use crate::{Pair, SOON};
+
+/// Frame types of RFC 9113 section 6.
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const GOAWAY: u8 = 7;
+const CONTINUATION: u8 = 9;
+
+/// Both doors: outbound from the own application, and inbound from a pod without a sidecar.
+fn doors(mesh: &Mesh) -> Result<(Pair, [(Pod, SocketAddr); 2])> {
+    let pair = Pair::start(mesh, |yaml| {
+        yaml["inbound"]["mode"] = "permissive".into();
+        yaml["timeouts"]["headerRead"] = "300ms".into();
+        yaml["timeouts"]["handshake"] = "1s".into();
+    })?;
+    let outsider = mesh.pod("outsider.shop").start()?;
+    let inbound = SocketAddr::new(pair.orders.ip(), 8080);
+    let doors = [(pair.web.clone(), pair.service()?), (outsider, inbound)];
+    Ok((pair, doors))
+}
+
+/// Sends `first`, then `drop` again and again, until the other side closes. How often it was sent.
+async fn trickle(to: SocketAddr, first: &[u8], drop: &[u8]) -> Result<usize> {
+    let mut stream = TcpStream::connect(to).await.context("connecting")?;
+    stream.write_all(first).await.context("the beginning")?;
+    let mut buffer = [0; 4096];
+    let work = async {
+        let mut sent = 0;
+        loop {
+            let next = tokio::time::timeout(Duration::from_millis(20), stream.read(&mut buffer));
+            match next.await {
+                Ok(Ok(0) | Err(_)) => return sent,
+                Ok(Ok(_)) => {}
+                Err(_) => {
+                    if stream.write_all(drop).await.is_err() {
+                        return sent;
+                    }
+                    sent += 1;
+                }
+            }
+        }
+    };
+    tokio::time::timeout(SOON, work).await.context("a slow client was never cut off")
+}
+
+#[test]
+fn a_head_that_never_ends_is_cut_off() {
+    story("slowloris", |mesh| {
+        let (pair, doors) = doors(mesh)?;
+        for (from, to) in &doors {
+            for (what, first) in [
+                ("at once", &b"GET / HTTP/1.1\r\nhost: orders.shop\r\n"[..]),
+                ("after a request", b"GET / HTTP/1.1\r\nhost: orders.shop\r\n\r\nGET / HTTP/1.1\r\n"),
+            ] {
+                let sent = from.run(async || trickle(*to, first, b"x: y\r\n").await)?;
+                ensure!(sent > 0, "{what}: closed before anything was slow");
+            }
+        }
+        // The same in TLS: a ClientHello byte by byte.
+        let (from, to) = &doors[1];
+        from.run(async || trickle(*to, &[22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3], &[0]).await)?;
+        pair.works()
+    });
+}
+
+/// A slow body is no slow head: it has all the time it wants.
+#[test]
+fn a_slow_body_is_not_cut_off() {
+    story("slow-body", |mesh| {
+        let (pair, doors) = doors(mesh)?;
+        for (from, to) in &doors {
+            let answer = from.run(async || {
+                let mut stream = TcpStream::connect(*to).await?;
+                let head = b"POST /count HTTP/1.1\r\nhost: orders.shop\r\ncontent-length: 40\r\nconnection: close\r\n\r\n";
+                stream.write_all(head).await?;
+                for _ in 0..40 {
+                    // All in all more than three times the limit for heads.
+                    tokio::time::sleep(Duration::from_millis(25)).await;
+                    stream.write_all(b"x").await?;
+                }
+                let mut answer = String::new();
+                stream.read_to_string(&mut answer).await?;
+                Ok(answer)
+            })?;
+            ensure!(answer.contains("200 OK") && answer.contains("40 "), "{answer}");
+        }
+        pair.works()
+    });
+}
+
+/// Writes an HTTP/2 connection and reads it to its end. The reason of the GOAWAY, if there was one.
+async fn flood(to: SocketAddr, frames: &[u8]) -> Result<Option<u32>> {
+    let mut stream = TcpStream::connect(to).await.context("connecting")?;
+    let mut received = Vec::new();
+    let work = async {
+        let (mut read, mut write) = stream.split();
+        let send = async {
+            // No half-close: it is the server that has to end this.
+            let _ = write.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[]), frames].concat()).await;
+        };
+        let receive = async {
+            let _ = read.read_to_end(&mut received).await;
+        };
+        tokio::join!(send, receive);
+    };
+    tokio::time::timeout(SOON, work).await.context("a flood was never cut off")?;
+    Ok(goaway(&received))
+}
+
+/// Looks for a GOAWAY among whole frames; its error code stands behind the last stream's number.
+fn goaway(mut bytes: &[u8]) -> Option<u32> {
+    let mut reason = None;
+    while let Some(head) = bytes.get(..9) {
+        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
+        let payload = bytes.get(9..9 + length)?;
+        if head[3] == GOAWAY {
+            reason = Some(u32::from_be_bytes(payload.get(4..8)?.try_into().ok()?));
+        }
+        bytes = &bytes[9 + length..];
+    }
+    reason
+}
+
+/// `ENHANCE_YOUR_CALM` (RFC 9113 section 7).
+const CALM: u32 = 11;
+
+#[test]
+fn rapid_reset_is_cut_off() {
+    story("rapid-reset", |mesh| {
+        let (pair, doors) = doors(mesh)?;
+        let request = get_request();
+        let attack: Vec<u8> = (0..20_000_u32)
+            .flat_map(|n| {
+                let stream = 2 * n + 1;
+                let reset = frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
+                [frame(HEADERS, 5, stream, &request), reset].concat()
+            })
+            .collect();
+        for (from, to) in &doors {
+            let reason = from.run(async || flood(*to, &attack).await)?;
+            // The reset that follows unread input may overtake the GOAWAY on its way to the client.
+            ensure!(reason.is_none_or(|reason| reason == CALM), "{to}: {reason:?}");
+        }
+        let before = pair.server.metrics()?;
+        pair.works()?;
+        let served = before.sum("http_server_request_duration_seconds_count", &[]);
+        ensure!(served < 20_000.0, "{served} requests of 40,000 reached the application's side");
+        Ok(())
+    });
+}
+
+#[test]
+fn other_floods_are_cut_off_or_harmless() {
+    story("h2-floods", |mesh| {
+        let (pair, doors) = doors(mesh)?;
+        let request = get_request();
+        let mut continuation = frame(HEADERS, 1, 1, &request);
+        // A literal header that is not indexed, in every frame, and an end that never comes.
+        (0..20_000).for_each(|_| continuation.extend(frame(CONTINUATION, 0, 1, b"\x00\x01x\x01y")));
+        let empty: Vec<u8> = (0..200_000).flat_map(|_| frame(CONTINUATION, 0, 1, b"")).collect();
+        let attacks = [
+            ("continuations", continuation),
+            ("empty continuations", [frame(HEADERS, 1, 1, &request), empty].concat()),
+            ("settings", frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]).repeat(50_000)),
+            ("pings", frame(PING, 0, 0, &[7; 8]).repeat(50_000)),
+        ];
+        for (from, to) in &doors {
+            for (what, attack) in &attacks {
+                // The last frame breaks the protocol, so that what is harmless ends as well.
+                let bytes = [&attack[..], &frame(HEADERS, 5, 0, &request)].concat();
+                from.run(async || flood(*to, &bytes).await).with_context(|| format!("{what} to {to}"))?;
+            }
+        }
+        let resident = pair.client.metrics()?.sum("process_resident_memory_bytes", &[]);
+        ensure!(resident < 300e6, "{resident} bytes of memory after the floods");
+        pair.works()
+    });
+}
