@@ -24,6 +24,34 @@ def bidi(requests, context):
         yield b"echo " + request
 
 
+def count(requests, context):
+    messages = [len(request) for request in requests]
+    return b"%d %d" % (len(messages), sum(messages))
+
+
+def early(requests, context):
+    next(requests)
+    # The client is still sending: an answer before the request's end.
+    context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "enough")
+
+
+def endless(request, context):
+    ended = threading.Event()
+    context.add_callback(ended.set)
+    yield b"first"
+    if ended.wait(20):
+        print("endless: ended by the client", flush=True)
+
+
+def remaining(request, context):
+    return b"%f" % context.time_remaining()
+
+
+def status(request, context):
+    code = int(request)
+    context.abort(next(known for known in grpc.StatusCode if known.value[0] == code), f"code {code}")
+
+
 def slow(request, context):
     ended = threading.Event()
     # Called at the client's cancellation, at its deadline, and at a normal end.
@@ -44,6 +72,11 @@ def main(port):
         "Stream": grpc.unary_stream_rpc_method_handler(stream),
         "Bidi": grpc.stream_stream_rpc_method_handler(bidi),
         "Slow": grpc.unary_unary_rpc_method_handler(slow),
+        "Count": grpc.stream_unary_rpc_method_handler(count),
+        "Early": grpc.stream_unary_rpc_method_handler(early),
+        "Endless": grpc.unary_stream_rpc_method_handler(endless),
+        "Remaining": grpc.unary_unary_rpc_method_handler(remaining),
+        "Status": grpc.unary_unary_rpc_method_handler(status),
         "Fail": grpc.unary_unary_rpc_method_handler(fail),
     }
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("weft.test.Echo", methods),))

@@ -2,7 +2,7 @@
 
     h2_client.py <host> <port> <path>...
 
-A path that ends in `!<n>` is reset with code n once its head has come, or after a moment where none comes.
+A path that ends in `+` leaves its request body open. One that ends in `!<n>` is reset with code n once its head has come, or after a moment where none comes.
 """
 
 import json
@@ -15,12 +15,12 @@ import h2.events
 
 
 def fetch(peer, http, authority, target):
-    path, _, cancel = target.partition("!")
+    path, _, cancel = target.rstrip("+").partition("!")
     stream = http.get_next_available_stream_id()
     headers = [(":method", "POST"), (":scheme", "http"), (":authority", authority), (":path", path), ("te", "trailers")]
     http.send_headers(stream, headers)
     if not cancel:
-        http.send_data(stream, b"hello", end_stream=True)
+        http.send_data(stream, b"hello", end_stream=not target.endswith("+"))
     peer.sendall(http.data_to_send())
     seen = {"body": "", "interim": []}
     peer.settimeout(0.3 if cancel else 10)

@@ -2,7 +2,8 @@
 
 /hints            103 with a link, then 200
 /reset-head/<n>   resets the stream with code n instead of an answer
-/reset-body/<n>   answers, sends "part", then resets with code n
+/reset-body/<n>   answers, sends "part", and after a moment resets with code n
+/enough           answers whole, and at once resets with NO_ERROR: it wants no more of the request (RFC 9113, 8.1)
 /wait             answers the head and then nothing; writes the code with which the client resets the stream
 /hold             not even a head
 anything else     echoes the body, with a trailer, once the request has ended
@@ -11,6 +12,7 @@ anything else     echoes the body, with a trailer, once the request has ended
 import socket
 import sys
 import threading
+import time
 
 import h2.config
 import h2.connection
@@ -63,7 +65,14 @@ class Connection(threading.Thread):
             self.http.send_headers(stream, [(":status", "200")])
             self.http.send_data(stream, b"part")
             self.flush()
+            # A reset may overtake what was sent just before it (RFC 9113 section 5.4.2 promises nothing).
+            time.sleep(0.2)
             self.http.reset_stream(stream, int(code))
+        elif what == "enough":
+            self.http.send_headers(stream, [(":status", "200"), ("trailer", "x-sum")])
+            self.http.send_data(stream, b"enough")
+            self.http.send_headers(stream, [("x-sum", "early")], end_stream=True)
+            self.http.reset_stream(stream, 0)
         elif what == "wait":
             self.http.send_headers(stream, [(":status", "200")])
         elif what == "hold":

@@ -61,6 +61,22 @@ fn a_servers_reset_reaches_the_client() {
     });
 }
 
+/// gRPC servers end a call early in this way. All of the answer counts, and the reset is no error.
+#[test]
+fn an_answer_before_a_reset_without_error_arrives_whole() {
+    story("proto-h2-enough", |mesh| {
+        let (pair, _) = pair(mesh)?;
+        for seen in fetch(&pair, &["/enough+"; 20])? {
+            assert_eq!(
+                (&seen["body"], &seen["trailers"]["x-sum"]),
+                (&json!("enough"), &json!("early")),
+                "{seen}"
+            );
+        }
+        Ok(())
+    });
+}
+
 /// RST_STREAM from the client, with its own code, before the answer's head and after it.
 #[test]
 fn a_clients_reset_reaches_the_server() {
