@@ -31,8 +31,6 @@ pub struct Span {
     pub id: String,
     /// The parent's id; empty for a root.
     pub parent: String,
-    /// The vendors' part of the context (`tracestate`), as far as it was exported.
-    pub trace_state: String,
     /// The name.
     pub name: String,
     /// `server`, `client`, `internal`, ...
@@ -280,7 +278,6 @@ fn read_line(line: &Value, spans: &mut Vec<Span>) {
                 trace: text("traceId"),
                 id: text("spanId"),
                 parent: text("parentSpanId"),
-                trace_state: text("traceState"),
                 name: text("name"),
                 kind: kind.to_owned(),
                 service: service.clone(),
@@ -317,7 +314,6 @@ mod tests {
             trace: text("t"),
             id: text(id),
             parent: text(parent),
-            trace_state: String::new(),
             name: text(id),
             kind: text("server"),
             service: text("s"),

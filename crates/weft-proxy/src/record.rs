@@ -13,6 +13,7 @@ use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::USER_AGENT;
+use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, request};
 use http_body::{Body as _, Frame, SizeHint};
 use weft_balance::InFlight;
@@ -209,6 +210,18 @@ impl Details {
     }
 }
 
+impl Details {
+    /// Host and port of the authority; without a port that of `http`.
+    fn dialed(&self) -> Option<(Arc<str>, u16)> {
+        let authority = match self.uri.authority() {
+            Some(authority) => authority.clone(),
+            None => Authority::try_from(self.authority.as_ref()?.as_bytes()).ok()?,
+        };
+        let host = authority.host().trim_matches(['[', ']']);
+        (!host.is_empty()).then(|| (host.into(), authority.port_u16().unwrap_or(80)))
+    }
+}
+
 fn text(value: Option<&HeaderValue>) -> Option<Box<str>> {
     value.and_then(|value| value.to_str().ok()).map(Box::from)
 }
@@ -253,6 +266,9 @@ impl RequestRecord {
     fn span(&self, details: &Details, start: u64, end: u64) -> SpanRecord {
         let (source_identity, destination_identity) = self.identities();
         let outbound = self.facts.direction == Direction::Outbound;
+        // The callee knows what its caller dialed by the authority alone: the connection came to the endpoint.
+        let asked = if outbound { None } else { details.dialed() };
+        let (server_address, server_port) = asked.unwrap_or_else(|| self.facts.server.clone());
         SpanRecord {
             context: self.trace.context,
             parent: self.trace.parent,
@@ -264,8 +280,8 @@ impl RequestRecord {
             route: None,
             path: details.uri.path().into(),
             scheme: "http",
-            server_address: Some(Arc::clone(&self.facts.server.0)),
-            server_port: Some(self.facts.server.1),
+            server_address: Some(server_address),
+            server_port: Some(server_port),
             network_peer: if outbound { self.upstream } else { Some(self.facts.client) },
             version: self.version,
             status: (self.status != 0).then_some(self.status),

@@ -1,0 +1,15 @@
+//! Traces as a real collector gets them: one tree for a request through several pods, headers that fit, decisions that
+//! hold, failures that are told; and access log lines that lead to the trace.
+
+#[path = "traces/access.rs"]
+mod access;
+#[path = "traces/context.rs"]
+mod context;
+#[path = "traces/failures.rs"]
+mod failures;
+#[path = "traces/sampling.rs"]
+mod sampling;
+#[path = "traces/shop.rs"]
+mod shop;
+#[path = "traces/tree.rs"]
+mod tree;
