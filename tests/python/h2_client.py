@@ -2,7 +2,7 @@
 
     h2_client.py <host> <port> <path>...
 
-A path that ends in `+` leaves its request body open. One that ends in `!<n>` is reset with code n once its head has come, or after a moment where none comes.
+A path that ends in `~<n>` is sent with a header of n bytes. A path `/tunnel` is asked for by extended CONNECT. A path that ends in `+` leaves its request body open. One that ends in `!<n>` is reset with code n once its head has come, or after a moment where none comes.
 """
 
 import json
@@ -15,9 +15,16 @@ import h2.events
 
 
 def fetch(peer, http, authority, target):
+    target, _, large = target.partition("~")
     path, _, cancel = target.rstrip("+").partition("!")
     stream = http.get_next_available_stream_id()
     headers = [(":method", "POST"), (":scheme", "http"), (":authority", authority), (":path", path), ("te", "trailers")]
+    if large:
+        headers.append(("x", "x" * int(large)))
+    if path == "/continue":
+        headers.append(("expect", "100-continue"))
+    if path == "/tunnel":
+        headers[0:1] = [(":method", "CONNECT"), (":protocol", "websocket")]
     http.send_headers(stream, headers)
     if not cancel:
         http.send_data(stream, b"hello", end_stream=not target.endswith("+"))

@@ -4,6 +4,8 @@
 /reset-head/<n>   resets the stream with code n instead of an answer
 /reset-body/<n>   answers, sends "part", and after a moment resets with code n
 /enough           answers whole, and at once resets with NO_ERROR: it wants no more of the request (RFC 9113, 8.1)
+/continue         100, then as below
+/tunnel           echoes data as it comes (extended CONNECT, RFC 8441)
 /wait             answers the head and then nothing; writes the code with which the client resets the stream
 /hold             not even a head
 anything else     echoes the body, with a trailer, once the request has ended
@@ -17,6 +19,7 @@ import time
 import h2.config
 import h2.connection
 import h2.events
+import h2.settings
 
 
 class Connection(threading.Thread):
@@ -24,7 +27,10 @@ class Connection(threading.Thread):
         super().__init__(daemon=True)
         self.peer = peer
         self.http = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
+        settings = {h2.settings.SettingCodes.ENABLE_CONNECT_PROTOCOL: 1}
+        self.http.local_settings.update(settings)
         self.bodies = {}
+        self.tunnels = set()
 
     def run(self):
         self.http.initiate_connection()
@@ -41,10 +47,14 @@ class Connection(threading.Thread):
         if isinstance(event, h2.events.RequestReceived):
             self.request(event.stream_id, dict(event.headers)[b":path"].decode())
         elif isinstance(event, h2.events.DataReceived):
+            if event.stream_id in self.tunnels:
+                self.http.send_data(event.stream_id, event.data)
             if event.stream_id in self.bodies:
                 self.bodies[event.stream_id].extend(event.data)
             self.http.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
         elif isinstance(event, h2.events.StreamEnded):
+            if event.stream_id in self.tunnels:
+                self.http.end_stream(event.stream_id)
             body = self.bodies.pop(event.stream_id, None)
             if body is not None:
                 self.http.send_headers(event.stream_id, [(":status", "200"), ("trailer", "x-sum")])
@@ -75,6 +85,12 @@ class Connection(threading.Thread):
             self.http.reset_stream(stream, 0)
         elif what == "wait":
             self.http.send_headers(stream, [(":status", "200")])
+        elif what == "tunnel":
+            self.http.send_headers(stream, [(":status", "200")])
+            self.tunnels.add(stream)
+        elif what == "continue":
+            self.http.send_headers(stream, [(":status", "100")])
+            self.bodies[stream] = bytearray()
         elif what == "hold":
             pass
         else:

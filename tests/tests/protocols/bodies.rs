@@ -101,6 +101,54 @@ fn a_body_may_follow_its_answer() {
     });
 }
 
+/// A body that breaks off must never look like one that has ended.
+#[test]
+fn a_broken_answer_is_not_made_whole() {
+    story("proto-broken-answer", |mesh| {
+        let pair = Pair::new(mesh, &[8082, 8083])?;
+        for (port, framing, piece) in
+            [(8082, "content-length: 100", "some"), (8083, "transfer-encoding: chunked", "4\r\nsome\r\n")]
+        {
+            let server = serve(&pair.server, port, async move |mut wire| {
+                wire.head().await?;
+                wire.say(format!("HTTP/1.1 200 OK\r\n{framing}\r\n\r\n{piece}")).await
+            })?;
+            let error = pair.curl(&[&format!("http://{APP}:{port}/")]).err();
+            let error = error.map(|error| format!("{error:#}")).unwrap_or_default();
+            // "Partial file": curl knows that something is missing.
+            assert!(error.contains("exit status: 18") && error.contains("some"), "{framing}: {error:?}");
+            server.join()?;
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_broken_request_is_not_made_whole() {
+    story("proto-broken-request", |mesh| {
+        let pair = Pair::new(mesh, &[8082, 8083])?;
+        for (port, framing, piece) in
+            [(8082, "content-length: 100", "some"), (8083, "transfer-encoding: chunked", "4\r\nsome\r\n")]
+        {
+            let server = serve(&pair.server, port, async |mut wire| {
+                wire.head().await?;
+                // Whatever comes, it is neither the whole length nor the last chunk.
+                wire.until("some").await?;
+                Ok(wire.rest().await.unwrap_or_default())
+            })?;
+            pair.talk(port, async |wire| {
+                wire.say(format!("POST / HTTP/1.1\r\nhost: {APP}\r\n{framing}\r\n\r\n{piece}")).await?;
+                // It is on its way before the client goes.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                Ok(())
+            })?;
+            let rest = server.join()?;
+            assert!(rest.trim().is_empty(), "{framing}: {rest:?}");
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn a_client_that_leaves_cancels_the_call() {
     story("proto-leave", |mesh| {

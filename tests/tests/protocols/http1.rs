@@ -7,7 +7,7 @@ use super::pair::{APP, Pair, header, serve};
 
 /// An HTTP server (8080), and one that shows what came over its socket (8081).
 fn servers(mesh: &weft_testbed::Mesh) -> Result<Pair> {
-    let pair = Pair::new(mesh, &[8080, 8081, 8082])?;
+    let pair = Pair::new(mesh, &[8080, 8081, 8082, 8083])?;
     pair.server.app(8080)?;
     pair.server.app_of("raw", 8081)?;
     Ok(pair)
@@ -25,7 +25,7 @@ fn curl_speaks_every_version() {
             assert_eq!((&seen["version"], &seen["body"]), (&version.into(), &"body".into()), "{flag}");
         }
 
-        // Keep-alive: four requests of every kind of body over one connection of the application.
+        // Keep-alive: every kind of body over one connection of the client.
         let [status, chunked] = ["status/204", "chunked/3"].map(|path| format!("http://{APP}:8080/{path}"));
         let format = "%{http_code} %{size_download} %{num_connects}\n";
         let urls = [&url, &status, &chunked, &url];
@@ -38,6 +38,15 @@ fn curl_speaks_every_version() {
         // An HTTP/1.0 answer without a length ends with its connection.
         let old = pair.curl(&["-i", &format!("http://{APP}:8081/until-close")])?;
         assert!(old.starts_with("HTTP/1.1 200 OK") && old.ends_with("until the end\n"), "{old}");
+        // The end of the application's connection is no end of the client's.
+        pair.talk(8081, async |wire| {
+            for _ in 0..2 {
+                wire.say(format!("GET /until-close HTTP/1.1\r\nhost: {APP}\r\n\r\n")).await?;
+                let answer = wire.answer(false).await?;
+                assert!(answer.ends_with("until the end\n\r\n0\r\n\r\n"), "{answer:?}");
+            }
+            Ok(())
+        })?;
         Ok(())
     });
 }
@@ -198,6 +207,30 @@ fn heads_that_cannot_be_right_are_refused() {
         }
         // Nothing of it reached the application, and the proxy goes on.
         assert_eq!(pair.client.send(Request::get(&format!("http://{APP}:8080/")))?.status, 200);
+        Ok(())
+    });
+}
+
+/// What an application may answer with is limited as well, so that one head cannot take a sidecar's memory.
+#[test]
+fn answers_with_too_large_a_head_become_502() {
+    story("proto-large-answer", |mesh| {
+        let pair = servers(mesh)?;
+        for (port, bytes, status, code) in
+            [(8082, 60_000, "200", None), (8083, 70_000, "502", Some("upstream-protocol"))]
+        {
+            let server = serve(&pair.server, port, async move |mut wire| {
+                wire.head().await?;
+                let field = "x".repeat(bytes);
+                wire.say(format!("HTTP/1.1 200 OK\r\nx: {field}\r\ncontent-length: 0\r\n\r\n")).await?;
+                wire.gone().await
+            })?;
+            let answer =
+                pair.ask(port, &format!("GET / HTTP/1.1\r\nhost: {APP}\r\nconnection: close\r\n\r\n"))?;
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{bytes}: {answer:.200}");
+            assert_eq!(header(&answer, "weft-error"), code, "{bytes}: {answer:.200}");
+            drop(server);
+        }
         Ok(())
     });
 }

@@ -43,6 +43,31 @@ fn trailers_and_early_hints_arrive() {
     });
 }
 
+#[test]
+fn the_rarer_parts_of_http2_pass() {
+    story("proto-h2-rare", |mesh| {
+        let (pair, _) = pair(mesh)?;
+        let seen = fetch(&pair, &["/continue", "/tunnel", "/echo~60000", "/echo~66000", "/echo"])?;
+        let [go_on, tunnel, large, too_large, last] = &seen[..] else { anyhow::bail!("{seen:?}") };
+        assert_eq!(
+            (&go_on["interim"][0][":status"], &go_on["body"]),
+            (&json!("100"), &json!("hello")),
+            "{go_on}"
+        );
+        // Extended CONNECT (RFC 8441): WebSocket over HTTP/2.
+        assert_eq!(
+            (&tunnel["headers"][":status"], &tunnel["body"]),
+            (&json!("200"), &json!("hello")),
+            "{tunnel}"
+        );
+        assert_eq!(large["headers"][":status"], "200", "{large}");
+        assert_eq!(too_large["headers"][":status"], "431", "{too_large}");
+        // And the connection goes on.
+        assert_eq!(last["headers"][":status"], "200", "{last}");
+        Ok(())
+    });
+}
+
 /// RST_STREAM from the server, with its own code, and the connection goes on.
 #[test]
 fn a_servers_reset_reaches_the_client() {
