@@ -48,6 +48,15 @@ pub enum Http1Error<C> {
     Exchange(#[from] hyper::Error),
 }
 
+/// Why an idle connection brought no answer.
+#[derive(Debug)]
+pub enum Unanswered {
+    /// The connection was closed by the application in the moment it was picked; nothing was written.
+    Unsent(Box<Request<Body>>),
+    /// It broke after that.
+    Failed(hyper::Error),
+}
+
 /// A response body whose connection goes back to its pool at the end.
 #[derive(Debug)]
 pub struct PooledBody {
@@ -89,6 +98,34 @@ impl Http1Pool {
             result
         })
         .await
+    }
+
+    /// Sends a request over an idle connection at once, or gives it back where there is none (or where it waits for 100,
+    /// which takes more care).
+    ///
+    /// # Errors
+    /// The request.
+    #[expect(clippy::result_large_err, reason = "the request itself, and it is what goes on")]
+    pub fn send_now(
+        self: &Rc<Self>,
+        request: Request<Body>,
+    ) -> Result<impl Future<Output = Result<Response<Body>, Unanswered>> + use<>, Request<Body>> {
+        if expects_continue(&request) {
+            return Err(request);
+        }
+        let Some(mut connection) = self.take_idle() else { return Err(request) };
+        connection.uses.set(connection.uses.get().wrapping_add(1));
+        let answer = connection.send.try_send_request(request);
+        let pool = Rc::clone(self);
+        Ok(async move {
+            match answer.await {
+                Ok(response) => Ok(pool.lease(response, connection, true)),
+                Err(mut failure) => Err(match failure.take_message() {
+                    Some(unsent) => Unanswered::Unsent(Box::new(unsent)),
+                    None => Unanswered::Failed(failure.into_error()),
+                }),
+            }
+        })
     }
 
     async fn exchange<S, C>(

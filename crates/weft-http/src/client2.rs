@@ -158,19 +158,17 @@ impl Http2Client {
         mut body: Body,
         interim: &Interim<'_>,
     ) -> Result<Response<Body>, ExchangeError> {
-        let in_use = self.begin();
         // hyper answers 100 as soon as its body is polled, so the body waits for the application's own 100.
         let hold = matches!(interim, Interim::Http1) && expects_continue(&request);
         let first =
             if hold { None } else { first_frame(&mut body).await.map_err(ExchangeError::RequestBody)? };
-        let has_body = first.is_some() || !body.is_end_stream();
         poll_fn(|cx| self.send.borrow_mut().poll_ready(cx)).await.map_err(|error| self.lost(error))?;
-        let (response, stream) =
-            self.send.borrow_mut().send_request(request, !has_body).map_err(|error| self.lost(error))?;
-        if !has_body {
-            let response = await_head(response, interim, &mut None::<Pump<Body>>, hold).await?;
-            return Ok(response.map(|recv| Body::from_stream(recv).keeping(in_use)));
+        if first.is_none() && body.is_end_stream() {
+            return self.send_now(request)?.head(interim).await;
         }
+        let in_use = self.begin();
+        let (response, stream) =
+            self.send.borrow_mut().send_request(request, false).map_err(|error| self.lost(error))?;
         let mut pump = start(body, stream, first)?;
         let response = await_head(response, interim, &mut pump, hold).await?;
         Ok(response.map(|recv| match pump {
@@ -181,6 +179,18 @@ impl Http2Client {
                 Body::from_stream_with_upload(recv, keep).keeping(in_use)
             }
         }))
+    }
+
+    /// Sends a request without a body at once. The connection must be open and have room: see [`Self::is_open`] and
+    /// [`Self::has_room`].
+    ///
+    /// # Errors
+    /// See [`ExchangeError`].
+    pub fn send_now(&self, request: Request<()>) -> Result<Sent, ExchangeError> {
+        let in_use = self.begin();
+        let (response, _) =
+            self.send.borrow_mut().send_request(request, true).map_err(|error| self.lost(error))?;
+        Ok(Sent { response, in_use })
     }
 
     /// Sends a request that asks for an upgrade, or CONNECT, and leaves the stream open behind it.
@@ -216,6 +226,33 @@ impl Http2Client {
     fn lost(&self, error: h2::Error) -> ExchangeError {
         self.retire();
         ExchangeError::NotSent(error)
+    }
+}
+
+/// A request that was sent. Dropping it cancels the exchange.
+#[derive(Debug)]
+pub struct Sent {
+    response: ResponseFuture,
+    in_use: InUse,
+}
+
+impl Sent {
+    /// Waits for the head of the answer, passing 1xx on.
+    ///
+    /// # Errors
+    /// See [`ExchangeError`].
+    pub async fn head(self, interim: &Interim<'_>) -> Result<Response<Body>, ExchangeError> {
+        let Self { mut response, in_use } = self;
+        let takes_any = interim.takes_any();
+        let head = poll_fn(|cx| {
+            if takes_any {
+                poll_interim(&mut response, interim, cx, &mut false);
+            }
+            std::pin::Pin::new(&mut response).poll(cx)
+        })
+        .await
+        .map_err(ExchangeError::from_response)?;
+        Ok(head.map(|recv| Body::from_stream(recv).keeping(in_use)))
     }
 }
 

@@ -29,8 +29,8 @@ mod upgrade;
 pub mod wire;
 
 pub use body::{Body, BodyError};
-pub use client1::{Http1Error, Http1Pool};
-pub use client2::{ExchangeError, Http2Client, Opened};
+pub use client1::{Http1Error, Http1Pool, Unanswered};
+pub use client2::{ExchangeError, Http2Client, Opened, Sent};
 pub use error::{ErrorCode, Refusal, WEFT_ERROR, is_grpc};
 pub use handler::{Abort, Answer, Handler, Interim, UpgradeTask};
 pub use limits::{Http1Limits, Http2Limits};

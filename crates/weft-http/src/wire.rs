@@ -16,7 +16,7 @@ use http::header::{HOST, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, request};
 
 use crate::ErrorCode;
-use crate::headers::strip_hop_by_hop;
+use crate::headers::{Survey, strip_hop_by_hop};
 
 /// Marks a request whose application speaks HTTP/1.0 (`1.0`) or HTTP/2 (`2`).
 pub const WEFT_WIRE: HeaderName = HeaderName::from_static("weft-wire");
@@ -30,14 +30,16 @@ pub const WEFT_UPGRADE: HeaderName = HeaderName::from_static("weft-upgrade");
 /// # Errors
 /// `bad-request` for an HTTP/1.1 request without exactly one `Host` (RFC 9112 section 3.2).
 pub fn clean_request(parts: &mut request::Parts) -> Result<Option<HeaderValue>, ErrorCode> {
-    strip_internal(&mut parts.headers);
+    let survey = Survey::of(&parts.headers);
+    if survey.internal {
+        remove_internal(&mut parts.headers);
+    }
     if parts.version == Version::HTTP_2 {
         return Ok(None);
     }
-    let mut hosts = parts.headers.get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (Some(_), None) => {}
-        (None, _) if parts.version == Version::HTTP_10 => {}
+    match survey.hosts {
+        1 => {}
+        0 if parts.version == Version::HTTP_10 => {}
         _ => return Err(ErrorCode::BadRequest),
     }
     if parts.method != Method::CONNECT
@@ -47,7 +49,7 @@ pub fn clean_request(parts: &mut request::Parts) -> Result<Option<HeaderValue>, 
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| ErrorCode::BadRequest)?;
         parts.headers.insert(HOST, host);
     }
-    let upgrade = strip_hop_by_hop(&mut parts.headers).upgrade;
+    let upgrade = strip_hop_by_hop(&mut parts.headers, survey).upgrade;
     // RFC 9110 section 7.8: a server ignores an upgrade in HTTP/1.0.
     Ok(upgrade.filter(|_| parts.version == Version::HTTP_11))
 }
@@ -101,8 +103,11 @@ pub fn restore_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
 /// Cleans an HTTP/1 application's answer for the link. An accepted upgrade becomes a marked 200.
 pub fn response_to_link<B>(response: &mut Response<B>) {
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    strip_internal(response.headers_mut());
-    let found = strip_hop_by_hop(response.headers_mut());
+    let survey = Survey::of(response.headers());
+    if survey.internal {
+        remove_internal(response.headers_mut());
+    }
+    let found = strip_hop_by_hop(response.headers_mut(), survey);
     if switched {
         let protocol = found.upgrade.unwrap_or_else(|| HeaderValue::from_static(""));
         response.headers_mut().insert(WEFT_UPGRADE, protocol);
@@ -112,6 +117,9 @@ pub fn response_to_link<B>(response: &mut Response<B>) {
 
 /// Turns a marked 200 from the link back into 101; says whether it was one.
 pub fn response_from_link<B>(response: &mut Response<B>) -> bool {
+    if !Survey::of(response.headers()).internal {
+        return false;
+    }
     response.headers_mut().remove(WEFT_WIRE);
     let Some(protocol) = response.headers_mut().remove(WEFT_UPGRADE) else { return false };
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -129,6 +137,12 @@ const RESERVED: &str = "weft-";
 /// Removes what only the mesh may say: everything that begins with `weft-`, on links or off them. An application that
 /// passes on an answer of the mesh (`weft-error`) as its own would send the reader of the log to the wrong place.
 pub fn strip_internal(headers: &mut HeaderMap) {
+    if Survey::of(headers).internal {
+        remove_internal(headers);
+    }
+}
+
+fn remove_internal(headers: &mut HeaderMap) {
     // One look at each name costs less than a lookup of each header that there is.
     let is_ours = |name: &&HeaderName| name.as_str().starts_with(RESERVED);
     if headers.keys().any(|name| is_ours(&name)) {

@@ -8,7 +8,8 @@ use tokio::net::TcpStream;
 use weft_core::EndpointAddr;
 use weft_http::wire::{self, Original};
 use weft_http::{
-    Body, ErrorCode, ExchangeError, Http1Error, Http1Pool, Http2Client, Interim, Opened, UpgradeIo,
+    Body, ErrorCode, ExchangeError, Http1Error, Http1Pool, Http2Client, Interim, Opened, Unanswered,
+    UpgradeIo,
 };
 use weft_net::{ConnectError, ConnectOptions};
 
@@ -65,6 +66,35 @@ impl App {
             http2: RefCell::default(),
             connect: worker.connect,
             limits: worker.http2_pool,
+        })
+    }
+
+    /// Sends an HTTP/1 request at once over an idle connection, or gives it back where there is something to wait for.
+    ///
+    /// # Errors
+    /// The request.
+    #[expect(clippy::result_large_err, reason = "the request itself, and it is what goes on")]
+    pub(crate) fn send_now(
+        self: &Rc<Self>,
+        request: Request<Body>,
+    ) -> Result<impl Future<Output = Result<Response<Body>, Failure>> + use<>, Request<Body>> {
+        if request.version() == Version::HTTP_2 {
+            return Err(request);
+        }
+        let answer = self.http1.send_now(request)?;
+        let app = Rc::clone(self);
+        Ok(async move {
+            match answer.await {
+                Ok(mut response) => {
+                    wire::response_to_link(&mut response);
+                    Ok(response)
+                }
+                Err(Unanswered::Failed(error)) => Err(http1(Http1Error::Exchange(error)).into()),
+                Err(Unanswered::Unsent(request)) => {
+                    let (parts, body) = request.into_parts();
+                    Box::pin(app.send(parts, body, &Interim::Http1)).await
+                }
+            }
         })
     }
 

@@ -12,17 +12,17 @@ use std::task::{Context, Poll};
 use std::time::{Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::USER_AGENT;
+use http::header::{Entry, USER_AGENT};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, request};
 use http_body::{Body as _, Frame, SizeHint};
 use weft_balance::InFlight;
-use weft_http::headers::X_REQUEST_ID;
+use weft_http::headers::{X_FORWARDED_PROTO, X_REQUEST_ID};
 use weft_http::{Abort, Answer, Body, BodyError, ErrorCode, Refusal, is_grpc};
 use weft_telemetry::access::{AccessProtocol, AccessRecord};
 use weft_telemetry::metrics::{Direction, HttpOutcome, TlsLabel};
 use weft_telemetry::span::unix_nanos;
-use weft_telemetry::trace::RequestTrace;
+use weft_telemetry::trace::{RequestTrace, TraceContext};
 use weft_telemetry::{AccessLogMode, Grpc, HttpSeries, SpanKind, SpanRecord, TcpSeries};
 
 use crate::app::Failure;
@@ -105,6 +105,10 @@ impl RequestRecord {
             details: (log || trace.records()).then(|| Details::of(parts)),
             trace,
         })
+    }
+
+    pub(crate) fn started(&self) -> Instant {
+        self.started
     }
 
     /// An endpoint has taken the request: it is counted in that endpoint's series from here on.
@@ -310,7 +314,8 @@ impl RequestRecord {
                 status: (self.status != 0).then_some(self.status),
                 grpc_status: self.grpc_status,
                 user_agent: text(details.user_agent.as_ref()),
-                request_id: text(details.request_id.as_ref()),
+                request_id: text(details.request_id.as_ref())
+                    .or_else(|| Some(self.trace.context.trace_id.to_string().into())),
                 trace: Some(self.trace.context),
                 retries: self.retries,
             },
@@ -449,15 +454,17 @@ impl Drop for TcpRecord {
     }
 }
 
-/// Gives a request an id where it has none (`x-request-id`, 32 hexadecimal digits).
-pub(crate) fn ensure_request_id(worker: &Worker, headers: &mut HeaderMap) {
-    if headers.contains_key(X_REQUEST_ID) {
-        return;
+/// Adds what an application may expect of every request: an id, and the scheme its client used.
+///
+/// The last proxy adds them, so that they need not travel. An id that nobody gave is the trace's: both sides of a hop
+/// come to the same one without telling each other.
+pub(crate) fn complete(trace: TraceContext, headers: &mut HeaderMap) {
+    if let Entry::Vacant(vacant) = headers.entry(X_REQUEST_ID)
+        && let Ok(value) = HeaderValue::from_bytes(&trace.trace_id.hex())
+    {
+        vacant.insert(value);
     }
-    let id = worker.telemetry.tracer.borrow_mut().rng().trace_id();
-    if let Ok(value) = HeaderValue::from_bytes(&id.hex()) {
-        headers.insert(X_REQUEST_ID, value);
-    }
+    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
 }
 
 /// Whether a request may be sent a second time without harm (RFC 9110 section 9.2.2) and has nothing that would have to

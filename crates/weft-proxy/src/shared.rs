@@ -123,6 +123,11 @@ impl Service {
         self.set.get()
     }
 
+    /// The endpoints, if they are known yet.
+    pub(crate) fn known(&self) -> Option<&EndpointSet> {
+        self.set.get()
+    }
+
     /// Asks DNS again before the TTL is over, because an endpoint did not answer.
     pub(crate) fn refresh_soon(&self) {
         if let Some(watch) = &self.watch {

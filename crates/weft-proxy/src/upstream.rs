@@ -95,6 +95,8 @@ struct Dialing {
 pub(crate) struct Picked {
     pub(crate) links: Rc<EndpointLinks>,
     pub(crate) in_flight: InFlight,
+    /// Whether there are endpoints besides it.
+    pub(crate) others: bool,
 }
 
 /// How long a permissive client remembers that an endpoint has no sidecar.
@@ -153,7 +155,13 @@ impl Upstream {
         now: Timestamp,
         tried: &[EndpointAddr],
     ) -> Option<Picked> {
-        let set = self.service.ready().await?;
+        self.service.ready().await?;
+        self.pick_now(worker, now, tried)
+    }
+
+    /// The same without waiting, for when the endpoints are known.
+    pub(crate) fn pick_now(&self, worker: &Worker, now: Timestamp, tried: &[EndpointAddr]) -> Option<Picked> {
+        let set = self.service.known()?;
         let mut view = self.view.borrow_mut();
         let current = set.load();
         if view.as_ref().is_none_or(|view| view.snapshot.version != current.version) {
@@ -167,7 +175,7 @@ impl Upstream {
         let index = Picker::PowerOfTwo.pick(endpoints, &mut worker.rng.borrow_mut(), now, skip)?;
         let links = Rc::clone(view.endpoints.get(index)?);
         let in_flight = links.endpoint.begin(now);
-        Some(Picked { links, in_flight })
+        Some(Picked { links, in_flight, others: endpoints.len() > 1 })
     }
 
     /// Notes that an endpoint could not be reached: others are preferred for a while, and DNS is asked again.
@@ -229,7 +237,7 @@ impl EndpointLinks {
 
     /// Takes out links that are closed or made with an identity that has been renewed since, so that no link outlives
     /// the certificates it was checked with; their streams go on.
-    fn usable(&self, worker: &Worker) -> Option<Rc<Link>> {
+    pub(crate) fn usable(&self, worker: &Worker) -> Option<Rc<Link>> {
         let generation = worker.generation.get();
         let mut links = self.links.borrow_mut();
         links.retain(|link| link.client.is_open() && link.generation >= generation);

@@ -3,18 +3,18 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Method, Request, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, request};
 use tokio::io::{AsyncRead, AsyncWrite};
-use weft_http::headers::{X_FORWARDED_CLIENT_CERT, X_FORWARDED_PROTO};
+use weft_http::headers::X_FORWARDED_CLIENT_CERT;
 use weft_http::wire::{self, Original};
 use weft_http::{Abort, Answer, Body, Handler, Interim, serve_http1, serve_http2};
 
 use weft_telemetry::metrics::TlsLabel;
 
 use super::Link;
-use crate::app::{App, Upgraded};
+use crate::app::{App, Failure, Upgraded};
 use crate::outbound::tunnel;
-use crate::record::{ConnectionFacts, Observed, RequestRecord, ensure_request_id, head_only};
+use crate::record::{ConnectionFacts, Observed, RequestRecord, complete, head_only};
 use crate::telemetry::{Labels, SeriesByVersion, workload_of};
 use crate::worker::Worker;
 
@@ -96,7 +96,7 @@ impl Inbound {
     }
 
     /// Restores what the calling application sent. A plaintext client is an application itself.
-    fn restore(&self, parts: &mut http::request::Parts) -> Result<Original, weft_http::ErrorCode> {
+    fn restore(&self, parts: &mut request::Parts) -> Result<Original, weft_http::ErrorCode> {
         if self.is_link() {
             return Ok(wire::from_link(parts));
         }
@@ -119,7 +119,7 @@ impl Inbound {
 
     async fn upgrade(
         &self,
-        parts: http::request::Parts,
+        parts: request::Parts,
         original: Original,
         record: Box<RequestRecord>,
     ) -> Answer<Observed> {
@@ -138,17 +138,31 @@ impl Inbound {
     }
 
     /// A plaintext client gets the answer as the application gave it; a link gets it marked.
-    fn restore_answer(&self, response: &mut http::Response<Body>) {
+    fn restore_answer(&self, response: &mut Response<Body>) {
         if !self.is_link() {
             wire::response_from_link(response);
         }
     }
 }
 
-impl Handler for Inbound {
-    type Body = Observed;
+/// How far a request has come before anything had to be waited for; `F` brings the application's answer.
+enum Begun<F> {
+    /// Answered by the mesh.
+    Refused(Box<Response<Observed>>),
+    /// On its way over an idle connection to the application: the usual case.
+    Sent(F, Box<RequestRecord>),
+    /// There is something to wait for.
+    Waits(Box<(Request<Body>, Box<RequestRecord>)>),
+    /// An upgrade or CONNECT.
+    TakesOver(Box<(request::Parts, Original, Box<RequestRecord>)>),
+}
 
-    async fn call(&self, request: Request<Body>, interim: Interim<'_>) -> Result<Answer<Observed>, Abort> {
+impl Inbound {
+    /// Does what needs no waiting: see the same function of the outbound side.
+    fn begin(
+        &self,
+        request: Request<Body>,
+    ) -> Begun<impl Future<Output = Result<Response<Body>, Failure>> + use<>> {
         let (mut parts, body) = request.into_parts();
         let original = self.restore(&mut parts);
         let version = original.as_ref().map_or(Version::HTTP_11, |original| original.version);
@@ -157,22 +171,69 @@ impl Handler for Inbound {
         record.to(self.app.addr.get());
         let original = match original {
             Ok(original) => original,
-            Err(code) => return Ok(record.refused(code).into()),
+            Err(code) => return Begun::Refused(Box::new(record.refused(code))),
         };
         self.identify(&mut parts.headers);
         record.trace.inject(&mut parts.headers);
-        ensure_request_id(&self.worker, &mut parts.headers);
-        parts.headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
+        complete(record.trace.context, &mut parts.headers);
         if original.upgrade.is_some() || parts.method == Method::CONNECT {
-            return Ok(Box::pin(self.upgrade(parts, original, record)).await);
+            return Begun::TakesOver(Box::new((parts, original, record)));
         }
         let body = record.count_request(body);
-        match self.app.send(parts, body, &interim).await {
+        match self.app.send_now(Request::from_parts(parts, body)) {
+            Ok(sent) => Begun::Sent(sent, record),
+            Err(request) => Begun::Waits(Box::new((request, record))),
+        }
+    }
+
+    fn answered(
+        &self,
+        exchanged: Result<Response<Body>, Failure>,
+        record: Box<RequestRecord>,
+    ) -> Result<Answer<Observed>, Abort> {
+        match exchanged {
             Ok(mut response) => {
                 self.restore_answer(&mut response);
                 Ok(record.answered(response).into())
             }
             Err(failure) => record.failed_with(&failure),
+        }
+    }
+
+    async fn wait(
+        &self,
+        request: Request<Body>,
+        record: Box<RequestRecord>,
+        interim: &Interim<'_>,
+    ) -> Result<Answer<Observed>, Abort> {
+        let (parts, body) = request.into_parts();
+        let exchanged = self.app.send(parts, body, interim).await;
+        self.answered(exchanged, record)
+    }
+}
+
+impl Handler for Inbound {
+    type Body = Observed;
+
+    fn call(
+        &self,
+        request: Request<Body>,
+        interim: Interim<'_>,
+    ) -> impl Future<Output = Result<Answer<Observed>, Abort>> {
+        let begun = self.begin(request);
+        async move {
+            match begun {
+                Begun::Refused(response) => Ok((*response).into()),
+                Begun::Sent(sent, record) => self.answered(sent.await, record),
+                Begun::Waits(waits) => {
+                    let (request, record) = *waits;
+                    Box::pin(self.wait(request, record, &interim)).await
+                }
+                Begun::TakesOver(taken) => {
+                    let (parts, original, record) = *taken;
+                    Ok(Box::pin(self.upgrade(parts, original, record)).await)
+                }
+            }
         }
     }
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, request};
+use http::{Method, Request, Response, StatusCode, Version, request};
+use http_body::Body as _;
 use weft_balance::{Outcome, Timestamp};
-use weft_core::MtlsMode;
-use weft_http::headers::X_FORWARDED_PROTO;
+use weft_core::{EndpointAddr, MtlsMode};
 use weft_http::wire::{self, Original};
 use weft_http::{
-    Abort, Answer, Body, ErrorCode, ExchangeError, Handler, Interim, Opened, UpgradeIo, UpgradeTask,
+    Abort, Answer, Body, ErrorCode, ExchangeError, Handler, Interim, Opened, Sent, UpgradeIo, UpgradeTask,
     serve_http1, serve_http2,
 };
 use weft_net::{RelayCounters, RelayOptions, relay};
@@ -20,7 +20,7 @@ use weft_telemetry::metrics::{Direction, TlsLabel};
 use super::{Call, rewind};
 use crate::app::{self, App, Failure, Upgraded};
 use crate::dial::DialError;
-use crate::record::{ConnectionFacts, Observed, RequestRecord, ensure_request_id, head_only, is_replayable};
+use crate::record::{ConnectionFacts, Observed, RequestRecord, complete, head_only, is_replayable};
 use crate::upstream::{Link, Picked, Upstream};
 use crate::worker::Worker;
 
@@ -85,7 +85,7 @@ impl Outbound {
     }
 
     /// Picks an endpoint and gets a way to it, trying others where one cannot be reached: nothing was sent yet.
-    async fn way(&self, tried: &mut Vec<weft_core::EndpointAddr>) -> Result<(Picked, Way), DialError> {
+    async fn way(&self, tried: &mut Vec<EndpointAddr>) -> Result<(Picked, Way), DialError> {
         let mut last = None;
         for _ in 0..self.worker.shared.config.retries.connect_attempts.max(1) {
             let now = Timestamp::now();
@@ -130,17 +130,18 @@ impl Outbound {
         body: Body,
         interim: &Interim<'_>,
         record: &mut RequestRecord,
+        mut tried: Vec<EndpointAddr>,
     ) -> Result<Response<Body>, Failure> {
-        let mut tried = Vec::new();
         let replayable = is_replayable(&request, &body);
         let mut request = request;
         let mut body = Some(body);
-        let mut attempts = self.worker.shared.config.retries.connect_attempts.max(1);
+        let used = u32::try_from(tried.len()).unwrap_or(u32::MAX);
+        let mut attempts = self.worker.shared.config.retries.connect_attempts.saturating_sub(used).max(1);
         loop {
             let (picked, way) = self.way(&mut tried).await.map_err(|error| error.code)?;
             let endpoint = picked.links.endpoint.addr();
             attempts -= 1;
-            let copy = (replayable && attempts > 0).then(|| request.clone());
+            let copy = (replayable && attempts > 0 && picked.others).then(|| request.clone());
             let version = request.version();
             let result = match way {
                 Way::Link(link) => {
@@ -160,29 +161,38 @@ impl Outbound {
                         .await;
                 }
             };
-            let error = match result {
+            match result {
                 Ok(response) => {
                     observe(record, response.status());
                     return Ok(response);
                 }
-                Err(error) => error,
-            };
-            if let Some(in_flight) = record.in_flight() {
-                in_flight.observe(Timestamp::now(), Outcome::Failure);
+                Err(error) => {
+                    request = self.again(error, copy, endpoint, record)?;
+                    tried.push(endpoint);
+                    body = None;
+                }
             }
-            let lost = matches!(error, ExchangeError::Connection(_)) || error.is_safe_to_retry();
-            let (Some(copy), true) = (copy, lost) else { return Err(error.into()) };
-            tracing::debug!(%endpoint, %error, "retrying a request");
-            self.upstream.retries.inc(if error.is_safe_to_retry() {
-                "unprocessed"
-            } else {
-                "connection_lost"
-            });
-            record.retried();
-            tried.push(endpoint);
-            request = copy;
-            body = None;
         }
+    }
+
+    /// Whether a failed exchange may be tried elsewhere: then the request comes back.
+    fn again(
+        &self,
+        error: ExchangeError,
+        copy: Option<Request<()>>,
+        endpoint: EndpointAddr,
+        record: &mut RequestRecord,
+    ) -> Result<Request<()>, Failure> {
+        if let Some(in_flight) = record.in_flight() {
+            in_flight.observe(Timestamp::now(), Outcome::Failure);
+        }
+        let lost = matches!(error, ExchangeError::Connection(_)) || error.is_safe_to_retry();
+        let (Some(copy), true) = (copy, lost) else { return Err(error.into()) };
+        tracing::debug!(%endpoint, %error, "retrying a request");
+        let reason = if error.is_safe_to_retry() { "unprocessed" } else { "connection_lost" };
+        self.upstream.retries.inc(reason);
+        record.retried();
+        Ok(copy)
     }
 
     async fn plain(
@@ -197,6 +207,8 @@ impl Outbound {
         let series = self.upstream.unserved.get(&self.worker.telemetry.shard, parts.version);
         record.served_by(series, Some(picked.in_flight), app.addr.get(), None);
         wire::from_link(&mut parts);
+        // Nobody behind us will.
+        complete(record.trace.context, &mut parts.headers);
         let response = app.send(parts, body, interim).await?;
         observe(record, response.status());
         Ok(response)
@@ -272,31 +284,117 @@ fn observe(record: &mut RequestRecord, status: StatusCode) {
     }
 }
 
-impl Handler for Outbound {
-    type Body = Observed;
+/// How far a request has come before anything had to be waited for.
+enum Begun {
+    /// Answered by the mesh.
+    Refused(Box<Response<Observed>>),
+    /// On its way: the usual case, an open link and no body.
+    Sent(Sent, Box<Pending>),
+    /// There is something to wait for: endpoints, a link, the body.
+    Waits(Box<(Request<()>, Body, Box<RequestRecord>)>),
+    /// An upgrade or CONNECT.
+    TakesOver(Box<(Request<()>, Box<RequestRecord>)>),
+}
 
-    async fn call(&self, request: Request<Body>, interim: Interim<'_>) -> Result<Answer<Observed>, Abort> {
+/// What a request that was sent may still need.
+struct Pending {
+    record: Box<RequestRecord>,
+    endpoint: EndpointAddr,
+    /// For sending it again elsewhere.
+    copy: Option<Request<()>>,
+}
+
+impl Outbound {
+    /// Does what needs no waiting. It is no async function, because the future of one keeps room for all it ever held;
+    /// what this returns is small, and it is allocated for every request.
+    fn begin(&self, request: Request<Body>) -> Begun {
         let (mut parts, body) = request.into_parts();
         let version = parts.version;
         let series = self.upstream.unserved.get(&self.worker.telemetry.shard, version);
         let mut record = RequestRecord::begin(&self.worker, &self.facts, series, &parts, version);
         let upgrade = match wire::clean_request(&mut parts) {
             Ok(upgrade) => upgrade,
-            Err(code) => return Ok(record.refused(code).into()),
+            Err(code) => return Begun::Refused(Box::new(record.refused(code))),
         };
         record.trace.inject(&mut parts.headers);
-        ensure_request_id(&self.worker, &mut parts.headers);
-        parts.headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
         let takes_over = upgrade.is_some() || parts.method == Method::CONNECT;
         let request = wire::to_link(parts, upgrade);
         if takes_over {
-            return Ok(Box::pin(self.upgrade(request, record, version)).await);
+            return Begun::TakesOver(Box::new((request, record)));
+        }
+        if body.is_end_stream() {
+            return self.send_now(request, record);
         }
         let body = record.count_request(body);
+        Begun::Waits(Box::new((request, body, record)))
+    }
+
+    fn send_now(&self, request: Request<()>, mut record: Box<RequestRecord>) -> Begun {
+        let strict = self.upstream.mode == MtlsMode::Strict;
+        let picked = strict
+            .then(|| self.upstream.pick_now(&self.worker, Timestamp::at(record.started()), &[]))
+            .flatten();
+        let found = picked.and_then(|picked| Some((picked.links.usable(&self.worker)?, picked)));
+        let Some((link, picked)) = found else {
+            return Begun::Waits(Box::new((request, Body::Empty, record)));
+        };
+        let endpoint = picked.links.endpoint.addr();
+        let retries = picked.others && self.worker.shared.config.retries.connect_attempts > 1;
+        let copy = (retries && is_replayable(&request, &Body::Empty)).then(|| request.clone());
+        let series = link.series.get(&self.worker.telemetry.shard, request.version());
+        record.served_by(series, Some(picked.in_flight), endpoint.get(), Some(Arc::clone(&link.peer)));
+        match link.client.send_now(request) {
+            Ok(sent) => Begun::Sent(sent, Box::new(Pending { record, endpoint, copy })),
+            Err(error) => match self.again(error, copy, endpoint, &mut record) {
+                Ok(request) => Begun::Waits(Box::new((request, Body::Empty, record))),
+                Err(failure) => Begun::Refused(Box::new(record.refused(failure.code))),
+            },
+        }
+    }
+
+    /// Waits for the answer of a request that was sent.
+    async fn finish(
+        &self,
+        sent: Sent,
+        pending: Box<Pending>,
+        interim: &Interim<'_>,
+    ) -> Result<Answer<Observed>, Abort> {
+        let head = match self.worker.shared.config.timeouts.request {
+            None => sent.head(interim).await,
+            Some(limit) => match tokio::time::timeout(limit, sent.head(interim)).await {
+                Ok(head) => head,
+                Err(_) => return Ok(pending.record.refused(ErrorCode::UpstreamTimeout).into()),
+            },
+        };
+        let Pending { mut record, endpoint, copy } = *pending;
+        match head {
+            Ok(mut response) => {
+                observe(&mut record, response.status());
+                wire::response_from_link(&mut response);
+                Ok(record.answered(response).into())
+            }
+            Err(error) => match self.again(error, copy, endpoint, &mut record) {
+                Ok(request) => {
+                    Box::pin(self.carry(request, Body::Empty, interim, record, vec![endpoint])).await
+                }
+                Err(failure) => record.failed_with(&failure),
+            },
+        }
+    }
+
+    /// Carries a request through everything that may have to be waited for.
+    async fn carry(
+        &self,
+        request: Request<()>,
+        body: Body,
+        interim: &Interim<'_>,
+        mut record: Box<RequestRecord>,
+        tried: Vec<EndpointAddr>,
+    ) -> Result<Answer<Observed>, Abort> {
+        let exchange = self.exchange(request, body, interim, &mut record, tried);
         let exchanged = match self.worker.shared.config.timeouts.request {
-            None => self.exchange(request, body, &interim, &mut record).await,
+            None => exchange.await,
             Some(limit) => {
-                let exchange = self.exchange(request, body, &interim, &mut record);
                 tokio::time::timeout(limit, exchange).await.unwrap_or(Err(ErrorCode::UpstreamTimeout.into()))
             }
         };
@@ -306,6 +404,33 @@ impl Handler for Outbound {
                 Ok(record.answered(response).into())
             }
             Err(failure) => record.failed_with(&failure),
+        }
+    }
+}
+
+impl Handler for Outbound {
+    type Body = Observed;
+
+    fn call(
+        &self,
+        request: Request<Body>,
+        interim: Interim<'_>,
+    ) -> impl Future<Output = Result<Answer<Observed>, Abort>> {
+        let begun = self.begin(request);
+        async move {
+            match begun {
+                Begun::Refused(response) => Ok((*response).into()),
+                Begun::Sent(sent, pending) => self.finish(sent, pending, &interim).await,
+                Begun::Waits(waits) => {
+                    let (request, body, record) = *waits;
+                    Box::pin(self.carry(request, body, &interim, record, Vec::new())).await
+                }
+                Begun::TakesOver(taken) => {
+                    let (request, record) = *taken;
+                    let version = request.version();
+                    Ok(Box::pin(self.upgrade(request, record, version)).await)
+                }
+            }
         }
     }
 }

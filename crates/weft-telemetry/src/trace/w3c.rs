@@ -44,8 +44,13 @@ pub(super) fn format(context: &TraceContext) -> [u8; LEN] {
     out
 }
 
+///
+/// It is marked so that HPACK does not index it (RFC 7541 section 6.2.3): no two requests have the same, and an entry
+/// for each would only push useful ones out of the tables at both ends of a link.
 pub(super) fn header(context: &TraceContext) -> HeaderValue {
-    ascii(&format(context))
+    let mut value = ascii(&format(context));
+    value.set_sensitive(true);
+    value
 }
 
 /// A header value of characters that are known to be valid.
