@@ -12,8 +12,12 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
 /// The verified identity of the caller, for the application (Envoy's name and format).
 pub const X_FORWARDED_CLIENT_CERT: HeaderName = HeaderName::from_static("x-forwarded-client-cert");
+/// The addresses that a request came through, the nearest last.
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 /// The scheme the client used.
 pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// What the names of the mesh's own headers begin with.
+pub const RESERVED: &str = "weft-";
 /// Identifies one request through all hops.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -30,7 +34,7 @@ pub struct Survey {
     pub te: bool,
     /// Another hop-by-hop header.
     pub hop_by_hop: bool,
-    /// A header that only mesh links carry.
+    /// A header that only the mesh may write, see [`RESERVED`].
     pub internal: bool,
 }
 
@@ -45,7 +49,7 @@ impl Survey {
                 (10, "connection") => found.connection = true,
                 (7, "upgrade") | (10, "keep-alive") | (14, "http2-settings") => found.hop_by_hop = true,
                 (16, "proxy-connection") | (17, "transfer-encoding") => found.hop_by_hop = true,
-                (9, "weft-wire") | (12, "weft-upgrade") => found.internal = true,
+                (_, name) if name.starts_with(RESERVED) => found.internal = true,
                 _ => {}
             }
         }
@@ -102,6 +106,24 @@ fn remove_listed(headers: &mut HeaderMap, token: &str) {
         || token.eq_ignore_ascii_case(TRAILER.as_str());
     if !kept && let Ok(name) = HeaderName::from_bytes(token.as_bytes()) {
         headers.remove(name);
+    }
+}
+
+/// Adds the address that a request came from behind those that it already names. The list stays one field: many
+/// applications read only the first.
+pub fn add_forwarded_for(headers: &mut HeaderMap, from: &HeaderValue) {
+    let Some(first) = headers.get(X_FORWARDED_FOR) else {
+        headers.insert(X_FORWARDED_FOR, from.clone());
+        return;
+    };
+    let mut list = first.as_bytes().to_vec();
+    for value in headers.get_all(X_FORWARDED_FOR).iter().skip(1).chain([from]) {
+        list.extend_from_slice(b", ");
+        list.extend_from_slice(value.as_bytes());
+    }
+    // Valid values and a separator make a valid value.
+    if let Ok(list) = HeaderValue::from_maybe_shared(bytes::Bytes::from(list)) {
+        headers.insert(X_FORWARDED_FOR, list);
     }
 }
 
@@ -189,6 +211,17 @@ mod tests {
         ]);
         strip(&mut headers);
         assert_eq!(headers.len(), 4);
+    }
+
+    #[test]
+    fn an_address_comes_behind_those_that_are_there() {
+        let from = HeaderValue::from_static("10.0.0.1");
+        let mut headers = HeaderMap::new();
+        add_forwarded_for(&mut headers, &from);
+        assert_eq!(headers, map(&[("x-forwarded-for", "10.0.0.1")]));
+        headers.append(X_FORWARDED_FOR, HeaderValue::from_static("10.0.0.2, 10.0.0.3"));
+        add_forwarded_for(&mut headers, &from);
+        assert_eq!(headers, map(&[("x-forwarded-for", "10.0.0.1, 10.0.0.2, 10.0.0.3, 10.0.0.1")]));
     }
 
     proptest::proptest! {

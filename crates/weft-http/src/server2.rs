@@ -37,7 +37,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     H: Handler,
 {
-    let mut connection = h2::server::Builder::new()
+    let handshake = h2::server::Builder::new()
         .initial_window_size(limits.stream_window)
         .initial_connection_window_size(limits.connection_window)
         .max_concurrent_streams(limits.max_concurrent_streams)
@@ -45,13 +45,16 @@ where
         .max_frame_size(limits.max_frame_size)
         .max_pending_accept_reset_streams(limits.max_pending_resets)
         .enable_connect_protocol()
-        .handshake::<_, Bytes>(io)
-        .await?;
+        .handshake::<_, Bytes>(io);
+    // A peer that does not even send the preface is as idle as one can be.
+    let Ok(connection) = tokio::time::timeout(limits.idle, handshake).await else { return Ok(()) };
+    let mut connection = connection?;
     let mut streams = FuturesUnordered::new();
     let mut draining = std::pin::pin!(async move { drain.draining().await });
     let mut drained = false;
     let mut idle = std::pin::pin!(tokio::time::sleep(limits.idle));
     let mut busy = false;
+    let mut leaving = false;
     poll_fn(|cx| {
         if !drained && draining.as_mut().poll(cx).is_ready() {
             drained = true;
@@ -83,7 +86,14 @@ where
         }
         while idle.as_mut().poll(cx).is_ready() {
             if !busy && streams.is_empty() {
+                if leaving {
+                    // The end was announced an idle time ago, and the peer does not answer its ping.
+                    return Poll::Ready(Ok(()));
+                }
+                leaving = true;
                 connection.graceful_shutdown();
+                // The GOAWAY leaves with the next poll of the connection.
+                cx.waker().wake_by_ref();
             }
             busy = false;
             idle.as_mut().reset(tokio::time::Instant::now() + limits.idle);

@@ -16,7 +16,7 @@ use http::header::{HOST, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, request};
 
 use crate::ErrorCode;
-use crate::headers::{Survey, strip_hop_by_hop};
+use crate::headers::{RESERVED, Survey, strip_hop_by_hop};
 
 /// Marks a request whose application speaks HTTP/1.0 (`1.0`) or HTTP/2 (`2`).
 pub const WEFT_WIRE: HeaderName = HeaderName::from_static("weft-wire");
@@ -130,9 +130,6 @@ pub fn response_from_link<B>(response: &mut Response<B>) -> bool {
     }
     true
 }
-
-/// What the names of the mesh's own headers begin with.
-const RESERVED: &str = "weft-";
 
 /// Removes what only the mesh may say: everything that begins with `weft-`, on links or off them. An application that
 /// passes on an answer of the mesh (`weft-error`) as its own would send the reader of the log to the wrong place.
