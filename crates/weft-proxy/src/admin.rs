@@ -71,9 +71,7 @@ pub(crate) fn start(admin: &Arc<Admin>, listeners: AdminListeners, drain: &Drain
             let (router, mut drain) = (router.clone().with_state(Arc::clone(admin)), drain.clone());
             tokio::spawn(async move {
                 tokio::select! {
-                    result = axum::serve(listener, router) => if let Err(error) = result {
-                        tracing::error!(%error, "admin server stopped");
-                    },
+                    () = crate::admin_serve::serve(listener, router) => {}
                     () = drain.closed() => {}
                 }
             });
