@@ -104,6 +104,24 @@ fn the_application_learns_who_calls_and_cannot_be_told_lies() {
 }
 
 #[test]
+fn a_call_is_one_step_of_the_forwarded_addresses() {
+    story("proto-xff", |mesh| {
+        let pair = echo(mesh)?;
+        let (v4, v6) = (pair.client.v4(), pair.client.v6());
+        let own = [v4.map(|ip| ip.to_string()), v6.map(|ip| ip.to_string())].map(Option::unwrap_or_default);
+        for http2 in [false, true] {
+            let first = seen(&pair, &[], http2)?;
+            let address = first["x-forwarded-for"].as_str().unwrap_or_default();
+            assert!(own.contains(&address.to_owned()), "{first}");
+            let later = seen(&pair, &[("x-forwarded-for", "192.0.2.1")], http2)?;
+            let list = later["x-forwarded-for"].as_str().unwrap_or_default().to_owned();
+            assert!(own.iter().any(|own| list == format!("192.0.2.1, {own}")), "{later}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
 fn a_request_has_one_id_on_all_its_way() {
     story("proto-request-id", |mesh| {
         let pair = echo(mesh)?;

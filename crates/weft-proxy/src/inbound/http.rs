@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, request};
 use tokio::io::{AsyncRead, AsyncWrite};
-use weft_http::headers::X_FORWARDED_CLIENT_CERT;
+use weft_http::headers::{X_FORWARDED_CLIENT_CERT, add_forwarded_for};
 use weft_http::wire::{self, Original};
 use weft_http::{Abort, Answer, Body, Handler, Interim, serve_http1, serve_http2};
 
@@ -69,6 +69,8 @@ struct Inbound {
     series: SeriesByVersion,
     /// What the application is told of the caller; `None` on plaintext.
     client_cert: Option<HeaderValue>,
+    /// The caller's address. The calling side adds none: one call is one step.
+    client_addr: HeaderValue,
 }
 
 impl Inbound {
@@ -79,6 +81,8 @@ impl Inbound {
             let by = own.as_ref().map(|own| format!("By={};", own.own)).unwrap_or_default();
             HeaderValue::from_str(&format!("{by}URI={}", peer.id)).ok()
         });
+        let client_addr = link.client.ip().to_string();
+        let client_addr = HeaderValue::from_str(&client_addr).unwrap_or(HeaderValue::from_static("unknown"));
         let series = SeriesByVersion::new(Labels {
             direction: facts.direction,
             source_workload: link.peer.as_ref().map_or_else(|| Arc::from(""), |peer| workload_of(&peer.id)),
@@ -88,7 +92,7 @@ impl Inbound {
             tls: facts.tls,
         });
         let (worker, app) = (Rc::clone(&link.worker), link.worker.app(link.app));
-        Rc::new(Self { worker, _link: link, app, facts, series, client_cert })
+        Rc::new(Self { worker, _link: link, app, facts, series, client_cert, client_addr })
     }
 
     fn is_link(&self) -> bool {
@@ -107,6 +111,7 @@ impl Inbound {
 
     /// Only what was verified here may tell the application who calls.
     fn identify(&self, headers: &mut HeaderMap) {
+        add_forwarded_for(headers, &self.client_addr);
         match &self.client_cert {
             Some(client_cert) => {
                 headers.insert(X_FORWARDED_CLIENT_CERT, client_cert.clone());
