@@ -189,3 +189,71 @@ fn other_floods_are_cut_off_or_harmless() {
         pair.works()
     });
 }
+
+/// Clients that open a connection, say little or nothing, and stay: `timeouts.idle` ends them, polite or not.
+#[test]
+fn clients_that_say_nothing_more_are_closed() {
+    story("idle", |mesh| {
+        let pair = Pair::start(mesh, |yaml| {
+            yaml["inbound"]["mode"] = "permissive".into();
+            yaml["timeouts"]["idle"] = "1s".into();
+        })?;
+        let outsider = mesh.pod("outsider.shop").start()?;
+        let inbound = SocketAddr::new(pair.orders.ip(), 8080);
+        let settings = frame(SETTINGS, 0, 0, &[]);
+        let silent = [
+            ("HTTP/1", b"GET / HTTP/1.1\r\nhost: orders.shop\r\n\r\n".to_vec()),
+            // It never acknowledges settings, and never answers the ping of a graceful end.
+            ("HTTP/2", [PREFACE, &settings].concat()),
+            ("HTTP/2, half a frame", [PREFACE, &settings, &[0, 0, 8]].concat()),
+            ("HTTP/2, half a head", [PREFACE, &settings, &frame(HEADERS, 1, 1, &get_request())].concat()),
+        ];
+        for (from, to) in [(&pair.web, pair.service()?), (&outsider, inbound)] {
+            for (what, bytes) in &silent {
+                let end = from.run(async || {
+                    let mut stream = TcpStream::connect(to).await?;
+                    stream.write_all(bytes).await?;
+                    let mut answer = Vec::new();
+                    Ok(tokio::time::timeout(SOON, stream.read_to_end(&mut answer)).await.is_ok())
+                })?;
+                ensure!(end, "{what} to {to} stays open");
+            }
+        }
+        pair.works()
+    });
+}
+
+/// The ports for scrapers and probes are open to the network: they must not be a way to the process's descriptors.
+#[test]
+fn scrapers_and_probes_cannot_be_held_open() {
+    story("slow-scrape", |mesh| {
+        let pair = Pair::start(mesh, |_| ())?;
+        let outsider = mesh.pod("outsider.shop").start()?;
+        let ip = pair.orders.ip();
+        let slow = async |port| {
+            let head = b"GET /metrics HTTP/1.1\r\nhost: a\r\n";
+            let ended = trickle(SocketAddr::new(ip, port), head, b"x: y\r\n").await;
+            ended.with_context(|| format!("port {port}"))
+        };
+        outsider.run(async || tokio::try_join!(slow(15020), slow(15021)))?;
+        // Many that say nothing: a probe still gets its answer, at once.
+        let (close, closed) = tokio::sync::oneshot::channel::<()>();
+        let holding = outsider.start(async move || {
+            let mut held = Vec::new();
+            for _ in 0..600 {
+                held.push(TcpStream::connect(SocketAddr::new(ip, 15021)).await);
+            }
+            let _ = closed.await;
+            Ok(held.len())
+        })?;
+        let url = format!("http://{}/ready", SocketAddr::new(ip, 15021));
+        for _ in 0..20 {
+            ensure!(pair.web.get(&url)?.status == 200, "a probe among many silent clients");
+        }
+        let descriptors = pair.server.metrics()?.sum("process_open_fds", &[]);
+        ensure!(descriptors < 300.0, "{descriptors} descriptors");
+        let _ = close.send(());
+        holding.join()?;
+        pair.works()
+    });
+}

@@ -8,7 +8,7 @@ use weft_testbed::{Mesh, Pod, Recorder, Request, Service, Sidecar, eventually, r
 
 use crate::SOON;
 use crate::certs::{Authority, Credential, bad_credentials, id};
-use crate::peers::{Outcome, client, request, send_bytes, send_plain};
+use crate::peers::{Outcome, client, hold, request, send_bytes, send_plain};
 
 const HTTP: &str = "weft/http";
 const TCP: &str = "weft/tcp";
@@ -260,5 +260,24 @@ fn a_peer_that_is_cut_off_by_a_bundle_is_out_at_once() {
         })?;
         scene.app.clear();
         scene.refuses("a root that has left the bundle", Some(&other))
+    });
+}
+
+/// A workload of the mesh that opens links and says nothing must not hold them for ever.
+#[test]
+fn a_silent_link_is_closed() {
+    story("silent-link", |mesh| {
+        let orders = mesh.pod("orders.shop").start()?;
+        let _app = Recorder::start(&orders, 8080)?;
+        let sidecar = mesh.sidecar(&orders)?.config(|yaml| yaml["timeouts"]["idle"] = "1s".into()).start()?;
+        let mallory = mesh.pod("mallory.shop").start()?;
+        let good = Authority::of(mesh.ca()?)?.good("shop", "web")?;
+        let to = SocketAddr::new(orders.ip(), 8080);
+        for first in [&b""[..], b"PRI * HTTP/2.0\r\n", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"] {
+            hold(&mallory, to, &client(Some(&good), &[HTTP])?, first)
+                .with_context(|| format!("{first:?}"))?;
+        }
+        ensure!(sidecar.process().is_running());
+        Ok(())
     });
 }

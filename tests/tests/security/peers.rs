@@ -222,7 +222,19 @@ pub(crate) fn send_bytes(
     from.run(async || tokio::time::timeout(DEADLINE, work()).await.context("neither refused nor answered")?)
 }
 
-/// The same without TLS. Half-closes, so that a server that waits for more does not.
+/// Sends bytes over a link and nothing more, and waits for the other side to end it.
+pub(crate) fn hold(from: &Pod, to: SocketAddr, config: &Arc<ClientConfig>, bytes: &[u8]) -> Result<()> {
+    let work = async || {
+        let mut stream = connect(to, config).await.context("the link")?;
+        stream.write_all(bytes).await.context("writing")?;
+        stream.flush().await.context("writing")?;
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+        Ok(())
+    };
+    from.run(async || tokio::time::timeout(DEADLINE, work()).await.context("the link stays open")?)
+}
+
+/// [`send_bytes`] without TLS. Half-closes, so that a server that waits for more does not.
 pub(crate) fn send_plain(from: &Pod, to: SocketAddr, bytes: &[u8]) -> Result<Vec<u8>> {
     let work = async || {
         let mut stream = TcpStream::connect(to).await.context("connecting")?;
