@@ -52,6 +52,22 @@ fn a_greeting_comes_at_once_and_is_remembered() {
     });
 }
 
+/// What is declared is not looked at: no wait even for the first connection.
+#[test]
+fn a_declared_port_is_dialed_at_once() {
+    story("proto-declared", |mesh| {
+        let (client, server) = pods(mesh, &[25])?;
+        server.app_as("greet", 25, "mail")?;
+        let opaque = serde_json::json!({ "opaquePorts": [25] });
+        let client_proxy = mesh.sidecar(&client)?.config(|yaml| yaml["outbound"] = opaque).start()?;
+        let server_proxy = mesh.sidecar(&server)?.start()?;
+        let pair = Pair { client, server, client_proxy, server_proxy };
+        greeting(&pair.client, SocketAddr::new(pair.client.resolve(APP)?[0], 25))?;
+        assert_eq!((pair.detected("configured")?, pair.detected("server_first")?), (1.0, 0.0));
+        Ok(())
+    });
+}
+
 #[test]
 fn mariadb_serves_its_client() {
     story("proto-mariadb", |mesh| {
