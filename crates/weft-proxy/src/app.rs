@@ -1,6 +1,6 @@
 //! Plaintext connections to an application: the own one (inbound), or one without a sidecar (permissive outbound).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use http::{Method, Request, Response, StatusCode, Version, request};
@@ -18,6 +18,8 @@ use crate::worker::Worker;
 /// One application address, with the kept-alive connections that this worker has to it.
 pub(crate) struct App {
     pub(crate) addr: EndpointAddr,
+    /// A connection has asked for it since the last sweep.
+    pub(crate) used: Cell<bool>,
     http1: Rc<Http1Pool>,
     http2: RefCell<Vec<Rc<Http2Client>>>,
     connect: ConnectOptions,
@@ -62,6 +64,7 @@ impl App {
     pub(crate) fn new(worker: &Worker, addr: EndpointAddr) -> Rc<Self> {
         Rc::new(Self {
             addr,
+            used: Cell::default(),
             http1: Http1Pool::new(worker.http1_pool),
             http2: RefCell::default(),
             connect: worker.connect,

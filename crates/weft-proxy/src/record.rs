@@ -9,7 +9,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{Entry, USER_AGENT};
@@ -19,6 +19,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use weft_balance::InFlight;
 use weft_http::headers::{X_FORWARDED_PROTO, X_REQUEST_ID};
 use weft_http::{Abort, Answer, Body, BodyError, ErrorCode, Refusal, is_grpc};
+use weft_net::{RelayCounters, RelayOutcome};
 use weft_telemetry::access::{AccessProtocol, AccessRecord};
 use weft_telemetry::metrics::{Direction, HttpOutcome, TlsLabel};
 use weft_telemetry::span::unix_nanos;
@@ -300,7 +301,7 @@ impl RequestRecord {
         }
     }
 
-    fn line(&self, details: &Details, start: u64, took: std::time::Duration) -> AccessRecord {
+    fn line(&self, details: &Details, start: u64, took: Duration) -> AccessRecord {
         let (source_identity, destination_identity) = self.identities();
         AccessRecord {
             start_unix_nanos: start,
@@ -382,6 +383,9 @@ pub(crate) fn head_only(record: Box<RequestRecord>, response: Response<Body>) ->
     record.answered(response.map(|_| Body::Empty))
 }
 
+/// How often the bytes of a relay that goes on are reported: once per scrape of a keen Prometheus.
+const REPORT_EVERY: Duration = Duration::from_secs(5);
+
 /// One relayed connection.
 pub(crate) struct TcpRecord {
     worker: Rc<Worker>,
@@ -389,8 +393,8 @@ pub(crate) struct TcpRecord {
     series: TcpSeries,
     started: Instant,
     pub(crate) upstream: Option<SocketAddr>,
-    pub(crate) sent: u64,
-    pub(crate) received: u64,
+    sent: u64,
+    received: u64,
     error: Option<&'static str>,
 }
 
@@ -415,21 +419,47 @@ impl TcpRecord {
         self.worker.telemetry.of(self.facts.direction).error(code);
     }
 
-    /// A relay ended.
-    pub(crate) fn relayed(&mut self, outcome: &weft_net::RelayOutcome) {
-        self.sent = outcome.to_upstream_bytes;
-        self.received = outcome.to_client_bytes;
-        if outcome.failed() {
-            self.error = Some("relay-failed");
+    /// Runs a relay to its end, or until the process closes everything: then `None`, and both sides are to be reset, so
+    /// that nobody takes half a transfer for a whole one. Bytes are reported while it runs: a connection to a database
+    /// may live for days.
+    pub(crate) async fn run(
+        &mut self,
+        relaying: impl Future<Output = RelayOutcome>,
+        counters: &RelayCounters,
+    ) -> Option<RelayOutcome> {
+        let mut relaying = std::pin::pin!(relaying);
+        let mut drain = self.worker.shared.drain.clone();
+        loop {
+            tokio::select! {
+                biased;
+                outcome = relaying.as_mut() => {
+                    self.count(counters);
+                    if outcome.failed() {
+                        self.error = Some("relay-failed");
+                    }
+                    return Some(outcome);
+                }
+                () = drain.closed() => {
+                    self.count(counters);
+                    self.error = Some("drain-deadline");
+                    return None;
+                }
+                () = tokio::time::sleep(REPORT_EVERY) => self.count(counters),
+            }
         }
+    }
+
+    fn count(&mut self, counters: &RelayCounters) {
+        let (sent, received) = (counters.to_upstream(), counters.to_client());
+        self.series.sent(sent - self.sent);
+        self.series.received(received - self.received);
+        (self.sent, self.received) = (sent, received);
     }
 }
 
 impl Drop for TcpRecord {
     fn drop(&mut self) {
         let took = self.started.elapsed();
-        self.series.sent(self.sent);
-        self.series.received(self.received);
         self.series.close(took);
         let access = &self.worker.telemetry.access;
         if !access.wants(self.error.is_some(), false) {

@@ -30,6 +30,7 @@ pub(crate) struct Shared {
     pub(crate) spans: Option<SpanSink>,
     pub(crate) access: AccessLog,
     pub(crate) connections: Connections,
+    pub(crate) trim: fn(),
     services: Mutex<HashMap<ServiceKey, Weak<Service>>>,
 }
 
@@ -46,6 +47,7 @@ pub(crate) struct Parts {
     pub(crate) sampler: Arc<Sampler>,
     pub(crate) spans: Option<SpanSink>,
     pub(crate) access: AccessLog,
+    pub(crate) trim: fn(),
 }
 
 impl Shared {
@@ -63,6 +65,7 @@ impl Shared {
             spans: parts.spans,
             access: parts.access,
             connections: Connections::default(),
+            trim: parts.trim,
             services: Mutex::default(),
         })
     }

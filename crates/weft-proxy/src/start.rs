@@ -45,6 +45,8 @@ pub struct RunOptions {
     pub log: Arc<dyn LogControl>,
     /// What is running, for `weft_build_info`.
     pub build: BuildInfo,
+    /// Gives memory that the calling thread has freed back to the system; called by workers that have become quiet.
+    pub trim: fn(),
 }
 
 /// Records that may wait for the access log's writer.
@@ -105,6 +107,7 @@ async fn control(
         sampler,
         spans,
         access,
+        trim: options.trim,
     });
     let (export_trigger, export_drain) = weft_core::drain();
     let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(export_drain, LAST_FLUSH)));

@@ -28,6 +28,8 @@ pub(crate) struct Upstream {
     pub(crate) mode: MtlsMode,
     pub(crate) peer: PeerRule,
     pub(crate) spoken: Cell<Spoken>,
+    /// A connection has asked for it since the last sweep.
+    pub(crate) used: Cell<bool>,
     /// Host and port that applications dial, for spans.
     pub(crate) server: (Arc<str>, u16),
     service: Arc<Service>,
@@ -121,6 +123,7 @@ impl Upstream {
             mode: rule.mode,
             peer: rule.peer.clone(),
             spoken: Cell::default(),
+            used: Cell::default(),
             server,
             service,
             view: RefCell::default(),

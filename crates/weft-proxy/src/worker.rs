@@ -38,6 +38,9 @@ pub(crate) struct Worker {
     /// The version of the configuration that `upstreams` were made with.
     version: Cell<u64>,
     open: Cell<usize>,
+    /// Connections accepted when it was last looked, and when memory was last given back.
+    seen: Cell<u64>,
+    trimmed: Cell<u64>,
 }
 
 /// The listeners of one worker.
@@ -79,6 +82,8 @@ impl Worker {
             apps: RefCell::default(),
             version: Cell::new(0),
             open: Cell::new(0),
+            seen: Cell::new(0),
+            trimmed: Cell::new(0),
             shared,
         })
     }
@@ -97,19 +102,32 @@ impl Worker {
             upstreams.clear();
         }
         let make = || Upstream::new(self, destination, rule, dialed);
-        Rc::clone(upstreams.entry(destination.target.clone()).or_insert_with(make))
+        let upstream = upstreams.entry(destination.target.clone()).or_insert_with(make);
+        upstream.used.set(true);
+        Rc::clone(upstream)
     }
 
     /// The connections to an address of the own application.
     pub(crate) fn app(&self, addr: EndpointAddr) -> Rc<App> {
         let mut apps = self.apps.borrow_mut();
-        Rc::clone(apps.entry(addr).or_insert_with(|| App::new(self, addr)))
+        let app = apps.entry(addr).or_insert_with(|| App::new(self, addr));
+        app.used.set(true);
+        Rc::clone(app)
     }
 
     /// Forgets destinations that no connection uses, so that memory follows what the pod talks to.
     fn sweep(&self) {
-        self.upstreams.borrow_mut().retain(|_, upstream| Rc::strong_count(upstream) > 1);
-        self.apps.borrow_mut().retain(|_, app| Rc::strong_count(app) > 1);
+        let in_use = |strong: usize, used: &Cell<bool>| used.replace(false) || strong > 1;
+        self.upstreams.borrow_mut().retain(|_, upstream| in_use(Rc::strong_count(upstream), &upstream.used));
+        self.apps.borrow_mut().retain(|_, app| in_use(Rc::strong_count(app), &app.used));
+    }
+
+    /// Gives back what connections have freed, once no new ones have come for a while.
+    fn trim(&self) {
+        let accepted = self.telemetry.inbound.accepted.get() + self.telemetry.outbound.accepted.get();
+        if self.seen.replace(accepted) == accepted && self.trimmed.replace(accepted) != accepted {
+            (self.shared.trim)();
+        }
     }
 }
 
@@ -126,8 +144,11 @@ pub(crate) fn socket_options(config: &weft_config::ProxyConfig) -> SocketOptions
     }
 }
 
-/// How often unused destinations are forgotten.
-const SWEEP: Duration = Duration::from_secs(60);
+/// How often destinations are looked over: one that no connection has used between two looks is forgotten, with its
+/// links.
+const SWEEP: Duration = Duration::from_secs(120);
+/// How often to see whether memory can be given back.
+const TRIM: Duration = Duration::from_secs(5);
 
 /// Runs a worker on the calling thread until everything is closed.
 pub(crate) fn run(shared: Arc<Shared>, listeners: WorkerListeners) -> std::io::Result<()> {
@@ -149,10 +170,12 @@ async fn serve(worker: Rc<Worker>, listeners: WorkerListeners) -> std::io::Resul
         }
     }
     let mut sweep = tokio::time::interval(SWEEP);
+    let mut trim = tokio::time::interval(TRIM);
     loop {
         tokio::select! {
             () = drain.closed() => return Ok(()),
             _ = sweep.tick() => worker.sweep(),
+            _ = trim.tick() => worker.trim(),
         }
     }
 }

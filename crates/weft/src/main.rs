@@ -1,5 +1,6 @@
 //! The `weft` binary: one module per subcommand, wiring only.
 
+mod alloc;
 mod ca;
 mod init;
 mod log;
@@ -9,10 +10,6 @@ mod version;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-
-/// mimalloc gives memory back and keeps small allocations cheap; measured against the system's in docs/design.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Exit code for a configuration or command line that cannot be used; 1 is a failure at run time.
 const EXIT_USAGE: u8 = 2;

@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args, log: Option<&str>, format: Format) -> ExitCode {
         revision: crate::version::REVISION,
         rustc: crate::version::RUSTC,
     };
-    match weft_proxy::run(config, RunOptions { env, log: switch, build }) {
+    match weft_proxy::run(config, RunOptions { env, log: switch, build, trim: crate::alloc::trim }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "the proxy stopped");

@@ -221,20 +221,11 @@ async fn relay(link: Link, mut stream: MeshStream) {
             return;
         }
     };
-    let mut drain = link.worker.shared.drain.clone();
     let counters = RelayCounters::default();
     let options = link.relay_options();
-    tokio::select! {
-        outcome = weft_net::relay(&mut stream, &mut app, &options, &counters) => {
-            record.relayed(&outcome);
-            if outcome.aborted {
-                weft_net::reset_on_drop(&app);
-                weft_net::reset_on_drop(stream.get_ref().0.get_ref());
-            }
-        }
-        () = drain.closed() => {
-            record.sent = counters.to_upstream();
-            record.received = counters.to_client();
-        }
+    let relaying = weft_net::relay(&mut stream, &mut app, &options, &counters);
+    if record.run(relaying, &counters).await.is_none_or(|outcome| outcome.aborted) {
+        weft_net::reset_on_drop(&app);
+        weft_net::reset_on_drop(stream.get_ref().0.get_ref());
     }
 }

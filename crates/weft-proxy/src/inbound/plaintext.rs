@@ -79,13 +79,10 @@ async fn relay(visit: Visit, first: BytesMut, app: Option<tokio::net::TcpStream>
     };
     let mut client = Prefixed::new(first.freeze(), accepted.stream);
     let counters = RelayCounters::default();
-    let mut drain = worker.shared.drain.clone();
     let options = link.relay_options();
-    tokio::select! {
-        outcome = relay_plain(&mut client, &mut app, &options, &counters) => record.relayed(&outcome),
-        () = drain.closed() => {
-            record.sent = counters.to_upstream();
-            record.received = counters.to_client();
-        }
+    let relaying = relay_plain(&mut client, &mut app, &options, &counters);
+    if record.run(relaying, &counters).await.is_none() {
+        weft_net::reset_on_drop(&client);
+        weft_net::reset_on_drop(&app);
     }
 }

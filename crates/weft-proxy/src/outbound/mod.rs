@@ -76,11 +76,11 @@ async fn mesh(mut call: Call, destination: &Destination, rule: &MeshRule, opaque
     let protocol = if opaque { AppProtocol::Opaque } else { upstream.protocol().await };
     if protocol == AppProtocol::Opaque {
         call.worker.telemetry.outbound.detections.inc("configured");
-        return tcp::relay(call, upstream, BytesMut::new()).await;
+        return tcp::serve(call, upstream, BytesMut::new()).await;
     }
     if upstream.spoken.get() == Spoken::ServerFirst {
         call.worker.telemetry.outbound.detections.inc("remembered_server_first");
-        return tcp::relay(call, upstream, BytesMut::new()).await;
+        return tcp::serve(call, upstream, BytesMut::new()).await;
     }
     let mut first = BytesMut::new();
     let detected = if protocol == AppProtocol::Http {
@@ -111,7 +111,7 @@ pub(crate) async fn spoken(call: Call, upstream: Rc<Upstream>, detected: Detecte
         // What has been needed so far to find out is given back: the connection goes on as a task of its own.
         Detected::Http1 => drop(tokio::task::spawn_local(http::serve1(call, upstream, first))),
         Detected::Http2 => drop(tokio::task::spawn_local(http::serve2(call, upstream, first))),
-        Detected::Tls(_) | Detected::Opaque(_) => tcp::relay(call, upstream, first).await,
+        Detected::Tls(_) | Detected::Opaque(_) => tcp::serve(call, upstream, first).await,
     }
 }
 

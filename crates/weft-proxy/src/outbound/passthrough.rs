@@ -63,13 +63,10 @@ pub(super) async fn serve(mut call: Call, destination: &Destination, opaque: boo
             };
             let counters = RelayCounters::default();
             let mut client = rewind(call.accepted.stream, first);
-            let mut drain = worker.shared.drain.clone();
-            tokio::select! {
-                outcome = relay_plain(&mut client, &mut upstream, &options, &counters) => record.relayed(&outcome),
-                () = drain.closed() => {
-                    record.sent = counters.to_upstream();
-                    record.received = counters.to_client();
-                }
+            let relaying = relay_plain(&mut client, &mut upstream, &options, &counters);
+            if record.run(relaying, &counters).await.is_none() {
+                weft_net::reset_on_drop(&client);
+                weft_net::reset_on_drop(&upstream);
             }
         }
     }

@@ -11,7 +11,7 @@ use weft_balance::{InFlight, Outcome, Timestamp};
 use weft_core::{EndpointAddr, MtlsMode};
 use weft_http::ErrorCode;
 use weft_identity::LinkProtocol;
-use weft_net::{Detected, Prefixed, RelayCounters, RelayOptions, detect_first, relay_plain};
+use weft_net::{Detected, Prefixed, RelayCounters, RelayOptions, detect_first, relay, relay_plain};
 use weft_telemetry::metrics::{Direction, TcpLabels, TlsLabel};
 
 use super::{Call, rewind, spoken};
@@ -34,7 +34,7 @@ struct Reached {
 }
 
 /// Relays a connection whose protocol is not looked at; `first` is what was already read of it.
-pub(super) async fn relay(call: Call, upstream: Rc<Upstream>, first: BytesMut) {
+pub(super) async fn serve(call: Call, upstream: Rc<Upstream>, first: BytesMut) {
     match reach(&call.worker, &upstream).await {
         Ok(reached) => drop(tokio::task::spawn_local(carry(call, upstream, reached, first, BytesMut::new()))),
         Err(error) => give_up(call, &upstream, &error),
@@ -160,44 +160,20 @@ async fn carry(call: Call, upstream: Rc<Upstream>, reached: Reached, first: Byte
         RelayOptions { idle_timeout: call.worker.shared.config.timeouts.tcp_idle, ..RelayOptions::default() };
     let counters = RelayCounters::default();
     let mut client = rewind(call.accepted.stream, first);
-    let mut drain = call.worker.shared.drain.clone();
-    let relaying = async {
-        match far {
-            Far::Mesh(stream, _) => {
-                let mut far = Prefixed::new(greeting.freeze(), *stream);
-                relay_mesh(&mut client, &mut far, &options, &counters).await
-            }
-            Far::Plain(stream) => {
-                let mut far = Prefixed::new(greeting.freeze(), stream);
-                relay_plain(&mut client, &mut far, &options, &counters).await
-            }
+    let outcome = match far {
+        Far::Mesh(stream, _) => {
+            let mut far = Prefixed::new(greeting.freeze(), *stream);
+            record.run(relay(&mut client, &mut far, &options, &counters), &counters).await
+        }
+        Far::Plain(stream) => {
+            let mut far = Prefixed::new(greeting.freeze(), stream);
+            record.run(relay_plain(&mut client, &mut far, &options, &counters), &counters).await
         }
     };
-    tokio::select! {
-        outcome = relaying => record.relayed(&outcome),
-        () = drain.closed() => {
-            record.sent = counters.to_upstream();
-            record.received = counters.to_client();
-        }
+    // An abort of the far side, or of the whole process, is passed on as one.
+    if outcome.is_none_or(|outcome| outcome.aborted) {
+        weft_net::reset_on_drop(&client);
     }
-}
-
-/// Relays between a plaintext client and TLS; an abort of either side is passed on as a reset.
-pub(crate) async fn relay_mesh<C, U>(
-    client: &mut C,
-    far: &mut U,
-    options: &RelayOptions,
-    counters: &RelayCounters,
-) -> weft_net::RelayOutcome
-where
-    C: weft_net::PlainTcp,
-    U: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
-{
-    let outcome = weft_net::relay(client, far, options, counters).await;
-    if outcome.aborted {
-        weft_net::reset_on_drop(client);
-    }
-    outcome
 }
 
 fn facts(call: &Call, upstream: &Upstream, peer: Option<Arc<str>>) -> ConnectionFacts {
