@@ -81,9 +81,16 @@ impl Discovery {
     }
 
     /// The name that the application asked for when it last got `ip` as an answer: the question's name, not the name
-    /// that a CNAME led to. Prolongs the memory of it.
+    /// that a CNAME led to. Where several names gave it, the one of the highest rank ([`Discovery::rank_names`]), and of
+    /// equals the latest. Prolongs the memory of it.
     pub fn name_of(&self, ip: IpAddr) -> Option<DnsName> {
         self.learned.name_of(ip, Instant::now())
+    }
+
+    /// Sets how much is asked of a peer at a name, so that no other name can take a service's address away from it. Only
+    /// the first call counts; without one all names are equal. `rank` is called for connections, so it should be quick.
+    pub fn rank_names(&self, rank: impl Fn(&DnsName) -> u8 + Send + Sync + 'static) {
+        self.learned.rank_by(rank);
     }
 
     /// The endpoints of `key`, whose address `dialed` an application has just dialed. Starts following the service, or

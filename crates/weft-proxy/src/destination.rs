@@ -43,6 +43,17 @@ pub(crate) fn classify(shared: &Shared, snapshot: &Snapshot, dst: OriginalDst) -
     }
 }
 
+/// How much is asked of a peer at `name`. Where two names have one address, the stricter decides: whoever answers for the
+/// other could make it any address.
+pub(crate) fn rank(snapshot: &Snapshot, name: &DnsName) -> u8 {
+    match snapshot.membership.of_name(name) {
+        NameVerdict::Mesh { mode: MtlsMode::Strict, .. } => 3,
+        NameVerdict::Mesh { mode: MtlsMode::Permissive, .. } => 2,
+        NameVerdict::Mesh { mode: MtlsMode::Disable, .. } => 1,
+        NameVerdict::Outside(_) => 0,
+    }
+}
+
 fn of_name(snapshot: &Snapshot, name: DnsName, dst: OriginalDst) -> Destination {
     let mesh = match snapshot.membership.of_name(&name) {
         NameVerdict::Mesh { mode, peer, .. } => Some(MeshRule { mode, peer }),

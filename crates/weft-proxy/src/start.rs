@@ -89,6 +89,8 @@ async fn control(
     let (publisher, identity) = weft_identity::identity(config.identity.trust_domain.clone());
     tokio::spawn(run_identity(&config, publisher, drain.clone()));
     let (discovery, task) = Discovery::new(discovery_config(&config));
+    let ranking = Arc::clone(&snapshot);
+    discovery.rank_names(move |name| crate::destination::rank(&ranking.load(), name));
     tokio::spawn(run_discovery(task, bound.dns, drain.clone()));
     let sampler = Arc::new(Sampler::new(snapshot.load().sampling)?);
     let (spans, exporter) = tracing_export(&config, &registry)?;
