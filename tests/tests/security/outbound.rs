@@ -163,3 +163,31 @@ fn a_resumed_session_is_no_way_around_the_namespace_rule() {
         Ok(())
     });
 }
+
+/// Whoever answers for `evil.example` can answer with any address, a service's own among them. Looking it up must not
+/// make the calls to that service calls to `evil.example`, which is outside the mesh and gets plaintext.
+#[test]
+fn an_outside_name_cannot_take_a_services_address() {
+    story("dns-cover", |mesh| {
+        let (web, _sidecar, pod) = caller_and_rogue(mesh, "strict")?;
+        let plain = Recorder::start(&pod, 8080)?;
+        // The service is headless: its address is a pod's, and a connection that slipped past would arrive.
+        mesh.dns().set(Service::headless("stock.shop").named_port("http", 8080).on(&[&pod]))?;
+        let stock = web.resolve("stock.shop")?;
+        for n in 0..8 {
+            mesh.dns().host(&format!("evil{n}.example"), &pod.addresses())?;
+        }
+        // Before and after the service's own name, and more often than an address has room for names.
+        let answer = web.get("http://stock.shop:8080/secret-before")?;
+        ensure!(has_code(&answer, 502, "tls-failed"), "{answer:?}");
+        for n in 0..8 {
+            ensure!(web.resolve(&format!("evil{n}.example"))?.len() == stock.len(), "evil{n}");
+        }
+        // As an application does that has kept the address.
+        let kept = SocketAddr::new(stock[0], 8080);
+        let answer = web.get(&format!("http://{kept}/secret-after"))?;
+        ensure!(has_code(&answer, 502, "tls-failed"), "{answer:?}");
+        ensure!(!plain.text().contains("secret"), "{}", plain.text());
+        Ok(())
+    });
+}
