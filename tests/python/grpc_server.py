@@ -24,6 +24,12 @@ def bidi(requests, context):
         yield b"echo " + request
 
 
+def at_end(context, call):
+    # At the client's cancellation, at its deadline, and at a normal end; at once where the call is over already.
+    if not context.add_callback(call):
+        call()
+
+
 def count(requests, context):
     messages = [len(request) for request in requests]
     return b"%d %d" % (len(messages), sum(messages))
@@ -37,7 +43,7 @@ def early(requests, context):
 
 def endless(request, context):
     ended = threading.Event()
-    context.add_callback(ended.set)
+    at_end(context, ended.set)
     yield b"first"
     if ended.wait(20):
         print("endless: ended by the client", flush=True)
@@ -54,8 +60,7 @@ def status(request, context):
 
 def slow(request, context):
     ended = threading.Event()
-    # Called at the client's cancellation, at its deadline, and at a normal end.
-    context.add_callback(ended.set)
+    at_end(context, ended.set)
     if ended.wait(20):
         print("slow: ended by the client", flush=True)
     return b"too late"

@@ -54,7 +54,24 @@ pub enum Body {
     Gated(Box<Gated>),
     /// Whose bytes are counted as they pass.
     Counted(Box<CountedBody>),
+    /// Broken off, and about to say so.
+    Broken(Box<Broken>),
 }
+
+/// An error that waits until what was handed on before it has left.
+///
+/// Both hyper and `h2` throw away what is still in their buffers when a body fails, the head of the answer included.
+/// So where an application sends and breaks off at once, its client would see an empty connection instead of the start
+/// of an answer.
+#[derive(Debug)]
+pub struct Broken {
+    error: Option<BodyError>,
+    turns: u8,
+}
+
+/// How often a broken body lets others run first. `FuturesUnordered` may poll a future that wakes itself twice before
+/// the connection gets its turn to write, and the first turn may be what sends the head.
+const BROKEN_TURNS: u8 = 3;
 
 /// A body and the counter of its bytes.
 #[derive(Debug)]
@@ -102,7 +119,19 @@ impl Body {
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match self.get_mut() {
+        let this = self.get_mut();
+        let frame = ready!(this.poll_any(cx));
+        if !matches!(this, Self::Broken(_))
+            && let Some(Err(error)) = frame
+        {
+            *this = Self::Broken(Box::new(Broken { error: Some(error), turns: BROKEN_TURNS }));
+            return this.poll_any(cx);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn poll_any(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
             Self::Empty => Poll::Ready(None),
             this @ Self::Full(_) => {
                 let Self::Full(bytes) = std::mem::take(this) else { return Poll::Ready(None) };
@@ -123,6 +152,12 @@ impl Body {
                 }
                 Poll::Ready(frame)
             }
+            Self::Broken(broken) if broken.turns > 0 => {
+                broken.turns -= 1;
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Self::Broken(broken) => Poll::Ready(broken.error.take().map(Err)),
         }
     }
 
@@ -198,6 +233,7 @@ impl http_body::Body for Body {
             Self::Http2(stream) => stream.recv.is_end_stream(),
             Self::Gated(gated) => gated.body().is_end_stream(),
             Self::Counted(counted) => counted.body.is_end_stream(),
+            Self::Broken(broken) => broken.error.is_none(),
         }
     }
 
@@ -210,7 +246,33 @@ impl http_body::Body for Body {
             Self::Gated(gated) => gated.body().size_hint(),
             Self::Counted(counted) => counted.body.size_hint(),
             // A content-length header, where there is one, travels as a header.
-            Self::Http2(_) => SizeHint::default(),
+            Self::Http2(_) | Self::Broken(_) => SizeHint::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use super::*;
+
+    #[test]
+    fn a_broken_body_lets_others_run_before_it_says_so() {
+        let error = BodyError::Http2(h2::Reason::INTERNAL_ERROR.into());
+        let broken = Broken { error: Some(error), turns: BROKEN_TURNS };
+        let mut body = Body::Broken(Box::new(broken)).counted().0;
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut pending = 0;
+        let frame = loop {
+            match Pin::new(&mut body).poll_frame(&mut cx) {
+                Poll::Pending => pending += 1,
+                Poll::Ready(frame) => break frame,
+            }
+        };
+        assert!(pending >= BROKEN_TURNS, "{pending}");
+        let Some(Err(error)) = frame else { panic!("{frame:?}") };
+        assert_eq!(error.reset_reason(), h2::Reason::INTERNAL_ERROR);
+        assert!(matches!(Pin::new(&mut body).poll_frame(&mut cx), Poll::Ready(None)));
     }
 }
