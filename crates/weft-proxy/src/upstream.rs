@@ -101,6 +101,9 @@ pub(crate) struct Picked {
     pub(crate) others: bool,
 }
 
+/// Refused connects that do not count as attempts: four dead pods with two addresses each.
+const FREE_REFUSALS: u32 = 8;
+
 /// How long a permissive client remembers that an endpoint has no sidecar.
 const PLAINTEXT_MEMORY: std::time::Duration = std::time::Duration::from_secs(30);
 
@@ -188,6 +191,32 @@ impl Upstream {
             endpoint.failed_connect(Timestamp::now());
             self.service.refresh_soon();
         }
+    }
+}
+
+/// How many endpoints one request or connection may still try.
+///
+/// A refusal is told at once and costs next to nothing, so the first few do not count: two crashed pods that DNS still
+/// names have four addresses, and a request must not end before it has come to a living one.
+pub(crate) struct Attempts {
+    left: u32,
+    refusals: u32,
+}
+
+impl Attempts {
+    pub(crate) fn new(worker: &Worker) -> Self {
+        let left = worker.shared.config.retries.connect_attempts.max(1);
+        Self { left, refusals: if left > 1 { FREE_REFUSALS } else { 0 } }
+    }
+
+    /// Whether another endpoint may be tried after one has failed.
+    pub(crate) fn another(&mut self, error: &DialError) -> bool {
+        if error.code == weft_http::ErrorCode::ConnectRefused && self.refusals > 0 {
+            self.refusals -= 1;
+            return true;
+        }
+        self.left -= 1;
+        self.left > 0
     }
 }
 

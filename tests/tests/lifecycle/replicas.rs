@@ -26,6 +26,23 @@ fn a_replica_crashes_and_another_comes() {
     });
 }
 
+/// More dead addresses than a request has attempts: two pods with two addresses each.
+#[test]
+fn two_of_three_replicas_crash_at_once() {
+    story("crash-two", |mesh| {
+        let replicas = replicas(mesh, 3)?;
+        let (web, _client) = web(mesh)?;
+        let load = traffic(&web)?;
+        let fresh = web.load(ORDERS).rate(50).fresh_connections().start()?;
+        fresh.wait_for(20)?;
+        replicas[1].pod.crash();
+        replicas[2].pod.crash();
+        load.wait_for(600)?;
+        load.stop()?.all_ok(600)?;
+        fresh.stop()?.all_ok(50)
+    });
+}
+
 #[test]
 fn only_the_sidecar_of_a_replica_is_killed() {
     story("sidecar-killed", |mesh| {

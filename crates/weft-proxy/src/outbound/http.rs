@@ -21,7 +21,7 @@ use super::{Call, rewind};
 use crate::app::{self, App, Failure, Upgraded};
 use crate::dial::DialError;
 use crate::record::{ConnectionFacts, Observed, RequestRecord, complete, head_only, is_replayable};
-use crate::upstream::{Link, Picked, Upstream};
+use crate::upstream::{Attempts, Link, Picked, Upstream};
 use crate::worker::Worker;
 
 /// Serves an application's HTTP/1 connection.
@@ -87,7 +87,8 @@ impl Outbound {
     /// Picks an endpoint and gets a way to it, trying others where one cannot be reached: nothing was sent yet.
     async fn way(&self, tried: &mut Vec<EndpointAddr>) -> Result<(Picked, Way), DialError> {
         let mut last = None;
-        for _ in 0..self.worker.shared.config.retries.connect_attempts.max(1) {
+        let mut attempts = Attempts::new(&self.worker);
+        loop {
             let now = Timestamp::now();
             let Some(picked) = self.upstream.pick(&self.worker, now, tried).await else { break };
             match self.connect(&picked, now).await {
@@ -95,7 +96,11 @@ impl Outbound {
                 Err(error) => {
                     self.upstream.failed(&picked.links.endpoint, &error);
                     tried.push(picked.links.endpoint.addr());
+                    let another = attempts.another(&error);
                     last = Some(error);
+                    if !another {
+                        break;
+                    }
                 }
             }
         }

@@ -17,7 +17,7 @@ use weft_telemetry::metrics::{Direction, TcpLabels, TlsLabel};
 use super::{Call, rewind, spoken};
 use crate::dial::{DialError, MeshStream, dial_mesh, dial_tcp};
 use crate::record::{ConnectionFacts, TcpRecord};
-use crate::upstream::{Spoken, Upstream};
+use crate::upstream::{Attempts, Spoken, Upstream};
 use crate::worker::Worker;
 
 /// The far side of a relayed connection.
@@ -86,7 +86,8 @@ async fn read_first(far: &mut Far, greeting: &mut BytesMut) -> io::Result<usize>
 async fn reach(worker: &Rc<Worker>, upstream: &Upstream) -> Result<Reached, DialError> {
     let mut tried = Vec::new();
     let mut last = None;
-    for _ in 0..worker.shared.config.retries.connect_attempts.max(1) {
+    let mut attempts = Attempts::new(worker);
+    loop {
         let Some(mut picked) = upstream.pick(worker, Timestamp::now(), &tried).await else { break };
         let endpoint = picked.links.endpoint.addr();
         let result = dial(worker, upstream, &picked.links).await;
@@ -99,7 +100,11 @@ async fn reach(worker: &Rc<Worker>, upstream: &Upstream) -> Result<Reached, Dial
             Err(error) => {
                 upstream.failed(&picked.links.endpoint, &error);
                 tried.push(endpoint);
+                let another = attempts.another(&error);
                 last = Some(error);
+                if !another {
+                    break;
+                }
             }
         }
     }
