@@ -43,6 +43,13 @@ impl DialError {
     }
 }
 
+impl DialError {
+    /// There was nobody to dial.
+    pub(crate) fn no_endpoint() -> Self {
+        Self { blames_endpoint: false, ..Self::new(ErrorCode::NoEndpoints, &"no endpoint") }
+    }
+}
+
 impl From<ConnectError> for DialError {
     fn from(error: ConnectError) -> Self {
         let code = match &error {

@@ -31,45 +31,14 @@ pub(crate) struct Shared {
     pub(crate) access: AccessLog,
     pub(crate) connections: Connections,
     pub(crate) trim: fn(),
-    services: Mutex<HashMap<ServiceKey, Weak<Service>>>,
+    pub(crate) services: Services,
 }
 
-/// The parts of [`Shared`] that are made elsewhere.
-pub(crate) struct Parts {
-    pub(crate) config: ProxyConfig,
-    pub(crate) snapshot: Arc<ConfigHandle>,
-    pub(crate) identity: Identity,
-    pub(crate) discovery: Discovery,
-    pub(crate) own_addrs: Vec<IpAddr>,
-    pub(crate) drain: Drain,
-    pub(crate) control: Handle,
-    pub(crate) registry: Registry,
-    pub(crate) sampler: Arc<Sampler>,
-    pub(crate) spans: Option<SpanSink>,
-    pub(crate) access: AccessLog,
-    pub(crate) trim: fn(),
-}
+/// The services that workers hold, shared between them.
+#[derive(Debug, Default)]
+pub(crate) struct Services(Mutex<HashMap<ServiceKey, Weak<Service>>>);
 
 impl Shared {
-    pub(crate) fn new(parts: Parts) -> Arc<Self> {
-        Arc::new(Self {
-            config: parts.config,
-            snapshot: parts.snapshot,
-            identity: parts.identity,
-            discovery: parts.discovery,
-            own_addrs: parts.own_addrs,
-            drain: parts.drain,
-            control: parts.control,
-            registry: parts.registry,
-            sampler: parts.sampler,
-            spans: parts.spans,
-            access: parts.access,
-            connections: Connections::default(),
-            trim: parts.trim,
-            services: Mutex::default(),
-        })
-    }
-
     /// Whether `ip` is the workload itself.
     pub(crate) fn is_own(&self, ip: IpAddr) -> bool {
         self.own_addrs.contains(&ip)
@@ -77,7 +46,7 @@ impl Shared {
 
     /// The endpoints of a service, followed by one task on the control thread for as long as a worker holds it.
     pub(crate) fn service(&self, key: &ServiceKey, dialed: EndpointAddr) -> Arc<Service> {
-        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut services = self.services.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(service) = self.snapshot.load().services.get(key) {
             let list =
                 EndpointList::new(1, service.endpoints.to_vec(), service.protocol, EndpointSource::Static);

@@ -22,8 +22,9 @@ use weft_telemetry::metrics::{BuildInfo, Direction, register_process};
 use weft_telemetry::{AccessLog, Exporter, Registry, Sampler, SpanSink};
 
 use crate::admin::{self, Admin, AdminListeners};
+use crate::connections::Connections;
 use crate::error::ProxyError;
-use crate::shared::{Parts, Shared};
+use crate::shared::{Services, Shared};
 use crate::worker::{self, WorkerListeners, socket_options};
 
 /// Changes what is logged while the process runs.
@@ -97,7 +98,7 @@ async fn control(
     let (access, writer) = access_log(&config, &snapshot, &registry)?;
     let own_addrs = own_addrs(&config)?;
     tracing::info!(?own_addrs, workers = count, "starting");
-    let shared = Shared::new(Parts {
+    let shared = Arc::new(Shared {
         config,
         snapshot,
         identity,
@@ -109,7 +110,9 @@ async fn control(
         sampler,
         spans,
         access,
+        connections: Connections::default(),
         trim: options.trim,
+        services: Services::default(),
     });
     let (export_trigger, export_drain) = weft_core::drain();
     let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(export_drain, LAST_FLUSH)));

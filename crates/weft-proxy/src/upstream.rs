@@ -184,6 +184,33 @@ impl Upstream {
         Some(Picked { links, in_flight, others: endpoints.len() > 1 })
     }
 
+    /// Picks endpoints, each once, until `connect` reaches one; nothing was sent meanwhile. `tried` gets those that could
+    /// not be reached.
+    pub(crate) async fn reach<T>(
+        &self,
+        worker: &Worker,
+        tried: &mut Vec<EndpointAddr>,
+        connect: impl AsyncFn(&Picked) -> Result<T, DialError>,
+    ) -> Result<(Picked, T), DialError> {
+        let mut last = None;
+        let mut attempts = Attempts::new(worker);
+        while let Some(picked) = self.pick(worker, Timestamp::now(), tried).await {
+            match connect(&picked).await {
+                Ok(reached) => return Ok((picked, reached)),
+                Err(error) => {
+                    self.failed(&picked.links.endpoint, &error);
+                    tried.push(picked.links.endpoint.addr());
+                    let another = attempts.another(&error);
+                    last = Some(error);
+                    if !another {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(last.unwrap_or_else(DialError::no_endpoint))
+    }
+
     /// Notes that an endpoint could not be reached: others are preferred for a while, and DNS is asked again.
     pub(crate) fn failed(&self, endpoint: &Endpoint, error: &DialError) {
         self.connect_errors.inc(error.code.as_str());

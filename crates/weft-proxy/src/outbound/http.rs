@@ -21,7 +21,7 @@ use super::{Call, rewind};
 use crate::app::{self, App, Failure, Upgraded};
 use crate::dial::DialError;
 use crate::record::{ConnectionFacts, Observed, RequestRecord, complete, head_only, is_replayable};
-use crate::upstream::{Attempts, Link, Picked, Upstream};
+use crate::upstream::{Link, Picked, Upstream};
 use crate::worker::Worker;
 
 /// Serves an application's HTTP/1 connection.
@@ -86,29 +86,8 @@ impl Outbound {
 
     /// Picks an endpoint and gets a way to it, trying others where one cannot be reached: nothing was sent yet.
     async fn way(&self, tried: &mut Vec<EndpointAddr>) -> Result<(Picked, Way), DialError> {
-        let mut last = None;
-        let mut attempts = Attempts::new(&self.worker);
-        loop {
-            let now = Timestamp::now();
-            let Some(picked) = self.upstream.pick(&self.worker, now, tried).await else { break };
-            match self.connect(&picked, now).await {
-                Ok(way) => return Ok((picked, way)),
-                Err(error) => {
-                    self.upstream.failed(&picked.links.endpoint, &error);
-                    tried.push(picked.links.endpoint.addr());
-                    let another = attempts.another(&error);
-                    last = Some(error);
-                    if !another {
-                        break;
-                    }
-                }
-            }
-        }
-        Err(last.unwrap_or_else(|| DialError {
-            code: ErrorCode::NoEndpoints,
-            detail: "no endpoint".into(),
-            blames_endpoint: false,
-        }))
+        let connect = async |picked: &Picked| self.connect(picked, Timestamp::now()).await;
+        self.upstream.reach(&self.worker, tried, connect).await
     }
 
     async fn connect(&self, picked: &Picked, now: Timestamp) -> Result<Way, DialError> {

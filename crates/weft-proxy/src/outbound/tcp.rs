@@ -17,7 +17,7 @@ use weft_telemetry::metrics::{Direction, TcpLabels, TlsLabel};
 use super::{Call, rewind, spoken};
 use crate::dial::{DialError, MeshStream, dial_mesh, dial_tcp};
 use crate::record::{ConnectionFacts, TcpRecord};
-use crate::upstream::{Attempts, Spoken, Upstream};
+use crate::upstream::{Picked, Spoken, Upstream};
 use crate::worker::Worker;
 
 /// The far side of a relayed connection.
@@ -84,35 +84,11 @@ async fn read_first(far: &mut Far, greeting: &mut BytesMut) -> io::Result<usize>
 
 /// Connects to one endpoint after another, until one takes the connection.
 async fn reach(worker: &Rc<Worker>, upstream: &Upstream) -> Result<Reached, DialError> {
-    let mut tried = Vec::new();
-    let mut last = None;
-    let mut attempts = Attempts::new(worker);
-    loop {
-        let Some(mut picked) = upstream.pick(worker, Timestamp::now(), &tried).await else { break };
-        let endpoint = picked.links.endpoint.addr();
-        let result = dial(worker, upstream, &picked.links).await;
-        match result {
-            Ok(far) => {
-                picked.links.endpoint.connected();
-                picked.in_flight.observe(Timestamp::now(), Outcome::Success);
-                return Ok(Reached { far, endpoint, in_flight: picked.in_flight });
-            }
-            Err(error) => {
-                upstream.failed(&picked.links.endpoint, &error);
-                tried.push(endpoint);
-                let another = attempts.another(&error);
-                last = Some(error);
-                if !another {
-                    break;
-                }
-            }
-        }
-    }
-    Err(last.unwrap_or_else(|| DialError {
-        code: ErrorCode::NoEndpoints,
-        detail: "no endpoint".into(),
-        blames_endpoint: false,
-    }))
+    let connect = async |picked: &Picked| dial(worker, upstream, &picked.links).await;
+    let (mut picked, far) = upstream.reach(worker, &mut Vec::new(), connect).await?;
+    picked.links.endpoint.connected();
+    picked.in_flight.observe(Timestamp::now(), Outcome::Success);
+    Ok(Reached { far, endpoint: picked.links.endpoint.addr(), in_flight: picked.in_flight })
 }
 
 async fn dial(
