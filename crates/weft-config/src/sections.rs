@@ -336,7 +336,7 @@ fn limits(s: &Section<'_, '_>) -> Limits {
                 scalar::whole(1..=100_000),
             )),
             // RFC 9113 section 4.2: the least that may be announced, and what fits into one TLS record.
-            max_frame_size: to_u32(size(&http2, "maxFrameSize", 16_384, 16_384..=(1 << 24) - 1)),
+            max_frame_size: to_u32(size(&http2, "maxFrameSize", 131_072, 16_384..=(1 << 24) - 1)),
         },
     }
 }

@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::gate::{self, expects_continue};
+use crate::limits::READ_BUFFER;
 use crate::{Body, BodyError, Http1Limits, Interim};
 
 /// The idle connections of one worker to one application address, the last used first.
@@ -202,7 +203,7 @@ impl Http1Pool {
         let io = connect().await.map_err(Http1Error::Connect)?;
         let mut builder = http1::Builder::new();
         builder.max_header_size(self.limits.max_header_bytes);
-        builder.max_buf_size(self.limits.max_header_bytes.max(8 * 1024));
+        builder.max_buf_size(self.limits.max_header_bytes.max(READ_BUFFER));
         if self.limits.max_headers != Http1Limits::default().max_headers {
             builder.max_headers(self.limits.max_headers);
         }

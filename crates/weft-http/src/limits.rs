@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// What one read of an HTTP/1 connection may bring. hyper grows a connection's buffer towards it while reads fill it.
+pub(crate) const READ_BUFFER: usize = 128 * 1024;
+
 /// Limits of an HTTP/1 connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Http1Limits {
@@ -60,8 +63,9 @@ impl Default for Http2Limits {
             connection_window: 4 * 1024 * 1024,
             max_header_bytes: 64 * 1024,
             max_pending_resets: 50,
-            // The protocol's own default and minimum (RFC 9113 section 6.5.2).
-            max_frame_size: 16 * 1024,
+            // A piece of a body is at most what one read brings ([`READ_BUFFER`]). With the protocol's default of 16 KiB
+            // it would be cut again, and each frame is a write and a TLS record and a bit of its own.
+            max_frame_size: 128 * 1024,
             ping: None,
             idle: Duration::from_secs(600),
         }

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use weft_core::Drain;
 
 use crate::activity::{Activity, Counted, Quiet, Tracked, Watch};
+use crate::limits::READ_BUFFER;
 use crate::{Abort, Answer, Body, Handler, Http1Limits, Interim, UpgradeIo};
 
 /// Serves requests until the client closes, a limit is passed, or `drain` has begun and the request in flight is
@@ -114,8 +115,7 @@ fn builder(limits: &Http1Limits) -> http1::Builder {
     // A proxy adds no Date of its own (RFC 9110 section 6.6.1 asks for one from origin servers).
     builder.auto_date_header(false);
     builder.max_header_size(limits.max_header_bytes);
-    // hyper's least buffer is 8 KiB.
-    builder.max_buf_size(limits.max_header_bytes.max(8 * 1024));
+    builder.max_buf_size(limits.max_header_bytes.max(READ_BUFFER));
     if limits.max_headers != Http1Limits::default().max_headers {
         // Setting it makes hyper allocate per request.
         builder.max_headers(limits.max_headers);

@@ -4,11 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use http::{Method, Request, Response, StatusCode, Version, request};
+use http_body::Body as _;
 use tokio::net::TcpStream;
 use weft_core::EndpointAddr;
 use weft_http::wire::{self, Original};
 use weft_http::{
-    Body, ErrorCode, ExchangeError, Http1Error, Http1Pool, Http2Client, Interim, Opened, Unanswered,
+    Body, ErrorCode, ExchangeError, Http1Error, Http1Pool, Http2Client, Interim, Opened, Sent, Unanswered,
     UpgradeIo,
 };
 use weft_net::{ConnectError, ConnectOptions};
@@ -101,6 +102,19 @@ impl App {
         })
     }
 
+    /// Sends an HTTP/2 request without a body at once over an open connection, or gives it back.
+    ///
+    /// # Errors
+    /// The request.
+    #[expect(clippy::result_large_err, reason = "the request itself, and it is what goes on")]
+    pub(crate) fn open_now(&self, request: Request<Body>) -> Result<Result<Sent, Failure>, Request<Body>> {
+        if request.version() != Version::HTTP_2 || !request.body().is_end_stream() {
+            return Err(request);
+        }
+        let Some(client) = self.usable_http2() else { return Err(request) };
+        Ok(client.send_now(request.map(|_| ())).map_err(Failure::from))
+    }
+
     /// Sends a request in the version its caller speaks.
     pub(crate) async fn send(
         &self,
@@ -172,13 +186,15 @@ impl App {
         weft_net::connect(self.addr, &self.connect).await
     }
 
+    fn usable_http2(&self) -> Option<Rc<Http2Client>> {
+        let mut clients = self.http2.borrow_mut();
+        clients.retain(|client| client.is_open());
+        clients.iter().find(|client| client.has_room()).cloned()
+    }
+
     async fn http2(&self) -> Result<Rc<Http2Client>, ErrorCode> {
-        {
-            let mut clients = self.http2.borrow_mut();
-            clients.retain(|client| client.is_open());
-            if let Some(client) = clients.iter().find(|client| client.has_room()) {
-                return Ok(Rc::clone(client));
-            }
+        if let Some(client) = self.usable_http2() {
+            return Ok(client);
         }
         let io = self.dial().await.map_err(|error| connect(&error))?;
         let client =

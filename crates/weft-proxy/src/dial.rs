@@ -20,6 +20,10 @@ use crate::worker::Worker;
 /// A mutual TLS connection to an endpoint's proxy.
 pub(crate) type MeshStream = TlsStream<ReadAhead<TcpStream>>;
 
+/// What a TLS connection takes before its socket has: one frame of the largest size with its header, and then some. At
+/// rustls' 64 KiB a larger frame would leave in two writes.
+pub(crate) const TLS_BUFFER: usize = 256 * 1024;
+
 /// A connection whose other end has proved to be who it may be.
 pub(crate) struct Dialed {
     pub(crate) stream: MeshStream,
@@ -126,6 +130,8 @@ async fn handshake(
         Ok(Err(error)) => return Err(DialError::new(ErrorCode::TlsFailed, &error)),
         Err(_) => return Err(DialError::new(ErrorCode::TlsFailed, &"the TLS handshake took too long")),
     };
+    let mut stream = stream;
+    stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
     let tls = stream.get_ref().1;
     let peer = peer_of(tls).map_err(|error| DialError::new(ErrorCode::TlsFailed, &error))?;
     if !rule.allows(&peer.id) {

@@ -74,6 +74,10 @@ const MOST_ERRORS: f64 = 0.001;
 /// Connections that are held open for the memory measurement.
 const IDLE_CONNECTIONS: usize = 5000;
 
+/// How long they have been idle when memory is measured. What is asked is what a client's pool of connections costs
+/// that nobody uses, not what the last request left behind: a proxy may take its time to give that back.
+const IDLE_FOR: Duration = Duration::from_secs(15);
+
 /// Runs the command.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     prepare(options)?;
@@ -301,7 +305,7 @@ fn memory(peer: &dyn Peer, bed: &Bed, certificates: &Certificates, round: usize)
         pair.check()?;
         Ok(ready.exists())
     })?;
-    process::pause(Duration::from_millis(500));
+    process::pause(IDLE_FOR);
     Ok(MemorySample { peer: peer.name().to_owned(), round, idle_kib, connected_kib: both()? })
 }
 

@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, request};
 use tokio::io::{AsyncRead, AsyncWrite};
 use weft_http::headers::{X_FORWARDED_CLIENT_CERT, add_forwarded_for};
 use weft_http::wire::{self, Original};
-use weft_http::{Abort, Answer, Body, Handler, Interim, serve_http1, serve_http2};
+use weft_http::{Abort, Answer, Body, Handler, Interim, Sent, serve_http1, serve_http2};
 
 use weft_telemetry::metrics::TlsLabel;
 
@@ -150,12 +150,19 @@ impl Inbound {
     }
 }
 
+fn strip(mut response: Response<Body>) -> Response<Body> {
+    wire::strip_internal(response.headers_mut());
+    response
+}
+
 /// How far a request has come before anything had to be waited for; `F` brings the application's answer.
 enum Begun<F> {
     /// Answered by the mesh.
     Refused(Box<Response<Observed>>),
     /// On its way over an idle connection to the application: the usual case.
     Sent(F, Box<RequestRecord>),
+    /// On its way over an open HTTP/2 connection to the application.
+    Opened(Sent, Box<RequestRecord>),
     /// There is something to wait for.
     Waits(Box<(Request<Body>, Box<RequestRecord>)>),
     /// An upgrade or CONNECT.
@@ -185,7 +192,12 @@ impl Inbound {
             return Begun::TakesOver(Box::new((parts, original, record)));
         }
         let body = record.count_request(body);
-        match self.app.send_now(Request::from_parts(parts, body)) {
+        let request = match self.app.open_now(Request::from_parts(parts, body)) {
+            Ok(Ok(sent)) => return Begun::Opened(sent, record),
+            Ok(Err(failure)) => return Begun::Refused(Box::new(record.refused(failure.code))),
+            Err(request) => request,
+        };
+        match self.app.send_now(request) {
             Ok(sent) => Begun::Sent(sent, record),
             Err(request) => Begun::Waits(Box::new((request, record))),
         }
@@ -230,6 +242,10 @@ impl Handler for Inbound {
             match begun {
                 Begun::Refused(response) => Ok((*response).into()),
                 Begun::Sent(sent, record) => self.answered(sent.await, record),
+                Begun::Opened(sent, record) => {
+                    let exchanged = sent.head(&interim).await.map_err(Failure::from);
+                    self.answered(exchanged.map(strip), record)
+                }
                 Begun::Waits(waits) => {
                     let (request, record) = *waits;
                     Box::pin(self.wait(request, record, &interim)).await

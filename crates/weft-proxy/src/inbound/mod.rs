@@ -146,11 +146,12 @@ async fn handshake(
     };
     let io = ReadAhead::new(Prefixed::new(first.freeze(), tcp));
     let accepting = TlsAcceptor::from(Arc::clone(&identity.server)).accept(io);
-    let stream = match tokio::time::timeout(worker.shared.config.timeouts.handshake, accepting).await {
+    let mut stream = match tokio::time::timeout(worker.shared.config.timeouts.handshake, accepting).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(refused("failed_tls", error.to_string())),
         Err(_) => return Err(refused("failed_timeout", "the TLS handshake took too long".to_owned())),
     };
+    stream.get_mut().1.set_buffer_limit(Some(crate::dial::TLS_BUFFER));
     let tls = stream.get_ref().1;
     let check = || -> Result<_, IdentityError> { Ok((peer_of(tls)?, link_protocol(tls)?)) };
     let (peer, protocol) = check().map_err(|error| refused("failed_identity", error.to_string()))?;
