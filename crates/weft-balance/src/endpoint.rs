@@ -166,6 +166,12 @@ impl InFlight {
         &self.endpoint
     }
 
+    /// The request is sent now: what came before (making a connection) says nothing about how fast the endpoint
+    /// answers, and would make one that was just added look slow for as long as the average remembers.
+    pub fn sent(&mut self, now: Timestamp) {
+        self.started = now;
+    }
+
     /// Records how it went while the request stays in flight: a response's head tells the latency, its body may take
     /// as long as the client likes. Only the first call counts.
     pub fn observe(&mut self, now: Timestamp, outcome: Outcome) {
@@ -206,6 +212,15 @@ mod tests {
     #[test]
     fn a_new_endpoint_does_not_look_free() {
         assert_eq!(endpoint().latency(ms(0)), SEED_LATENCY);
+    }
+
+    #[test]
+    fn making_a_connection_does_not_count() {
+        let ep = endpoint();
+        let mut guard = ep.begin(ms(0));
+        guard.sent(ms(500));
+        guard.finish(ms(501), Outcome::Success);
+        assert!(ep.latency(ms(501)) <= SEED_LATENCY);
     }
 
     #[test]

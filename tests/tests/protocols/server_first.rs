@@ -68,6 +68,24 @@ fn a_declared_port_is_dialed_at_once() {
     });
 }
 
+/// Half a line could still become a request. A client that waits for an answer to it speaks something else.
+#[test]
+fn half_a_line_that_wants_an_answer_gets_one() {
+    story("proto-half-line", |mesh| {
+        let pair = Pair::new(mesh, &[7])?;
+        pair.server.app_of("echo", 7)?;
+        let to = SocketAddr::new(pair.client.resolve(APP)?[0], 7);
+        let answer = pair.client.run(async || {
+            let mut wire = Wire::connect(to).await?;
+            wire.say("ruok").await?;
+            wire.until("ruok").await
+        })?;
+        assert_eq!(answer, "ruok");
+        assert_eq!(pair.detected("opaque")?, 1.0);
+        Ok(())
+    });
+}
+
 #[test]
 fn mariadb_serves_its_client() {
     story("proto-mariadb", |mesh| {

@@ -5,9 +5,10 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use weft_config::InboundPolicy;
 use weft_http::ErrorCode;
-use weft_net::{Detected, Prefixed, RelayCounters, detect_first, relay_plain};
+use weft_net::{Detected, Prefixed, RelayCounters, relay_plain};
 
 use super::{Link, Visit, http};
+use crate::outbound::detect_or_give_up;
 
 /// Serves a plaintext connection; `detected` is what its first bytes said, if it has spoken yet.
 pub(super) async fn serve(
@@ -30,7 +31,7 @@ pub(super) async fn serve(
             };
             let spoke = tokio::select! {
                 biased;
-                detected = detect_first(&mut visit.accepted.stream, &mut first) => detected.ok(),
+                detected = detect_or_give_up(&mut visit.accepted.stream, &mut first) => detected,
                 _ = app.readable() => None,
             };
             match spoke {

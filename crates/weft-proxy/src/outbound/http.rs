@@ -87,7 +87,9 @@ impl Outbound {
     /// Picks an endpoint and gets a way to it, trying others where one cannot be reached: nothing was sent yet.
     async fn way(&self, tried: &mut Vec<EndpointAddr>) -> Result<(Picked, Way), DialError> {
         let connect = async |picked: &Picked| self.connect(picked, Timestamp::now()).await;
-        self.upstream.reach(&self.worker, tried, connect).await
+        let (mut picked, way) = self.upstream.reach(&self.worker, tried, connect).await?;
+        picked.in_flight.sent(Timestamp::now());
+        Ok((picked, way))
     }
 
     async fn connect(&self, picked: &Picked, now: Timestamp) -> Result<Way, DialError> {

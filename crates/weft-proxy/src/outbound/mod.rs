@@ -21,6 +21,9 @@ use crate::destination::{self, Destination, MeshRule};
 use crate::upstream::{Spoken, Upstream};
 use crate::worker::{OpenGuard, Worker};
 
+pub(crate) use http::tunnel;
+pub(crate) use tcp::detect_or_give_up;
+
 /// How long a destination whose clients speak first may stay silent before its server is asked whether it does: long,
 /// because a client that opens connections in advance is common, and a protocol that changes its mind is not.
 const CLIENT_FIRST_PATIENCE: Duration = Duration::from_secs(1);
@@ -116,8 +119,6 @@ pub(crate) async fn spoken(call: Call, upstream: Rc<Upstream>, detected: Detecte
 }
 
 /// The accepted socket with what was read of it put back.
-pub(crate) use http::tunnel;
-
 fn rewind(stream: TcpStream, first: BytesMut) -> Prefixed<TcpStream> {
     Prefixed::new(first.freeze(), stream)
 }

@@ -3,6 +3,7 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
@@ -11,7 +12,9 @@ use weft_balance::{InFlight, Outcome, Timestamp};
 use weft_core::{EndpointAddr, MtlsMode};
 use weft_http::ErrorCode;
 use weft_identity::LinkProtocol;
-use weft_net::{Detected, Prefixed, RelayCounters, RelayOptions, detect_first, relay, relay_plain};
+use weft_net::{
+    Detected, OpaqueReason, Prefixed, RelayCounters, RelayOptions, detect_first, relay, relay_plain,
+};
 use weft_telemetry::metrics::{Direction, TcpLabels, TlsLabel};
 
 use super::{Call, rewind, spoken};
@@ -50,7 +53,7 @@ pub(super) async fn race(mut call: Call, upstream: Rc<Upstream>, mut first: Byte
     let mut greeting = BytesMut::new();
     let winner = tokio::select! {
         biased;
-        detected = detect_first(&mut call.accepted.stream, &mut first) => detected.ok(),
+        detected = detect_or_give_up(&mut call.accepted.stream, &mut first) => detected,
         _ = read_first(&mut reached.far, &mut greeting) => None,
     };
     match winner {
@@ -71,6 +74,24 @@ pub(super) async fn race(mut call: Call, upstream: Rc<Upstream>, mut first: Byte
             }
             call.worker.telemetry.outbound.detections.inc("server_first");
             tokio::task::spawn_local(carry(call, upstream, reached, first, greeting));
+        }
+    }
+}
+
+/// How long a client may leave a line unfinished that could still become a request. Clients send a request's first line
+/// in one piece; one that waits for an answer to half a line speaks something else (JDWP, ZooKeeper's `ruok`).
+const UNFINISHED: Duration = Duration::from_secs(1);
+
+/// Waits for what the client speaks; a client that has begun and then waits is opaque.
+pub(crate) async fn detect_or_give_up(client: &mut TcpStream, first: &mut BytesMut) -> Option<Detected> {
+    loop {
+        let before = first.len();
+        match tokio::time::timeout(UNFINISHED, detect_first(client, first)).await {
+            Ok(detected) => return detected.ok(),
+            Err(_) if before > 0 && first.len() == before => {
+                return Some(Detected::Opaque(OpaqueReason::NoMatch));
+            }
+            Err(_) => {}
         }
     }
 }
