@@ -150,7 +150,8 @@ impl<S> Counted<S> {
 
     /// Puts bytes in front of what is read next.
     pub(crate) fn unread(mut self, bytes: Bytes) -> Self {
-        self.ahead = bytes;
+        // An empty `Bytes` may still keep the buffer alive that it was cut from.
+        self.ahead = if bytes.is_empty() { Bytes::new() } else { bytes };
         self
     }
 }
