@@ -26,6 +26,8 @@ pub(crate) struct Activity {
     ended: AtomicU64,
     /// The last write did not go through: something is still to be written.
     write_blocked: AtomicBool,
+    /// The bytes may have become another protocol's, whose sides close one by one.
+    taken_over: AtomicBool,
 }
 
 impl Activity {
@@ -35,6 +37,11 @@ impl Activity {
         self.begun.store(self.begun.load(Relaxed) + 1, Relaxed);
         self.reads_at_request.store(self.reads.load(Relaxed), Relaxed);
         InFlight(Arc::clone(self))
+    }
+
+    /// A request for an upgrade, or CONNECT, has come.
+    pub(crate) fn take_over(&self) {
+        self.taken_over.store(true, Relaxed);
     }
 
     fn read(&self) {
@@ -209,7 +216,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 
+    /// HTTP/1 shuts a connection down only to drop it next. Closing sends the same FIN; one system call is enough.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        if !self.activity.taken_over.load(Relaxed) {
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 

@@ -74,6 +74,9 @@ where
     let (handler, activity) = (Rc::clone(handler), Arc::clone(activity));
     let service = service_fn(move |request: Request<Incoming>| {
         let in_flight = activity.begin();
+        if takes_over(&request) {
+            activity.take_over();
+        }
         let handler = Rc::clone(&handler);
         // Boxed, so that only connections with a request in flight pay for its size.
         Box::pin(async move {

@@ -21,6 +21,8 @@ pub(crate) struct WorkerTelemetry {
     pub(crate) passthrough: CodeCounters,
     /// The own identity as `namespace/service-account`, once it is known.
     own_workload: RefCell<Arc<str>>,
+    /// The own identity as text.
+    own_identity: RefCell<Option<Arc<str>>>,
 }
 
 /// What is counted per direction.
@@ -68,6 +70,7 @@ impl WorkerTelemetry {
             outbound: DirectionTelemetry::new(&shard, Direction::Outbound),
             passthrough: CodeCounters::new(&shard, &families::PASSTHROUGH, &[]),
             own_workload: RefCell::new(Arc::from("")),
+            own_identity: RefCell::default(),
             shard,
         }
     }
@@ -79,10 +82,14 @@ impl WorkerTelemetry {
         }
     }
 
-    pub(crate) fn set_own_workload(&self, workload: &str) {
-        if &**self.own_workload.borrow() != workload {
-            *self.own_workload.borrow_mut() = Arc::from(workload);
-        }
+    pub(crate) fn set_own(&self, id: &weft_core::SpiffeId) {
+        *self.own_workload.borrow_mut() = workload_of(id);
+        *self.own_identity.borrow_mut() = Some(Arc::from(id.to_string()));
+    }
+
+    /// The own identity, once it is known.
+    pub(crate) fn own_identity(&self) -> Option<Arc<str>> {
+        self.own_identity.borrow().clone()
     }
 
     pub(crate) fn own_workload(&self) -> Arc<str> {

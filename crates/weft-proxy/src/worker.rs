@@ -15,7 +15,7 @@ use weft_telemetry::metrics::Direction;
 use crate::app::App;
 use crate::destination::{Destination, MeshRule, Target};
 use crate::shared::Shared;
-use crate::telemetry::{WorkerTelemetry, workload_of};
+use crate::telemetry::WorkerTelemetry;
 use crate::upstream::Upstream;
 use crate::{inbound, outbound};
 
@@ -253,7 +253,7 @@ async fn follow_identity(worker: Rc<Worker>) {
         let generation = *generations.borrow_and_update();
         worker.generation.set(generation);
         if let Some(current) = worker.shared.identity.current() {
-            worker.telemetry.set_own_workload(&workload_of(&current.own));
+            worker.telemetry.set_own(&current.own);
         }
         if generations.changed().await.is_err() {
             return;

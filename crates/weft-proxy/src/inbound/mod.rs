@@ -185,7 +185,7 @@ impl Link {
             server: (self.app.ip().to_string().into(), self.app.port()),
             service: self.app.to_string().into(),
             source_identity: self.peer_text(),
-            destination_identity: self.worker.shared.identity.current().map(|own| own.own.to_string().into()),
+            destination_identity: self.worker.telemetry.own_identity(),
             tls: self.tls(),
         }
     }

@@ -77,7 +77,7 @@ impl Outbound {
             client,
             server: upstream.server.clone(),
             service: Arc::clone(&upstream.label),
-            source_identity: worker.shared.identity.current().map(|own| own.own.to_string().into()),
+            source_identity: worker.telemetry.own_identity(),
             destination_identity: None,
             tls: if upstream.mode == MtlsMode::Disable { TlsLabel::None } else { TlsLabel::Mutual },
         });

@@ -185,7 +185,7 @@ fn facts(call: &Call, upstream: &Upstream, peer: Option<Arc<str>>) -> Connection
         client: call.accepted.client.get(),
         server: upstream.server.clone(),
         service: Arc::clone(&upstream.label),
-        source_identity: call.worker.shared.identity.current().map(|own| own.own.to_string().into()),
+        source_identity: call.worker.telemetry.own_identity(),
         destination_identity: peer,
         tls,
     }
