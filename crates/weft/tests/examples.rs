@@ -11,7 +11,8 @@ fn example(name: &str) -> PathBuf {
 
 #[test]
 fn the_sidecar_example_loads_without_a_warning() {
-    let config = ProxyConfig::load(&example("weft.yaml"), &Env::empty()).unwrap_or_else(|errors| panic!("{errors}"));
+    let config =
+        ProxyConfig::load(&example("weft.yaml"), &Env::empty()).unwrap_or_else(|errors| panic!("{errors}"));
     assert!(config.warnings.is_empty(), "{:?}", config.warnings);
     assert_eq!(config.identity.trust_domain.as_str(), "weft.local");
 }
