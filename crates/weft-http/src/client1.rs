@@ -24,7 +24,6 @@ use crate::{Body, BodyError, Http1Limits, Interim};
 pub struct Http1Pool {
     idle: RefCell<Vec<Connection>>,
     limits: Http1Limits,
-    open: Cell<usize>,
 }
 
 /// Connections kept idle per address and worker. More than this were a burst; the application's memory is worth more.
@@ -68,7 +67,7 @@ pub struct PooledBody {
 impl Http1Pool {
     /// An empty pool.
     pub fn new(limits: Http1Limits) -> Rc<Self> {
-        Rc::new(Self { idle: RefCell::default(), limits, open: Cell::new(0) })
+        Rc::new(Self { idle: RefCell::default(), limits })
     }
 
     /// Sends a request over an idle connection or a new one.
@@ -154,11 +153,6 @@ impl Http1Pool {
         }
     }
 
-    /// How many connections are open, in use or idle.
-    pub fn open(&self) -> usize {
-        self.open.get()
-    }
-
     fn lease(
         self: &Rc<Self>,
         response: Response<Incoming>,
@@ -215,7 +209,6 @@ impl Http1Pool {
             self.limits.idle,
             Rc::clone(self),
         ));
-        self.open.set(self.open.get() + 1);
         Ok(Connection { send, uses })
     }
 }
@@ -241,7 +234,6 @@ async fn drive(
             Err(_) => seen = uses.get(),
         }
     }
-    pool.open.set(pool.open.get() - 1);
 }
 
 impl Http1Pool {

@@ -137,11 +137,6 @@ impl Http2Client {
         active < STREAMS_BEFORE_SETTINGS || active < self.send.borrow().current_max_send_streams()
     }
 
-    /// Streams in use.
-    pub fn active(&self) -> usize {
-        self.state.active.get()
-    }
-
     /// Takes the connection out of use; streams in flight go on.
     pub fn retire(&self) {
         self.state.closed.set(true);
