@@ -10,6 +10,7 @@
 mod bench;
 mod cargo;
 mod demo;
+mod dist;
 mod fuzz;
 mod process;
 mod pypi;
