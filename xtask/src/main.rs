@@ -36,6 +36,8 @@ enum Command {
     Test(test::Options),
     /// Measure a sidecar pair side by side with pairs of HAProxy, Envoy and nginx.
     Bench(bench::Options),
+    /// Make the container image, its bill of materials and its debug information, without a container engine.
+    Dist(dist::Options),
     /// Run the fuzz targets, each for a fixed time.
     Fuzz(fuzz::Options),
     /// Open idle connections and hold them (run by `bench` inside a namespace).
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Demo(options) => demo::run(&options),
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
+        Command::Dist(options) => dist::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Hold(options) => bench::hold::run(&options),
     };

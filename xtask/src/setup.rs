@@ -84,6 +84,16 @@ pub(crate) const BENCH: &[Need] = &[
 /// Debian's nginx has its TCP proxy as a module.
 pub(crate) const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 
+/// What the image is made of and with.
+pub(crate) const DIST: &[Need] = &[
+    program("xtables-nft-multi", "iptables"),
+    program("objcopy", "binutils"),
+    Need { check: Check::File(MOZILLA), package: "ca-certificates" },
+];
+
+/// One of the certificates of Debian's package, for the directory.
+const MOZILLA: &str = "/usr/share/ca-certificates/mozilla/ISRG_Root_X1.crt";
+
 /// Instruction counts.
 pub(crate) const CALLGRIND: &[Need] = &[program("valgrind", "valgrind")];
 

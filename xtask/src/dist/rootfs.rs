@@ -41,11 +41,6 @@ impl Rootfs {
         self.put(path, Entry::Directory { mode })
     }
 
-    /// Whether something is at `path`.
-    pub(crate) fn has(&self, path: &str) -> bool {
-        self.entries.contains_key(key(path))
-    }
-
     /// Bytes of all files.
     pub(crate) fn size(&self) -> usize {
         let bytes = |entry: &Entry| if let Entry::File { bytes, .. } = entry { bytes.len() } else { 0 };
