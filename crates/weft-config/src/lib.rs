@@ -11,13 +11,15 @@
 //! | `tree` | YAML to nodes with line and column |
 //! | `read`, `scalar` | nodes to checked values, all mistakes kept |
 //! | `sections`, `identity`, `policy` | the fields of `weft.yaml`, one function a section, with every default and its reason |
-//! | `membership` | which destinations are in the mesh, compiled |
+//! | `membership`, `mode`, `addr_set` | which destinations are in the mesh and how, compiled |
 //! | `reload` | the watcher |
 
+mod addr_set;
 mod env;
 mod error;
 mod identity;
 mod membership;
+mod mode;
 mod policy;
 mod read;
 mod reload;
@@ -33,6 +35,7 @@ pub use error::{ConfigErrors, Origin, Problem, ProblemKind};
 pub use membership::{
     AddrVerdict, DomainPattern, Membership, MembershipSpec, NamePattern, NameVerdict, Outside,
 };
+pub use mode::DestinationMode;
 pub use read::Effective;
 pub use reload::{ConfigHandle, Reloaded, watch};
 pub use snapshot::{InboundPolicy, OutboundPolicy, Services, Snapshot, StaticService};

@@ -13,6 +13,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use weft_core::{DnsName, MtlsMode, Namespace, PeerRule, TrustDomain};
 
+use crate::addr_set::AddrSet;
+use crate::mode::DestinationMode;
+
 /// What membership says about a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NameVerdict<'n> {
@@ -25,7 +28,7 @@ pub enum NameVerdict<'n> {
         /// The namespace in the name (or the one that the pattern is bound to).
         namespace: Namespace,
         /// How much mutual TLS to ask for.
-        mode: MtlsMode,
+        mode: DestinationMode,
         /// Whom to accept at the other end.
         peer: PeerRule,
     },
@@ -183,7 +186,7 @@ struct NameTable<T> {
     below: HashMap<Box<str>, T>,
 }
 
-impl<T: Copy> NameTable<T> {
+impl<T: Clone> NameTable<T> {
     fn new(entries: impl IntoIterator<Item = (NamePattern, T)>) -> Self {
         let mut table = Self { exact: HashMap::new(), below: HashMap::new() };
         for (pattern, value) in entries {
@@ -197,7 +200,7 @@ impl<T: Copy> NameTable<T> {
 
     fn get(&self, name: &DnsName) -> Option<T> {
         if let Some(value) = self.exact.get(name.as_str()) {
-            return Some(*value);
+            return Some(value.clone());
         }
         if self.below.is_empty() {
             return None;
@@ -205,55 +208,12 @@ impl<T: Copy> NameTable<T> {
         let mut rest = name.as_str();
         while let Some((_, suffix)) = rest.split_once('.') {
             if let Some(value) = self.below.get(suffix) {
-                return Some(*value);
+                return Some(value.clone());
             }
             rest = suffix;
         }
         None
     }
-}
-
-/// Addresses as sorted, disjoint ranges.
-#[derive(Clone, Debug, Default)]
-struct AddrSet {
-    v4: Box<[(u128, u128)]>,
-    v6: Box<[(u128, u128)]>,
-}
-
-impl AddrSet {
-    fn new(nets: &[IpNet]) -> Self {
-        let ranges = |v6: bool| {
-            let of_family = nets.iter().filter(|net| matches!(net, IpNet::V6(_)) == v6);
-            merge(of_family.map(|net| (bits(net.network()), bits(net.broadcast()))).collect())
-        };
-        Self { v4: ranges(false), v6: ranges(true) }
-    }
-
-    fn contains(&self, ip: IpAddr) -> bool {
-        let ip = ip.to_canonical();
-        let (ranges, ip) = (if ip.is_ipv4() { &self.v4 } else { &self.v6 }, bits(ip));
-        let after = ranges.partition_point(|(first, _)| *first <= ip);
-        after.checked_sub(1).and_then(|i| ranges.get(i)).is_some_and(|(_, last)| ip <= *last)
-    }
-}
-
-fn bits(ip: IpAddr) -> u128 {
-    match ip {
-        IpAddr::V4(ip) => u32::from(ip).into(),
-        IpAddr::V6(ip) => ip.into(),
-    }
-}
-
-fn merge(mut ranges: Vec<(u128, u128)>) -> Box<[(u128, u128)]> {
-    ranges.sort_unstable();
-    let mut merged: Vec<(u128, u128)> = Vec::with_capacity(ranges.len());
-    for (first, last) in ranges {
-        match merged.last_mut() {
-            Some(previous) if first <= previous.1 => previous.1 = previous.1.max(last),
-            _ => merged.push((first, last)),
-        }
-    }
-    merged.into()
 }
 
 /// What [`Membership`] is compiled from.
@@ -267,12 +227,12 @@ pub struct MembershipSpec {
     pub namespaces: Option<Vec<Namespace>>,
     /// `mesh.exceptions`.
     pub exceptions: Vec<NamePattern>,
-    /// `mesh.cidrs`.
-    pub cidrs: Vec<IpNet>,
+    /// `mesh.cidrs`; where networks overlap, the strictest mode decides.
+    pub cidrs: Vec<(IpNet, MtlsMode)>,
     /// `mesh.mode`.
     pub mode: MtlsMode,
     /// `mesh.modes`.
-    pub modes: Vec<(NamePattern, MtlsMode)>,
+    pub modes: Vec<(NamePattern, DestinationMode)>,
 }
 
 /// The compiled `mesh` section.
@@ -282,9 +242,10 @@ pub struct Membership {
     domains: Box<[DomainPattern]>,
     namespaces: Option<HashMap<Box<str>, Namespace>>,
     exceptions: NameTable<()>,
-    cidrs: AddrSet,
+    /// By mode, the strictest first.
+    cidrs: [(MtlsMode, AddrSet); 3],
     mode: MtlsMode,
-    modes: NameTable<MtlsMode>,
+    modes: NameTable<DestinationMode>,
 }
 
 impl Membership {
@@ -296,7 +257,11 @@ impl Membership {
             domains: spec.domains.into(),
             namespaces: spec.namespaces.map(by_text),
             exceptions: NameTable::new(spec.exceptions.into_iter().map(|name| (name, ()))),
-            cidrs: AddrSet::new(&spec.cidrs),
+            cidrs: [MtlsMode::Strict, MtlsMode::Permissive, MtlsMode::Disable].map(|mode| {
+                let nets: Vec<IpNet> =
+                    spec.cidrs.iter().filter(|(_, of)| *of == mode).map(|(net, _)| *net).collect();
+                (mode, AddrSet::new(&nets))
+            }),
             mode: spec.mode,
             modes: NameTable::new(spec.modes),
         }
@@ -319,7 +284,7 @@ impl Membership {
         NameVerdict::Mesh {
             service: found.service,
             pod: found.pod,
-            mode: self.modes.get(name).unwrap_or(self.mode),
+            mode: self.modes.get(name).unwrap_or_else(|| self.mode.into()),
             peer: self.peer(Some(namespace.clone())),
             namespace,
         }
@@ -327,10 +292,9 @@ impl Membership {
 
     /// Whether `ip`, dialed without a name, is a mesh destination.
     pub fn of_addr(&self, ip: IpAddr) -> AddrVerdict {
-        if self.cidrs.contains(ip) {
-            AddrVerdict::Mesh { mode: self.mode, peer: self.peer(None) }
-        } else {
-            AddrVerdict::Outside
+        match self.cidrs.iter().find(|(_, set)| set.contains(ip)) {
+            Some((mode, _)) => AddrVerdict::Mesh { mode: *mode, peer: self.peer(None) },
+            None => AddrVerdict::Outside,
         }
     }
 

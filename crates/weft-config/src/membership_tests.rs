@@ -32,7 +32,7 @@ fn a_name_gives_its_parts_and_the_rule_for_the_server() {
     let NameVerdict::Mesh { service, pod, namespace, mode, peer } = membership.of_name(&orders) else {
         panic!("in the mesh")
     };
-    assert_eq!((service, pod, namespace.as_str(), mode), ("orders", None, "shop", MtlsMode::Strict));
+    assert_eq!((service, pod, namespace.as_str(), mode), ("orders", None, "shop", MtlsMode::Strict.into()));
     assert_eq!(peer.to_string(), "spiffe://weft.local/ns/shop/sa/*");
 
     let pod_name = name("redis-0.redis.data.svc.cluster.local");
@@ -70,14 +70,14 @@ fn namespaces_exceptions_and_modes() {
         "*.db.shop.svc.cluster.local".parse().unwrap(),
     ];
     spec.modes = vec![
-        ("legacy.shop.svc.cluster.local".parse().unwrap(), MtlsMode::Permissive),
-        ("*.default.svc.cluster.local".parse().unwrap(), MtlsMode::Disable),
-        ("*.svc.cluster.local".parse().unwrap(), MtlsMode::Permissive),
-        ("new.shop.svc.cluster.local".parse().unwrap(), MtlsMode::Strict),
+        ("legacy.shop.svc.cluster.local".parse().unwrap(), MtlsMode::Permissive.into()),
+        ("*.default.svc.cluster.local".parse().unwrap(), MtlsMode::Disable.into()),
+        ("*.svc.cluster.local".parse().unwrap(), MtlsMode::Permissive.into()),
+        ("new.shop.svc.cluster.local".parse().unwrap(), MtlsMode::Strict.into()),
     ];
     let membership = Membership::new(spec);
     let outcome = |text: &str| match membership.of_name(&name(text)) {
-        NameVerdict::Mesh { mode, .. } => Ok(mode),
+        NameVerdict::Mesh { mode, .. } => Ok(mode.of_all()),
         NameVerdict::Outside(why) => Err(why),
     };
     assert_eq!(outcome("kubernetes.default.svc.cluster.local"), Err(Outside::Exception));
@@ -119,7 +119,7 @@ fn addresses() {
     let mut spec = spec(K8S);
     spec.cidrs = ["10.0.0.0/24", "10.0.0.128/25", "192.0.2.1/32", "fd00::/64", "0.0.0.0/0"][..4]
         .iter()
-        .map(|net| net.parse().unwrap())
+        .map(|net| (net.parse().unwrap(), MtlsMode::Strict))
         .collect();
     let membership = Membership::new(spec);
     for inside in ["10.0.0.0", "10.0.0.255", "192.0.2.1", "fd00::ffff", "::ffff:10.0.0.7"] {
@@ -131,6 +131,26 @@ fn addresses() {
     for outside in ["10.0.1.0", "9.255.255.255", "192.0.2.2", "fd00:0:0:1::", "::a00:0", "::"] {
         assert_eq!(membership.of_addr(outside.parse().unwrap()), AddrVerdict::Outside, "{outside}");
     }
+}
+
+#[test]
+fn the_strictest_network_decides() {
+    let mut spec = spec(K8S);
+    let net = |text: &str, mode| (text.parse().unwrap(), mode);
+    spec.cidrs = vec![
+        net("10.0.0.0/8", MtlsMode::Disable),
+        net("10.1.0.0/16", MtlsMode::Permissive),
+        net("10.1.0.7/32", MtlsMode::Strict),
+    ];
+    let membership = Membership::new(spec);
+    let mode = |ip: &str| match membership.of_addr(ip.parse().unwrap()) {
+        AddrVerdict::Mesh { mode, .. } => Some(mode),
+        AddrVerdict::Outside => None,
+    };
+    assert_eq!(mode("10.1.0.7"), Some(MtlsMode::Strict));
+    assert_eq!(mode("10.1.0.8"), Some(MtlsMode::Permissive));
+    assert_eq!(mode("10.2.0.8"), Some(MtlsMode::Disable));
+    assert_eq!(mode("11.0.0.1"), None);
 }
 
 /// The naive model: a pattern against a name, as text.
@@ -171,7 +191,7 @@ proptest! {
         let written = |(n, below): &(String, bool)| if *below { format!("*.{n}") } else { n.clone() };
         let matches = |(n, below): &(String, bool)| if *below { dialed.ends_with(&format!(".{n}")) } else { dialed == *n };
         spec.exceptions = exceptions.iter().map(|e| written(e).parse().unwrap()).collect();
-        spec.modes = modes.iter().map(|m| (written(m).parse().unwrap(), MtlsMode::Permissive)).collect();
+        spec.modes = modes.iter().map(|m| (written(m).parse().unwrap(), MtlsMode::Permissive.into())).collect();
         let membership = Membership::new(spec);
 
         let expected = match texts.iter().find_map(|p| naive(p, &dialed)) {
@@ -185,7 +205,7 @@ proptest! {
             NameVerdict::Outside(why) => Err(why),
             NameVerdict::Mesh { namespace, mode, peer, .. } => {
                 prop_assert_eq!(peer.namespace.as_ref(), Some(&namespace));
-                Ok((namespace.as_str().to_owned(), mode))
+                Ok((namespace.as_str().to_owned(), mode.of_all()))
             }
         };
         prop_assert_eq!(found, expected);
@@ -218,7 +238,7 @@ proptest! {
             }
         };
         let mut spec = spec(K8S);
-        spec.cidrs.clone_from(&nets);
+        spec.cidrs = nets.iter().map(|net| (*net, MtlsMode::Strict)).collect();
         let naive = nets.iter().any(|net| net.contains(&ip.to_canonical()));
         let found = Membership::new(spec).of_addr(ip) != AddrVerdict::Outside;
         prop_assert_eq!(found, naive, "{} in {:?}", ip, nets);

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use weft_core::{AppProtocol, DnsName, EndpointAddr, MtlsMode, Namespace, ServiceKey, TrustDomain};
 
 use crate::error::{Origin, ProblemKind};
 use crate::membership::{DomainPattern, Membership, MembershipSpec, NamePattern};
+use crate::mode::DestinationMode;
 use crate::read::{Bad, Item, Section};
 use crate::scalar;
 use crate::snapshot::{InboundPolicy, OutboundPolicy, Services, Snapshot, StaticService};
@@ -72,15 +74,15 @@ fn mesh(s: &Section<'_, '_>, trust_domain: Option<TrustDomain>) -> Option<Member
             EXCEPTIONS.iter().filter_map(|name| name.parse().ok()).collect()
         }
     };
-    let cidrs = s.list("cidrs", scalar::cidr).unwrap_or_default();
     let mode = s.or("mode", MtlsMode::Strict, scalar::word(scalar::MODES));
+    let cidrs = cidrs(s, mode);
     let modes = modes(s);
     Some(MembershipSpec {
         trust_domain: trust_domain?,
         domains,
         namespaces: namespaces.map(|list| list.into_iter().map(|(ns, _)| ns).collect()),
         exceptions,
-        cidrs: cidrs.into_iter().map(|(net, _)| net).collect(),
+        cidrs,
         mode,
         modes,
     })
@@ -117,22 +119,54 @@ fn pattern(written: &Scalar, bound: Option<Namespace>) -> Result<DomainPattern, 
     DomainPattern::parse(text.trim(), bound).map_err(|(reason, cure)| Bad::value(reason, cure))
 }
 
-fn modes(s: &Section<'_, '_>) -> Vec<(NamePattern, MtlsMode)> {
-    s.declare_items("modes", &["name", "mode"]);
-    let mut modes: Vec<(NamePattern, MtlsMode)> = Vec::new();
+/// Networks, each with the mode of the mesh or one of its own. Only the file can give one of its own.
+fn cidrs(s: &Section<'_, '_>, mode: MtlsMode) -> Vec<(IpNet, MtlsMode)> {
+    s.declare_items("cidrs", &["cidr", "mode"]);
+    if s.overlaid("cidrs") {
+        let written = s.list("cidrs", scalar::cidr).unwrap_or_default();
+        return written.into_iter().map(|(net, _)| (net, mode)).collect();
+    }
+    let mut nets = Vec::new();
+    for item in s.items("cidrs") {
+        if let Some(written) = item.as_scalar() {
+            match scalar::cidr(written) {
+                Ok(net) => nets.push((net, mode)),
+                Err(bad) => s.reader().refuse(item.origin(), &item.path, bad),
+            }
+        } else {
+            let section = item.section();
+            let mode = section.or("mode", mode, scalar::word(scalar::MODES));
+            nets.extend(section.required("cidr", scalar::cidr).map(|net| (net, mode)));
+        }
+    }
+    nets
+}
+
+fn modes(s: &Section<'_, '_>) -> Vec<(NamePattern, DestinationMode)> {
+    s.declare_items("modes", &["name", "mode", "endpoints"]);
+    let mut modes: Vec<(NamePattern, DestinationMode)> = Vec::new();
     for item in s.items("modes") {
         let section = item.section();
         let name =
             section.required("name", scalar::parsed("write a DNS name, or *.suffix for all names below one"));
         let mode = section.required("mode", scalar::word(scalar::MODES));
-        if let (Some(name), Some(mode)) = (name, mode) {
-            if modes.iter().any(|(earlier, _)| *earlier == name) {
-                let reason = "an entry above has the same name".to_owned();
-                let bad = Bad { kind: ProblemKind::Conflict, reason, cure: "keep one".to_owned() };
-                s.reader().refuse(item.origin(), &item.path, bad);
-            }
-            modes.push((name, mode));
+        let sidecars = section.list("endpoints", scalar::parsed::<IpAddr>("write an IP address"));
+        let (Some(name), Some(mode)) = (name, mode) else { continue };
+        let told = |kind, reason: &str, cure: &str| {
+            let bad = Bad { kind, reason: reason.to_owned(), cure: cure.to_owned() };
+            s.reader().refuse(item.origin(), &item.path, bad);
+        };
+        if modes.iter().any(|(earlier, _)| *earlier == name) {
+            told(ProblemKind::Conflict, "an entry above has the same name", "keep one");
         }
+        if sidecars.is_some() && mode != MtlsMode::Permissive {
+            let cure = "drop endpoints, or write mode: permissive";
+            told(ProblemKind::Conflict, "endpoints tell who has a sidecar, which only permissive asks", cure);
+        }
+        modes.push((name, match sidecars {
+            Some(list) => DestinationMode::known(list.into_iter().map(|(ip, _)| ip)),
+            None => mode.into(),
+        }));
     }
     modes
 }

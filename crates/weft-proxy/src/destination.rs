@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use weft_config::{AddrVerdict, NameVerdict, Snapshot};
+use weft_config::{AddrVerdict, DestinationMode, NameVerdict, Snapshot};
 use weft_core::{DnsName, EndpointAddr, MtlsMode, OriginalDst, PeerRule, ServiceKey};
 
 use crate::shared::Shared;
@@ -21,7 +21,7 @@ pub(crate) struct Destination {
 /// How a mesh destination is to be reached.
 #[derive(Clone, Debug)]
 pub(crate) struct MeshRule {
-    pub(crate) mode: MtlsMode,
+    pub(crate) mode: DestinationMode,
     pub(crate) peer: PeerRule,
 }
 
@@ -37,37 +37,43 @@ pub(crate) enum Target {
 /// Finds the name of `dst` and asks membership. The name is the one that the application got this address for from DNS;
 /// what it says inside the connection (Host, SNI) is not looked at, because it may say what it likes.
 pub(crate) fn classify(shared: &Shared, snapshot: &Snapshot, dst: OriginalDst) -> Destination {
-    match shared.discovery.name_of(dst.ip()) {
-        Some(name) => of_name(snapshot, name, dst),
-        None => of_addr(snapshot, dst),
-    }
+    let (target, label): (_, Arc<str>) = match shared.discovery.name_of(dst.ip()) {
+        Some(name) => {
+            let key = ServiceKey::new(name, dst.port());
+            let label = key.to_string().into();
+            (Target::Service(key), label)
+        }
+        None => {
+            let addr = EndpointAddr::new(dst.get());
+            (Target::Addr(addr), addr.to_string().into())
+        }
+    };
+    Destination { mesh: rule(snapshot, &target), target, label }
 }
 
 /// How much is asked of a peer at `name`. Where two names have one address, the stricter decides: whoever answers for the
 /// other could make it any address.
 pub(crate) fn rank(snapshot: &Snapshot, name: &DnsName) -> u8 {
     match snapshot.membership.of_name(name) {
-        NameVerdict::Mesh { mode: MtlsMode::Strict, .. } => 3,
-        NameVerdict::Mesh { mode: MtlsMode::Permissive, .. } => 2,
-        NameVerdict::Mesh { mode: MtlsMode::Disable, .. } => 1,
+        NameVerdict::Mesh { mode, .. } => match mode.of_all() {
+            MtlsMode::Strict => 3,
+            MtlsMode::Permissive => 2,
+            MtlsMode::Disable => 1,
+        },
         NameVerdict::Outside(_) => 0,
     }
 }
 
-fn of_name(snapshot: &Snapshot, name: DnsName, dst: OriginalDst) -> Destination {
-    let mesh = match snapshot.membership.of_name(&name) {
-        NameVerdict::Mesh { mode, peer, .. } => Some(MeshRule { mode, peer }),
-        NameVerdict::Outside(_) => None,
-    };
-    let key = ServiceKey::new(name, dst.port());
-    Destination { label: key.to_string().into(), target: Target::Service(key), mesh }
-}
-
-fn of_addr(snapshot: &Snapshot, dst: OriginalDst) -> Destination {
-    let mesh = match snapshot.membership.of_addr(dst.ip()) {
-        AddrVerdict::Mesh { mode, peer } => Some(MeshRule { mode, peer }),
-        AddrVerdict::Outside => None,
-    };
-    let addr = EndpointAddr::new(dst.get());
-    Destination { label: addr.to_string().into(), target: Target::Addr(addr), mesh }
+/// What membership says of a destination now; `None`: it is outside.
+pub(crate) fn rule(snapshot: &Snapshot, target: &Target) -> Option<MeshRule> {
+    match target {
+        Target::Service(key) => match snapshot.membership.of_name(&key.name) {
+            NameVerdict::Mesh { mode, peer, .. } => Some(MeshRule { mode, peer }),
+            NameVerdict::Outside(_) => None,
+        },
+        Target::Addr(addr) => match snapshot.membership.of_addr(addr.ip()) {
+            AddrVerdict::Mesh { mode, peer } => Some(MeshRule { mode: mode.into(), peer }),
+            AddrVerdict::Outside => None,
+        },
+    }
 }

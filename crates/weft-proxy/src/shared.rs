@@ -84,6 +84,11 @@ impl Service {
         Arc::new(Self { set, watch: None })
     }
 
+    /// Whether its endpoints come from the configuration.
+    pub(crate) fn is_listed(&self) -> bool {
+        self.watch.is_none()
+    }
+
     /// The endpoints, once the first resolution has ended.
     pub(crate) async fn ready(&self) -> Option<&EndpointSet> {
         if self.set.get().is_none()

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tokio::sync::Notify;
 use weft_balance::{Endpoint, InFlight, Picker, Snapshot, Timestamp};
+use weft_config::DestinationMode;
 use weft_core::{EndpointAddr, MtlsMode, PeerRule};
 use weft_http::Http2Client;
 use weft_identity::LinkProtocol;
@@ -16,7 +17,7 @@ use weft_telemetry::metrics::{CodeCounters, Direction, TlsLabel, families};
 use weft_telemetry::{Counter, Gauge};
 
 use crate::app::App;
-use crate::destination::{Destination, MeshRule, Target};
+use crate::destination::{self, Destination, MeshRule, Target};
 use crate::dial::{DialError, dial_mesh};
 use crate::shared::Service;
 use crate::telemetry::{Labels, SeriesByVersion, workload_of};
@@ -25,7 +26,8 @@ use crate::worker::Worker;
 /// One mesh destination, as one worker sees it.
 pub(crate) struct Upstream {
     pub(crate) label: Arc<str>,
-    pub(crate) mode: MtlsMode,
+    /// Follows the configuration, for connections that are open as well.
+    mode: RefCell<DestinationMode>,
     pub(crate) peer: PeerRule,
     pub(crate) spoken: Cell<Spoken>,
     /// A connection has asked for it since the last sweep.
@@ -123,7 +125,7 @@ impl Upstream {
         let shard = &worker.telemetry.shard;
         let label = Arc::clone(&destination.label);
         Rc::new(Self {
-            mode: rule.mode,
+            mode: RefCell::new(rule.mode.clone()),
             peer: rule.peer.clone(),
             spoken: Cell::default(),
             used: Cell::default(),
@@ -144,6 +146,30 @@ impl Upstream {
             connect_errors: CodeCounters::new(shard, &families::CONNECT_ERRORS, &[&label]),
             label,
         })
+    }
+
+    /// The mode towards one endpoint.
+    pub(crate) fn mode_towards(&self, endpoint: EndpointAddr) -> MtlsMode {
+        self.mode.borrow().towards(endpoint.ip())
+    }
+
+    /// The mode of the destination as a whole.
+    pub(crate) fn mode(&self) -> MtlsMode {
+        self.mode.borrow().of_all()
+    }
+
+    /// Takes a new configuration over, connections that are open included. `false`: it must be made anew.
+    pub(crate) fn follow(&self, target: &Target, snapshot: &weft_config::Snapshot) -> bool {
+        let Some(rule) = destination::rule(snapshot, target) else { return false };
+        let listed = match target {
+            Target::Service(key) => self.service.is_listed() || snapshot.services.get(key).is_some(),
+            Target::Addr(_) => false,
+        };
+        if rule.peer != self.peer || listed {
+            return false;
+        }
+        *self.mode.borrow_mut() = rule.mode;
+        true
     }
 
     /// The protocol that the service's records or the configuration tell, once its endpoints are known.

@@ -88,23 +88,28 @@ impl Worker {
         })
     }
 
-    /// The worker's view of a mesh destination. A new version of the configuration makes new ones; connections that are
-    /// open keep what they have.
+    /// The worker's view of a mesh destination.
     pub(crate) fn upstream(
         &self,
         destination: &Destination,
         rule: &MeshRule,
         dialed: EndpointAddr,
     ) -> Rc<Upstream> {
-        let version = self.shared.snapshot.load().version;
+        self.reconfigure();
         let mut upstreams = self.upstreams.borrow_mut();
-        if self.version.replace(version) != version {
-            upstreams.clear();
-        }
         let make = || Upstream::new(self, destination, rule, dialed);
         let upstream = upstreams.entry(destination.target.clone()).or_insert_with(make);
         upstream.used.set(true);
         Rc::clone(upstream)
+    }
+
+    /// Takes a new version of the configuration over. A destination that stays keeps its links, and connections that are
+    /// open follow its mode; one that left the mesh, or whose endpoints are listed, is made anew by its next connection.
+    fn reconfigure(&self) {
+        let snapshot = self.shared.snapshot.load();
+        if self.version.replace(snapshot.version) != snapshot.version {
+            self.upstreams.borrow_mut().retain(|target, upstream| upstream.follow(target, &snapshot));
+        }
     }
 
     /// The connections to an address of the own application.
@@ -160,6 +165,7 @@ pub(crate) fn run(shared: Arc<Shared>, listeners: WorkerListeners) -> std::io::R
 async fn serve(worker: Rc<Worker>, listeners: WorkerListeners) -> std::io::Result<()> {
     let mut drain = worker.shared.drain.clone();
     tokio::task::spawn_local(follow_identity(Rc::clone(&worker)));
+    tokio::task::spawn_local(follow_config(Rc::clone(&worker)));
     let mut accepting = Vec::new();
     for (direction, list) in
         [(Direction::Outbound, listeners.outbound), (Direction::Inbound, listeners.inbound)]
@@ -258,5 +264,12 @@ async fn follow_identity(worker: Rc<Worker>) {
         if generations.changed().await.is_err() {
             return;
         }
+    }
+}
+
+async fn follow_config(worker: Rc<Worker>) {
+    let mut versions = worker.shared.snapshot.subscribe();
+    while versions.changed().await.is_ok() {
+        worker.reconfigure();
     }
 }

@@ -79,7 +79,7 @@ impl Outbound {
             service: Arc::clone(&upstream.label),
             source_identity: worker.telemetry.own_identity(),
             destination_identity: None,
-            tls: if upstream.mode == MtlsMode::Disable { TlsLabel::None } else { TlsLabel::Mutual },
+            tls: if upstream.mode() == MtlsMode::Disable { TlsLabel::None } else { TlsLabel::Mutual },
         });
         Rc::new(Self { worker: Rc::clone(worker), upstream, facts })
     }
@@ -94,7 +94,7 @@ impl Outbound {
 
     async fn connect(&self, picked: &Picked, now: Timestamp) -> Result<Way, DialError> {
         let links = &picked.links;
-        let mode = self.upstream.mode;
+        let mode = self.upstream.mode_towards(links.endpoint.addr());
         if mode == MtlsMode::Disable || (mode == MtlsMode::Permissive && links.is_plaintext(now)) {
             return Ok(Way::Plain(links.plain(&self.worker)));
         }
@@ -316,7 +316,7 @@ impl Outbound {
     }
 
     fn send_now(&self, request: Request<()>, mut record: Box<RequestRecord>) -> Begun {
-        let strict = self.upstream.mode == MtlsMode::Strict;
+        let strict = self.upstream.mode() == MtlsMode::Strict;
         let picked = strict
             .then(|| self.upstream.pick_now(&self.worker, Timestamp::at(record.started()), &[]))
             .flatten();

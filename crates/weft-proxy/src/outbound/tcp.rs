@@ -119,9 +119,8 @@ async fn dial(
 ) -> Result<Far, DialError> {
     let endpoint = links.endpoint.addr();
     let now = Timestamp::now();
-    if upstream.mode == MtlsMode::Disable
-        || (upstream.mode == MtlsMode::Permissive && links.is_plaintext(now))
-    {
+    let mode = upstream.mode_towards(endpoint);
+    if mode == MtlsMode::Disable || (mode == MtlsMode::Permissive && links.is_plaintext(now)) {
         return dial_tcp(worker, endpoint).await.map(Far::Plain);
     }
     match dial_mesh(worker, endpoint, &upstream.peer, LinkProtocol::Tcp).await {
@@ -129,7 +128,7 @@ async fn dial(
             let peer = dialed.peer.to_string().into();
             Ok(Far::Mesh(Box::new(dialed.stream), peer))
         }
-        Err(error) if upstream.mode == MtlsMode::Permissive && error.code == ErrorCode::TlsFailed => {
+        Err(error) if mode == MtlsMode::Permissive && error.code == ErrorCode::TlsFailed => {
             links.remember_plaintext(now);
             dial_tcp(worker, endpoint).await.map(Far::Plain)
         }
