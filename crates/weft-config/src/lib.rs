@@ -10,7 +10,7 @@
 //! |---|---|
 //! | `tree` | YAML to nodes with line and column |
 //! | `read`, `scalar` | nodes to checked values, all mistakes kept |
-//! | `sections`, `identity`, `policy` | the fields of `weft.yaml`, one function a section, with every default and its reason |
+//! | `sections`, `identity`, `policy`, `probes` | the fields of `weft.yaml`, one function a section, with every default and its reason |
 //! | `membership`, `mode`, `addr_set` | which destinations are in the mesh and how, compiled |
 //! | `reload` | the watcher |
 
@@ -21,6 +21,7 @@ mod identity;
 mod membership;
 mod mode;
 mod policy;
+mod probes;
 mod read;
 mod reload;
 mod scalar;
@@ -36,6 +37,7 @@ pub use membership::{
     AddrVerdict, DomainPattern, Membership, MembershipSpec, NamePattern, NameVerdict, Outside,
 };
 pub use mode::DestinationMode;
+pub use probes::{Probe, ProbeCheck};
 pub use read::Effective;
 pub use reload::{ConfigHandle, Reloaded, watch};
 pub use snapshot::{InboundPolicy, OutboundPolicy, Services, Snapshot, StaticService};

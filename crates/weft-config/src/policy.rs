@@ -163,10 +163,13 @@ fn modes(s: &Section<'_, '_>) -> Vec<(NamePattern, DestinationMode)> {
             let cure = "drop endpoints, or write mode: permissive";
             told(ProblemKind::Conflict, "endpoints tell who has a sidecar, which only permissive asks", cure);
         }
-        modes.push((name, match sidecars {
-            Some(list) => DestinationMode::known(list.into_iter().map(|(ip, _)| ip)),
-            None => mode.into(),
-        }));
+        modes.push((
+            name,
+            match sidecars {
+                Some(list) => DestinationMode::known(list.into_iter().map(|(ip, _)| ip)),
+                None => mode.into(),
+            },
+        ));
     }
     modes
 }

@@ -115,6 +115,13 @@ impl<'a> Reader<'a> {
         Some((value, Origin::Env(name)))
     }
 
+    /// The value of a variable that is not read as a scalar.
+    pub(crate) fn variable(&self, name: &str) -> Option<&'a str> {
+        let value = self.env.var(name)?;
+        self.used.borrow_mut().insert(name.to_owned());
+        Some(value)
+    }
+
     fn record(&self, path: &str, value: String, origin: &Origin) {
         // Fields of list items are part of their list.
         if path.contains('[') {

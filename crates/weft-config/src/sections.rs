@@ -15,7 +15,7 @@ use crate::types::{
     TelemetryConfig, Timeouts, TracingConfig, Workers, Workload,
 };
 use crate::value::{Listen, Size};
-use crate::{identity, policy};
+use crate::{identity, policy, probes};
 
 /// A ConfigMap holds 1 MiB at most; a file beyond this is not a configuration but a mistake in `--config`.
 const MAX_FILE: u64 = 8 << 20;
@@ -41,8 +41,9 @@ impl ProxyConfig {
     /// # Errors
     /// Everything that is wrong, at once.
     pub fn from_text(path: &Path, text: &str, env: &Env) -> Result<Self, ConfigErrors> {
-        let root = tree::parse(text).map_err(|problem| ConfigErrors::one(path, problem))?;
+        let mut root = tree::parse(text).map_err(|problem| ConfigErrors::one(path, problem))?;
         let reader = Reader::new(env);
+        probes::overlay(&mut root, &reader);
         let config = document(&reader.root(&root), path);
         let mut found = reader.finish();
         found.problems.extend(env.unknown_flags(&found.used).map(|(flag, field)| Problem {
@@ -105,6 +106,7 @@ fn document(root: &Section<'_, '_>, path: &Path) -> Option<ProxyConfig> {
     let limits = limits(&root.section("limits"));
     let timeouts = timeouts(&root.section("timeouts"));
     let retries = retries(&root.section("retries"));
+    let probes = probes::probes(root);
     let snapshot = policy::snapshot(root, trust_domain, sampling, access_log);
     Some(ProxyConfig {
         path: path.to_owned(),
@@ -117,6 +119,7 @@ fn document(root: &Section<'_, '_>, path: &Path) -> Option<ProxyConfig> {
         limits,
         timeouts,
         retries,
+        probes,
         snapshot: Arc::new(snapshot?),
         warnings: Vec::new(),
     })

@@ -12,6 +12,7 @@ use std::time::Duration;
 use weft_core::{Namespace, ServiceAccount, SpiffeId, TrustDomain};
 
 use crate::Snapshot;
+use crate::probes::Probe;
 use crate::value::{HostPort, Listen};
 
 /// The whole of `weft.yaml`, validated, with environment and flags applied.
@@ -37,6 +38,8 @@ pub struct ProxyConfig {
     pub timeouts: Timeouts,
     /// Retries.
     pub retries: Retries,
+    /// The application's health checks that the proxy carries out.
+    pub probes: Vec<Probe>,
     /// The part that is reloaded while the process runs, as it was at the start.
     pub snapshot: Arc<Snapshot>,
     /// What is odd but no error, such as a `WEFT_*` variable that names no field. To be logged once.

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{Request, StatusCode, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use serde_json::{Value, json};
@@ -18,6 +19,7 @@ use weft_core::{Drain, DrainPhase};
 use weft_net::Listener;
 use weft_telemetry::metrics::{Encoder, families};
 
+use crate::probes::Probes;
 use crate::shared::Shared;
 use crate::start::LogControl;
 
@@ -32,13 +34,14 @@ pub(crate) struct AdminListeners {
 pub(crate) struct Admin {
     shared: Arc<Shared>,
     log: Arc<dyn LogControl>,
+    probes: Probes,
     drain: Notify,
 }
 
 impl Admin {
-    pub(crate) fn new(shared: Arc<Shared>, log: Arc<dyn LogControl>) -> Self {
+    pub(crate) fn new(shared: Arc<Shared>, log: Arc<dyn LogControl>, probes: Probes) -> Self {
         register_collectors(&shared);
-        Self { shared, log, drain: Notify::new() }
+        Self { shared, log, probes, drain: Notify::new() }
     }
 
     /// Resolves when `/drain` was asked for.
@@ -52,7 +55,10 @@ type Page = State<Arc<Admin>>;
 /// Starts serving on all listeners, until `drain` has closed.
 pub(crate) fn start(admin: &Arc<Admin>, listeners: AdminListeners, drain: &Drain) -> io::Result<()> {
     let metrics = Router::new().route("/metrics", get(metrics));
-    let health = Router::new().route("/live", get(live)).route("/ready", get(ready));
+    let health = Router::new()
+        .route("/live", get(live))
+        .route("/ready", get(ready))
+        .route("/probe/{*check}", get(probe));
     let all = metrics
         .clone()
         .merge(health.clone())
@@ -84,6 +90,7 @@ async fn index() -> &'static str {
     "weft admin\n\n\
      GET  /live         200 while the process runs\n\
      GET  /ready        200 when it has an identity and takes traffic\n\
+     GET  /probe/...    the application's own health checks\n\
      GET  /metrics      Prometheus text\n\
      GET  /config       every field in force, and where it came from\n\
      GET  /endpoints    followed services and their endpoints\n\
@@ -107,6 +114,10 @@ async fn ready(State(admin): Page) -> Response {
         return "ready\n".into_response();
     };
     (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
+}
+
+async fn probe(State(admin): Page, request: Request<Body>) -> Response {
+    admin.probes.answer(request).await
 }
 
 async fn metrics(State(admin): Page) -> Response {
@@ -277,6 +288,7 @@ fn collect_identity(shared: &Shared, encoder: &mut Encoder<'_>) {
     }
     if let Some(bundle) = &status.bundle {
         let domain = shared.identity.trust_domain().as_str();
+        encoder.family(&families::BUNDLE_INFO).value(&[domain, &bundle.hash], 1_u64);
         encoder.family(&families::BUNDLE_ROOTS).value(&[domain], bundle.roots.len());
         if let Some(first) = bundle.roots.iter().map(|root| root.not_after).min() {
             encoder.family(&families::BUNDLE_NOT_AFTER).value(&[domain], unix(first));

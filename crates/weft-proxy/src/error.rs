@@ -31,6 +31,9 @@ pub enum ProxyError {
     /// The addresses of the interfaces could not be read.
     #[error("cannot read the interfaces' addresses (set workload.addresses): {0}")]
     Interfaces(io::Error),
+    /// The TLS of health checks could not be set up.
+    #[error("TLS of health checks: {0}")]
+    Probes(rustls::Error),
     /// A worker ended although nobody asked it to.
     #[error("worker {0} stopped unexpectedly")]
     WorkerLost(usize),

@@ -21,6 +21,7 @@ mod dial;
 mod error;
 mod inbound;
 mod outbound;
+mod probes;
 mod record;
 mod rlimit;
 mod shared;

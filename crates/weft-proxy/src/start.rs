@@ -24,6 +24,7 @@ use weft_telemetry::{AccessLog, Exporter, Registry, Sampler, SpanSink};
 use crate::admin::{self, Admin, AdminListeners};
 use crate::connections::Connections;
 use crate::error::ProxyError;
+use crate::probes::Probes;
 use crate::shared::{Services, Shared};
 use crate::worker::{self, WorkerListeners, socket_options};
 
@@ -118,7 +119,9 @@ async fn control(
     let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(export_drain, LAST_FLUSH)));
     tokio::spawn(follow_config(Arc::clone(&shared), Arc::clone(&options.log)));
     let workers = Workers::start(&shared, bound.workers)?;
-    let admin = Arc::new(Admin::new(Arc::clone(&shared), options.log));
+    let health = shared.config.bind.health.port();
+    let probes = Probes::new(&shared.config.probes, &shared.own_addrs, health).map_err(ProxyError::Probes)?;
+    let admin = Arc::new(Admin::new(Arc::clone(&shared), options.log, probes));
     admin::start(&admin, bound.admin, &drain)
         .map_err(|source| ProxyError::Start { what: "admin server", source })?;
     let result = until_stopped(&shared, &admin, &workers, &trigger).await;

@@ -78,11 +78,15 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted, open: OpenGuar
         other if policy.mode == MtlsMode::Strict => {
             let why = other.as_ref().map_or("silent", Detected::label);
             visit.worker.telemetry.inbound.detections.inc("refused_strict");
+            plaintext::count(&visit, "refused");
             tracing::info!(client = %visit.accepted.client, app = %visit.app, spoke = why,
                 "refused a connection without mutual TLS (mode strict)");
             weft_net::reset(visit.accepted.stream);
         }
-        other => Box::pin(plaintext::serve(visit, first, other, &policy)).await,
+        other => {
+            plaintext::count(&visit, "served");
+            Box::pin(plaintext::serve(visit, first, other, &policy)).await;
+        }
     }
 }
 

@@ -6,9 +6,16 @@ use bytes::BytesMut;
 use weft_config::InboundPolicy;
 use weft_http::ErrorCode;
 use weft_net::{Detected, Prefixed, RelayCounters, relay_plain};
+use weft_telemetry::metrics::families;
 
 use super::{Link, Visit, http};
 use crate::outbound::detect_or_give_up;
+
+/// Counts a connection that the move to mutual TLS has not reached yet, by its caller.
+pub(super) fn count(visit: &Visit, outcome: &str) {
+    let source = visit.accepted.client.ip().to_string();
+    visit.worker.telemetry.shard.counter(&families::PLAINTEXT, &[&source, outcome]).inc();
+}
 
 /// Serves a plaintext connection; `detected` is what its first bytes said, if it has spoken yet.
 pub(super) async fn serve(

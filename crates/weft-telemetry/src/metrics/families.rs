@@ -139,6 +139,9 @@ families! {
     DETECTIONS = Kind::Counter, "weft_protocol_detections_total",
         ["direction", "outcome"],
         "How the protocol of a connection was found out.";
+    PLAINTEXT = Kind::Counter, "weft_plaintext_connections_total",
+        ["source", "outcome"],
+        "Inbound connections without mutual TLS by the caller's address: served, or refused because the mode is strict.";
     HANDSHAKES = Kind::Counter, "weft_mtls_handshakes_total",
         ["direction", "outcome"],
         "Mesh TLS handshakes: full, resumed, or failed_ with the reason.";
@@ -194,6 +197,9 @@ families! {
     BUNDLE_ROOTS = Kind::Gauge, "weft_trust_bundle_roots",
         ["trust_domain"],
         "Roots in the trust bundle; two or more during a rotation.";
+    BUNDLE_INFO = Kind::Gauge, "weft_trust_bundle_info",
+        ["trust_domain", "hash"],
+        "Always 1; the hash of the trust bundle in use, to compare proxies by.";
     CERT_RENEWALS = Kind::Counter, "weft_certificate_renewals_total",
         ["outcome"],
         "Certificates fetched: ok, or why not.";

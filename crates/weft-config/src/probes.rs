@@ -1,0 +1,234 @@
+//! `probes`: the application's own health checks, which the proxy carries out for the kubelet.
+//!
+//! Where plaintext from outside is refused, the kubelet's checks would be refused with it; and a TCP check would always
+//! succeed, because it is the proxy that accepts. So the checks are sent to the proxy's health port, and the proxy asks the
+//! application. The list comes from the file or, as JSON, from `WEFT_PROBES`, which an injector can write.
+
+use std::time::Duration;
+
+use crate::error::{Origin, ProblemKind};
+use crate::read::{Bad, Item, Reader, Section};
+use crate::scalar;
+use crate::tree::{self, Node, Scalar, Value};
+
+/// The kubelet's own default.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// The longest that makes sense for something asked every few seconds.
+const LONGEST: u64 = 3600;
+const VARIABLE: &str = "WEFT_PROBES";
+const FIELDS: [&str; 8] = [
+    "path",
+    "timeoutSeconds",
+    "http.port",
+    "http.path",
+    "http.scheme",
+    "tcp.port",
+    "grpc.port",
+    "grpc.service",
+];
+
+/// One health check.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Where the proxy offers it, such as `/probe/app/readiness`.
+    pub path: String,
+    /// What is asked of the application.
+    pub check: ProbeCheck,
+    /// How long the application may take.
+    pub timeout: Duration,
+}
+
+/// What is asked of the application, at the pod's own address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProbeCheck {
+    /// GET over HTTP/1.1.
+    Http {
+        /// The application's port.
+        port: u16,
+        /// Path and query.
+        path: String,
+        /// HTTPS; the certificate is not verified, as the kubelet does not.
+        tls: bool,
+    },
+    /// A connection can be made.
+    Tcp {
+        /// The application's port.
+        port: u16,
+    },
+    /// `grpc.health.v1.Health/Check` answers SERVING.
+    Grpc {
+        /// The application's port.
+        port: u16,
+        /// The service asked about; empty: the whole server.
+        service: String,
+    },
+}
+
+/// Puts the list of `WEFT_PROBES` in the place of the file's.
+pub(crate) fn overlay(root: &mut Node, reader: &Reader<'_>) {
+    let Some(text) = reader.variable(VARIABLE) else { return };
+    let origin = Origin::Env(VARIABLE.to_owned());
+    let list = match tree::parse(text) {
+        Ok(list) => from(list, &origin),
+        Err(problem) => {
+            let cure = "write a JSON list".to_owned();
+            let bad = Bad { kind: ProblemKind::Syntax, reason: problem.reason, cure };
+            return reader.refuse(origin, "probes", bad);
+        }
+    };
+    match &mut root.value {
+        Value::Map(entries) => {
+            entries.retain(|(key, ..)| key != "probes");
+            entries.push(("probes".to_owned(), origin, list));
+        }
+        Value::Scalar(Scalar::Null) => {
+            root.value = Value::Map(vec![("probes".to_owned(), origin, list)]);
+        }
+        Value::Scalar(_) | Value::List(_) => {}
+    }
+}
+
+/// The node as if all of it were written at `origin`.
+fn from(node: Node, origin: &Origin) -> Node {
+    let value = match node.value {
+        Value::List(items) => Value::List(items.into_iter().map(|item| from(item, origin)).collect()),
+        Value::Map(entries) => Value::Map(
+            entries.into_iter().map(|(key, _, node)| (key, origin.clone(), from(node, origin))).collect(),
+        ),
+        scalar @ Value::Scalar(_) => scalar,
+    };
+    Node { value, origin: origin.clone() }
+}
+
+pub(crate) fn probes(root: &Section<'_, '_>) -> Vec<Probe> {
+    root.declare_items("probes", &FIELDS);
+    let mut probes: Vec<Probe> = Vec::new();
+    for item in root.items("probes") {
+        let Some(probe) = probe(&item) else { continue };
+        if probes.iter().any(|earlier| earlier.path == probe.path) {
+            let reason = format!("an entry above has the path {}", probe.path);
+            let bad = Bad { kind: ProblemKind::Conflict, reason, cure: "keep one".to_owned() };
+            root.reader().refuse(item.origin(), &item.path, bad);
+        }
+        probes.push(probe);
+    }
+    probes
+}
+
+fn probe(item: &Item<'_, '_>) -> Option<Probe> {
+    let s = item.section();
+    let path = s.required("path", own_path);
+    let timeout = s.scalar("timeoutSeconds", scalar::whole(1..=LONGEST));
+    let timeout = timeout.map_or(TIMEOUT, |(seconds, _)| Duration::from_secs(seconds));
+    let kinds = ["http", "tcp", "grpc"].map(|kind| s.has(kind));
+    let check = match kinds {
+        [true, false, false] => http(&s.section("http")),
+        [false, true, false] => {
+            s.section("tcp").required("port", scalar::port).map(|port| ProbeCheck::Tcp { port })
+        }
+        [false, false, true] => grpc(&s.section("grpc")),
+        _ => {
+            for kind in ["http", "tcp", "grpc"] {
+                drop(s.section(kind));
+            }
+            let bad = Bad {
+                kind: ProblemKind::Conflict,
+                reason: "a probe asks by exactly one of http, tcp and grpc".to_owned(),
+                cure: "keep one".to_owned(),
+            };
+            s.reader().refuse(s.origin(), s.path(), bad);
+            None
+        }
+    };
+    Some(Probe { path: path?, check: check?, timeout })
+}
+
+fn http(s: &Section<'_, '_>) -> Option<ProbeCheck> {
+    const SCHEMES: &[(&str, bool)] = &[("HTTP", false), ("HTTPS", true)];
+    let port = s.required("port", scalar::port);
+    let path = s.scalar("path", target).map_or_else(|| "/".to_owned(), |(path, _)| path);
+    let tls = s.scalar("scheme", scalar::word(SCHEMES)).is_some_and(|(tls, _)| tls);
+    Some(ProbeCheck::Http { port: port?, path, tls })
+}
+
+fn grpc(s: &Section<'_, '_>) -> Option<ProbeCheck> {
+    let port = s.required("port", scalar::port);
+    // Empty means the whole server, and is what a manifest writes by default.
+    let service = s.scalar("service", |written| Ok(written.to_string())).map(|(service, _)| service);
+    let service = service.unwrap_or_default();
+    Some(ProbeCheck::Grpc { port: port?, service })
+}
+
+fn own_path(written: &Scalar) -> Result<String, Bad> {
+    let path = target(written)?;
+    if path.starts_with("/probe/") {
+        return Ok(path);
+    }
+    Err(Bad::value(format!("\"{path}\" could hide another page"), "let it begin with /probe/"))
+}
+
+/// A request target in origin form (RFC 9112 section 3.2.1), made of visible ASCII characters.
+fn target(written: &Scalar) -> Result<String, Bad> {
+    let path = scalar::text(written)?;
+    if path.starts_with('/') && path.bytes().all(|b| b.is_ascii_graphic() && b != b'#') {
+        return Ok(path);
+    }
+    Err(Bad::value(
+        format!("\"{path}\" is not a path"),
+        "begin it with /, and escape what a URL does not allow",
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{ConfigErrors, Env, ProxyConfig};
+
+    fn load(text: &str, variable: Option<&str>) -> Result<Vec<Probe>, ConfigErrors> {
+        let vars = variable.map(|json| (VARIABLE.to_owned(), json.to_owned()));
+        let text = format!("identity: {{ca: {{address: \"ca:15012\"}}}}\n{text}");
+        ProxyConfig::from_text(Path::new("weft.yaml"), &text, &Env::from_vars(vars)).map(|config| {
+            assert_eq!(config.warnings, Vec::<String>::new());
+            config.probes
+        })
+    }
+
+    #[test]
+    fn the_variable_wins_over_the_file() {
+        let file = "probes: [{path: /probe/a/liveness, tcp: {port: 1}}]";
+        let json = r#"[{"path":"/probe/app/readiness","http":{"port":8080,"path":"/h?x=1","scheme":"HTTPS"},"timeoutSeconds":3},
+            {"path":"/probe/api/startup","grpc":{"port":9000,"service":""}}]"#;
+        assert_eq!(load(file, None).unwrap()[0].check, ProbeCheck::Tcp { port: 1 });
+        let probes = load(file, Some(json)).unwrap();
+        assert_eq!(
+            probes[0],
+            Probe {
+                path: "/probe/app/readiness".to_owned(),
+                check: ProbeCheck::Http { port: 8080, path: "/h?x=1".to_owned(), tls: true },
+                timeout: Duration::from_secs(3),
+            }
+        );
+        assert_eq!(probes[1].check, ProbeCheck::Grpc { port: 9000, service: String::new() });
+        assert_eq!(load("", Some(json)).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn mistakes_name_the_field() {
+        for (json, field) in [
+            (r#"[{"path":"/ready","tcp":{"port":1}}]"#, "probes[0].path"),
+            (r#"[{"path":"/probe/a","tcp":{"port":0}}]"#, "probes[0].tcp.port"),
+            (r#"[{"path":"/probe/a","tcp":{"port":1},"http":{"port":1}}]"#, "probes[0]"),
+            (r#"[{"path":"/probe/a"}]"#, "probes[0]"),
+            (r#"[{"path":"/probe/a","http":{"port":1,"path":"x"}}]"#, "probes[0].http.path"),
+            (r#"[{"path":"/probe/a","tcp":{"port":1}},{"path":"/probe/a","tcp":{"port":1}}]"#, "probes[1]"),
+            (r#"[{"path":"/probe/a","tcp":{"port":1},"x":1}]"#, "probes[0].x"),
+            ("[{", "probes"),
+            ("7", "probes"),
+        ] {
+            let told = load("", Some(json)).unwrap_err().to_string();
+            assert!(told.contains(&format!("WEFT_PROBES: {field}: ")), "{json}: {told}");
+        }
+    }
+}
