@@ -91,6 +91,14 @@ pub(crate) const DIST: &[Need] = &[
     Need { check: Check::File(MOZILLA), package: "ca-certificates" },
 ];
 
+/// What the image is checked with.
+pub(crate) const DIST_CHECK: &[Need] = &[
+    program("ip", "iproute2"),
+    program("setpriv", "util-linux"),
+    program("unshare", "util-linux"),
+    program("buildah", "buildah"),
+];
+
 /// One of the certificates of Debian's package, for the directory.
 const MOZILLA: &str = "/usr/share/ca-certificates/mozilla/ISRG_Root_X1.crt";
 
@@ -101,6 +109,20 @@ pub(crate) const CALLGRIND: &[Need] = &[program("valgrind", "valgrind")];
 pub(crate) const PYTHON: &[Need] = &[
     program("python3", "python3"),
     Need { check: Check::Works(&["python3", "-c", "import venv, ensurepip"]), package: "python3-venv" },
+];
+
+/// The cluster for tests, beside what Go builds (`cluster/parts.rs`).
+pub(crate) const CLUSTER: &[Need] = &[
+    program("etcd", "etcd-server"),
+    program("containerd", "containerd"),
+    program("runc", "runc"),
+    Need { check: Check::File("/usr/lib/cni/bridge"), package: "containernetworking-plugins" },
+    program("iptables", "iptables"),
+    program("ip", "iproute2"),
+    program("sysctl", "procps"),
+    program("nsenter", "util-linux"),
+    program("busybox", "busybox-static"),
+    program("openssl", "openssl"),
 ];
 
 /// The set-up of a task cannot be done here. Leads to exit code 2.

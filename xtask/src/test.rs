@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::cargo::{self, Profile};
+use crate::dist;
 use crate::process;
 use crate::pypi::Package;
 use crate::setup::{self, Missing, Namespaces};
@@ -56,6 +57,15 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
     println!("$ WEFT_BIN={} {}", weft.display(), process::line(&command));
     let passed = process::stream(&mut command)?;
+    // A filter names Rust's tests, of which this is none.
+    if passed && !options.quick && options.filters.is_empty() {
+        if setup::is_root() {
+            println!("the image, around the binary under test:");
+            dist::check_test_build(&weft)?;
+        } else {
+            println!("the image: only root can check it (sudo cargo xtask dist --check)");
+        }
+    }
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -8,6 +8,7 @@ mod contents;
 mod debian;
 mod libs;
 pub(crate) mod oci;
+mod read;
 mod rootfs;
 mod sbom;
 
@@ -21,7 +22,7 @@ use anyhow::{Context, Result, bail};
 use crate::{cargo, process, setup};
 
 /// Options of `cargo xtask dist`.
-#[derive(clap::Args)]
+#[derive(clap::Args, Default)]
 pub(crate) struct Options {
     /// Where the files go (default: `dist` in the target directory).
     #[arg(long, value_name = "DIR")]
@@ -48,49 +49,86 @@ pub(crate) struct Options {
 
 /// Runs the command.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    let archive = make(options)?;
-    if options.check {
-        check::all(&archive)?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Makes the image and what goes with it. Gives back where the archive is.
-///
-/// # Errors
-/// The build fails, or a file that the image needs is not on this machine.
-fn make(options: &Options) -> Result<PathBuf> {
     setup::ensure("cargo xtask dist", &[setup::DIST])?;
     let out = match &options.out {
         Some(out) => out.clone(),
         None => cargo::target_directory()?.join("dist"),
     };
-    fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     let about = About::find(options)?;
     let built = match &options.binary {
         Some(binary) => binary.clone(),
         None => build(&options.profile, &about)?,
     };
-    let weft = out.join("weft");
-    strip(&built, &weft)?;
-    let contents = contents::gather(&weft, &cargo::root().join("LICENSE"))?;
+    let release = options.profile == "release" && options.binary.is_none();
+    let made = pack(&built, &about, &out, release)?;
     if let Some(directory) = &options.rootfs {
-        lay_out(&contents.rootfs, directory)?;
+        replace(&made.tree, directory)?;
     }
+    report(&out, &made)?;
+    if release && made.image.compressed > check::LIMIT {
+        bail!("the image is larger than {} MB", check::LIMIT / 1_000_000);
+    }
+    if options.check {
+        recheck(&built, &about, &out, &made, release)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
 
+/// Packs a program that was built for tests and checks the image; part of `cargo xtask test`.
+///
+/// # Errors
+/// As for [`check::all`].
+pub(crate) fn check_test_build(weft: &Path) -> Result<()> {
+    setup::ensure("checking the image", &[setup::DIST])?;
+    let out = tempfile::tempdir()?;
+    let about = About::find(&Options::default())?;
+    let made = pack(weft, &about, out.path(), false)?;
+    recheck(weft, &about, out.path(), &made, false)
+}
+
+/// Packs once more, which must give the same, and checks the image itself.
+fn recheck(built: &Path, about: &About, out: &Path, made: &Made, release: bool) -> Result<()> {
+    let second = tempfile::tempdir()?;
+    pack(built, about, second.path(), release)?;
+    for name in [PROGRAM, ARCHIVE, BILL] {
+        if fs::read(out.join(name))? != fs::read(second.path().join(name))? {
+            bail!("{name}, made again, has other bytes");
+        }
+    }
+    println!("made again, it is the same");
+    check::all(&out.join(ARCHIVE), &made.tree)
+}
+
+/// The files that are made.
+const PROGRAM: &str = "weft";
+const ARCHIVE: &str = "weft.oci.tar";
+const BILL: &str = "weft.cdx.json";
+
+/// What was made.
+struct Made {
+    image: oci::Written,
+    tree: rootfs::Rootfs,
+}
+
+/// Makes the image and what goes with it from a built program. An image that is not for release is compressed quickly.
+///
+/// # Errors
+/// A file that the image needs is not on this machine.
+fn pack(built: &Path, about: &About, out: &Path, release: bool) -> Result<Made> {
+    fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+    let weft = out.join(PROGRAM);
+    strip(built, &weft)?;
+    let contents = contents::gather(&weft, &cargo::root().join("LICENSE"))?;
     let mut image = contents::image(contents.rootfs.clone()).epoch(about.epoch);
     for (name, value) in about.labels() {
         image = image.label(name, &value);
     }
-    if options.profile != "release" || options.binary.is_some() {
+    if !release {
         image = image.fast();
     }
-    let archive = out.join("weft.oci.tar");
-    let written = image.write(&archive, &about.tag)?;
-    let bill = out.join("weft.cdx.json");
-    fs::write(&bill, about.bill(&written, &contents.packages)?)?;
-    report(&out, &contents.rootfs, &written)?;
-    Ok(archive)
+    let written = image.write(&out.join(ARCHIVE), &about.tag)?;
+    fs::write(out.join(BILL), about.bill(&written, &contents.packages)?)?;
+    Ok(Made { image: written, tree: contents.rootfs })
 }
 
 /// What the image says about itself.
@@ -111,8 +149,11 @@ impl About {
             let mut command = process::command(&["git"]);
             process::text(command.arg("-C").arg(cargo::root()).args(words)).ok()
         };
-        let revision = git(&["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"])
-            .map_or_else(|| "unknown".to_owned(), |said| said.trim().to_owned());
+        // A build from an unpacked archive is told, since there is no repository to ask.
+        let told = env::var("WEFT_REVISION").ok();
+        let described = || git(&["describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]);
+        let revision =
+            told.or_else(described).map_or_else(|| "unknown".to_owned(), |said| said.trim().to_owned());
         let commit = git(&["log", "-1", "--format=%ct"]).and_then(|said| said.trim().parse().ok());
         let epoch = match env::var("SOURCE_DATE_EPOCH") {
             Ok(text) => text.parse().context("SOURCE_DATE_EPOCH is no number of seconds")?,
@@ -193,9 +234,11 @@ fn strip(from: &Path, to: &Path) -> Result<()> {
     objcopy(&["--strip-debug", "--remove-section=.comment"], from, to)
 }
 
-fn lay_out(tree: &rootfs::Rootfs, directory: &Path) -> Result<()> {
+/// Lays the tree out in place of an earlier one.
+fn replace(tree: &rootfs::Rootfs, directory: &Path) -> Result<()> {
     // Only what an earlier run of ours left is replaced: a mistyped directory must not cost a home.
-    if directory.join(contents::PROGRAM.trim_start_matches('/')).is_file() {
+    if directory.join(contents::PROGRAM.trim_start_matches('/')).is_file() && !directory.join("home").exists()
+    {
         fs::remove_dir_all(directory).with_context(|| format!("cannot replace {}", directory.display()))?;
     } else if directory.read_dir().is_ok_and(|mut entries| entries.next().is_some()) {
         bail!("{} has other files in it", directory.display());
@@ -204,17 +247,17 @@ fn lay_out(tree: &rootfs::Rootfs, directory: &Path) -> Result<()> {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "for people")]
-fn report(out: &Path, tree: &rootfs::Rootfs, image: &oci::Written) -> Result<()> {
+fn report(out: &Path, made: &Made) -> Result<()> {
     let mb = |bytes: usize| format!("{:.1} MB", bytes as f64 / 1e6);
-    let file = |name: &str| -> Result<String> {
-        let size = fs::metadata(out.join(name))?.len();
-        Ok(mb(usize::try_from(size)?))
-    };
+    let image = &made.image;
     println!("image    {} {}", image.name, image.digest);
-    println!("         {} compressed, {} on disk", mb(image.compressed), mb(tree.size()));
-    println!("archive  {} {}", out.join("weft.oci.tar").display(), file("weft.oci.tar")?);
-    println!("program  {} {}", out.join("weft").display(), file("weft")?);
-    println!("symbols  {} {}", out.join("weft.debug").display(), file("weft.debug")?);
-    println!("bill     {} {}", out.join("weft.cdx.json").display(), file("weft.cdx.json")?);
+    println!("         {} compressed, {} on disk", mb(image.compressed), mb(made.tree.size()));
+    for (what, name) in
+        [("archive", ARCHIVE), ("program", PROGRAM), ("symbols", "weft.debug"), ("bill", BILL)]
+    {
+        let file = out.join(name);
+        let size = usize::try_from(fs::metadata(&file)?.len())?;
+        println!("{what:<8} {} {}", file.display(), mb(size));
+    }
     Ok(())
 }
