@@ -261,3 +261,52 @@ fn report(out: &Path, made: &Made) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_directory_is_replaced() {
+        let work = tempfile::tempdir().unwrap();
+        let target = work.path().join("rootfs");
+        let mut tree = rootfs::Rootfs::default();
+        tree.file(contents::PROGRAM, "1", 0o755).file("/etc/old", "", 0o644);
+        replace(&tree, &target).unwrap();
+
+        let mut tree = rootfs::Rootfs::default();
+        tree.file(contents::PROGRAM, "2", 0o755);
+        replace(&tree, &target).unwrap();
+        assert_eq!(fs::read(target.join("usr/local/bin/weft")).unwrap(), b"2");
+        assert!(!target.join("etc").exists(), "nothing stays of the earlier one");
+
+        let foreign = work.path().join("foreign");
+        fs::create_dir(&foreign).unwrap();
+        fs::write(foreign.join("letter"), "dear").unwrap();
+        assert!(replace(&tree, &foreign).is_err());
+        assert!(foreign.join("letter").exists());
+    }
+
+    #[test]
+    fn a_program_is_parted_from_its_debug_information() {
+        let work = tempfile::tempdir().unwrap();
+        let own = env::current_exe().unwrap();
+        let stripped = work.path().join("weft");
+        strip(&own, &stripped).unwrap();
+        // A second time: in place of what is there.
+        strip(&own, &stripped).unwrap();
+        let size = |file: &Path| fs::metadata(file).unwrap().len();
+        assert!(size(&stripped) < size(&own));
+        assert!(work.path().join("weft.debug").is_file());
+    }
+
+    #[test]
+    fn the_version_is_the_default_tag() {
+        let options = Options { version_label: Some("9.9".into()), ..Options::default() };
+        let about = About::find(&options).unwrap();
+        assert_eq!(about.tag, "weft:9.9");
+        assert!(about.labels().contains(&("org.opencontainers.image.version", "9.9".to_owned())));
+        let options = Options { tag: Some("a/b:c".into()), ..options };
+        assert_eq!(About::find(&options).unwrap().tag, "a/b:c");
+    }
+}

@@ -133,7 +133,8 @@ fn read_tree(tree: &str) -> Result<BTreeMap<String, Crate>> {
         // What is not from the registry has its directory behind it.
         let foreign = words.next().is_none();
         // Before SPDX expressions, a slash was the word for "or".
-        let licence = parts.next().unwrap_or_default().trim().replace('/', " OR ");
+        let licence = parts.next().unwrap_or_default().replace('/', " OR ");
+        let licence = licence.split_whitespace().collect::<Vec<_>>().join(" ");
         let key = format!("{name} {version}");
         above.truncate(depth);
         if let Some(user) = above.last().and_then(|user| crates.get_mut(user)) {

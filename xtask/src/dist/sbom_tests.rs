@@ -3,7 +3,7 @@ use serde_json::Value;
 use super::*;
 
 const TREE: &str = "0|weft v0.1.0 (/src/crates/weft)|Apache-2.0\n1|bytes v1.12.0|MIT\n1|weft-core v0.1.0 (/src/crates/weft-core)|Apache-2.0\n\
-                    2|bytes v1.12.0|MIT (*)\n2|libc v0.2.1|MIT/Apache-2.0\n1|zstd-sys v2.0.16+zstd.1.5.7|\n";
+                    2|bytes v1.12.0|MIT (*)\n2|libc v0.2.1|MIT / Apache-2.0\n1|zstd-sys v2.0.16+zstd.1.5.7|\n";
 const LOCK: &str = "version = 4\n\n[[package]]\nname = \"bytes\"\nversion = \"1.12.0\"\nsource = \"registry\"\n\
                     checksum = \"00ff\"\n\n[[package]]\nname = \"weft\"\nversion = \"0.1.0\"\n";
 
