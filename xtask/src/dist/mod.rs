@@ -199,27 +199,40 @@ fn distribution() -> Result<String> {
     Ok(field("VERSION_ID").map_or_else(|| id.clone(), |version| format!("{id}-{version}")))
 }
 
-/// Builds the program. No directory of this machine gets into it, so that another machine can make the same.
+/// Builds the program.
 fn build(profile: &str, about: &About) -> Result<PathBuf> {
-    let mut flags: Vec<String> =
-        env::var("RUSTFLAGS").unwrap_or_default().split_whitespace().map(str::to_owned).collect();
-    flags.push(format!("--remap-path-prefix={}=/weft", cargo::root().display()));
-    if let Some(home) =
-        env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cargo")))
-    {
-        flags.push(format!("--remap-path-prefix={}=/cargo", home.display()));
-    }
     let mut command = cargo::cargo();
     command.args(["build", "--locked", "-p", "weft", "--profile", profile]);
-    // Unit separators: a path may have a space in it.
-    command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}")).env("WEFT_REVISION", &about.revision);
+    command.env("WEFT_REVISION", &about.revision);
+    // Other profiles are for images that stay here, and use what ordinary builds have compiled already.
+    if profile == "release" {
+        // Unit separators: a path may have a space in it.
+        command.env("CARGO_ENCODED_RUSTFLAGS", anywhere().join("\u{1f}"));
+    }
     println!("$ {}", process::line(&command));
     if !process::stream(&mut command)? {
         bail!("the build failed");
     }
-    let directory = if profile == "dev" { "debug" } else { profile };
+    let directory = match profile {
+        "dev" | "test" => "debug",
+        "bench" => "release",
+        other => other,
+    };
     let file = cargo::target_directory()?.join(directory).join("weft");
     if file.is_file() { Ok(file) } else { bail!("{} was not built", file.display()) }
+}
+
+/// Flags of the compiler, ours last, that keep the directories of this machine out of the program: another machine can
+/// make the same.
+fn anywhere() -> Vec<String> {
+    let own = env::var("RUSTFLAGS").unwrap_or_default();
+    let mut flags: Vec<String> = own.split_whitespace().map(str::to_owned).collect();
+    flags.push(format!("--remap-path-prefix={}=/weft", cargo::root().display()));
+    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
+    if let Some(home) = home.or_else(|| Some(env::home_dir()?.join(".cargo"))) {
+        flags.push(format!("--remap-path-prefix={}=/cargo", home.display()));
+    }
+    flags
 }
 
 /// Copies a program without its debug information, which goes into a file beside it.
