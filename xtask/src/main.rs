@@ -9,6 +9,7 @@
 
 mod bench;
 mod cargo;
+mod cluster;
 mod demo;
 mod dist;
 mod fuzz;
@@ -38,6 +39,8 @@ enum Command {
     Bench(bench::Options),
     /// Make the container image, its bill of materials and its debug information, without a container engine.
     Dist(dist::Options),
+    /// A real Kubernetes cluster on this machine, for tests.
+    Cluster(cluster::Options),
     /// Run the fuzz targets, each for a fixed time.
     Fuzz(fuzz::Options),
     /// Open idle connections and hold them (run by `bench` inside a namespace).
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Dist(options) => dist::run(&options),
+        Command::Cluster(options) => cluster::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Hold(options) => bench::hold::run(&options),
     };
