@@ -26,18 +26,38 @@ identity:
     tokenFile: /etc/weft/token
 ";
 
+/// Whether this user can check an image.
+pub(crate) fn possible() -> bool {
+    setup::is_root() && is_whole(&fs::read_to_string("/proc/self/uid_map").unwrap_or_default())
+}
+
+/// Whether a `uid_map` is that of the first user namespace: one range of all ids.
+fn is_whole(uid_map: &str) -> bool {
+    uid_map.split_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// Makes sure that this user and this machine can check an image.
+///
+/// # Errors
+/// [`Missing`], with the way out.
+pub(crate) fn set_up() -> Result<()> {
+    if !possible() {
+        return Err(Missing(
+            "only root, of the machine rather than of a user namespace, can check an image: it takes other users' ids \
+             and mounts\n  Please run:  sudo cargo xtask dist --check"
+                .to_owned(),
+        )
+        .into());
+    }
+    setup::ensure("checking the image", &[setup::DIST_CHECK])
+}
+
 /// Checks the image in `archive`, whose files are `tree`.
 ///
 /// # Errors
 /// The first promise that does not hold; [`Missing`] where this user cannot check it.
 pub(crate) fn all(archive: &Path, tree: &Rootfs) -> Result<()> {
-    if !setup::is_root() {
-        return Err(Missing(
-            "only root can check an image: it needs namespaces, capabilities and another user".to_owned(),
-        )
-        .into());
-    }
-    setup::ensure("checking the image", &[setup::DIST_CHECK])?;
+    set_up()?;
     let work = tempfile::tempdir()?;
     let ours = read::archive(archive)?;
     if let Some(shell) = ours.files.keys().find(|path| path.ends_with("/sh") || path.ends_with("/bash")) {
@@ -122,6 +142,13 @@ fn open(directory: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_user_namespace_is_told_from_the_machine() {
+        assert!(is_whole("         0          0 4294967295\n"));
+        assert!(!is_whole("0 1000 1\n1 100000 65536\n"));
+        assert!(!is_whole(""));
+    }
 
     #[test]
     fn an_empty_field_is_an_absent_one() {
