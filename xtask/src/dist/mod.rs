@@ -15,7 +15,7 @@ mod sbom;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
@@ -215,8 +215,7 @@ fn build(profile: &str, about: &About) -> Result<PathBuf> {
     command.env("WEFT_REVISION", &about.revision);
     // Other profiles are for images that stay here, and use what ordinary builds have compiled already.
     if profile == "release" {
-        // Unit separators: a path may have a space in it.
-        command.env("CARGO_ENCODED_RUSTFLAGS", anywhere().join("\u{1f}"));
+        hide_directories(&mut command)?;
     }
     println!("$ {}", process::line(&command));
     if !process::stream(&mut command)? {
@@ -231,17 +230,24 @@ fn build(profile: &str, about: &About) -> Result<PathBuf> {
     if file.is_file() { Ok(file) } else { bail!("{} was not built", file.display()) }
 }
 
-/// Flags of the compiler, ours last, that keep the directories of this machine out of the program: another machine can
-/// make the same.
-fn anywhere() -> Vec<String> {
-    let own = env::var("RUSTFLAGS").unwrap_or_default();
-    let mut flags: Vec<String> = own.split_whitespace().map(str::to_owned).collect();
-    flags.push(format!("--remap-path-prefix={}=/weft", cargo::root().display()));
+/// Keeps the directories of this machine out of the program, so that another machine can make the same.
+fn hide_directories(build: &mut Command) -> Result<()> {
     let home = env::var_os("CARGO_HOME").map(PathBuf::from);
-    if let Some(home) = home.or_else(|| Some(env::home_dir()?.join(".cargo"))) {
-        flags.push(format!("--remap-path-prefix={}=/cargo", home.display()));
-    }
-    flags
+    let home = home.or_else(|| Some(env::home_dir()?.join(".cargo"))).context("cargo has no home")?;
+    // Where two fit, rustc and gcc take the last.
+    let names = [(home, "/cargo"), (cargo::root(), "/weft"), (cargo::target_directory()?, "/weft/target")];
+    let map =
+        |option: &str| names.iter().map(|(from, to)| format!("{option}={}={to}", from.display())).collect();
+    let mut rust: Vec<String> = map("--remap-path-prefix");
+    let mut c: Vec<String> = map("-ffile-prefix-map");
+    // What a C compiler is told is split at spaces.
+    c.retain(|flag| !flag.contains(' '));
+    let own = |name| env::var(name).unwrap_or_default();
+    rust.splice(0..0, own("RUSTFLAGS").split_whitespace().map(str::to_owned));
+    c.insert(0, own("CFLAGS"));
+    // Unit separators: a directory may have a space in its name.
+    build.env("CARGO_ENCODED_RUSTFLAGS", rust.join("\u{1f}")).env("CFLAGS", c.join(" ").trim());
+    Ok(())
 }
 
 /// Copies a program without its debug information, which goes into a file beside it.
@@ -320,6 +326,23 @@ mod tests {
         let size = |file: &Path| fs::metadata(file).unwrap().len();
         assert!(size(&stripped) < size(&own));
         assert!(work.path().join("weft.debug").is_file());
+    }
+
+    #[test]
+    fn a_release_build_is_told_other_names_for_its_directories() {
+        let mut command = Command::new("cargo");
+        hide_directories(&mut command).unwrap();
+        let value = |name: &str| {
+            let mut set = command.get_envs().filter(|(key, _)| *key == name);
+            set.next().unwrap().1.unwrap().to_string_lossy().into_owned()
+        };
+        let root = cargo::root().display().to_string();
+        let flags = value("CARGO_ENCODED_RUSTFLAGS");
+        assert!(
+            flags.split('\u{1f}').any(|flag| flag == format!("--remap-path-prefix={root}=/weft")),
+            "{flags}"
+        );
+        assert!(value("CFLAGS").contains(&format!("-ffile-prefix-map={root}=/weft ")));
     }
 
     #[test]
