@@ -8,6 +8,7 @@ mod contents;
 mod debian;
 mod libs;
 pub(crate) mod oci;
+mod program;
 mod read;
 mod rootfs;
 mod sbom;
@@ -15,7 +16,7 @@ mod sbom;
 use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
@@ -61,7 +62,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let about = About::find(options)?;
     let built = match &options.binary {
         Some(binary) => binary.clone(),
-        None => build(&options.profile, &about)?,
+        None => program::build(&options.profile, &about.revision)?,
     };
     let release = options.profile == "release" && options.binary.is_none();
     let made = pack(&built, &about, &out, release)?;
@@ -126,7 +127,7 @@ struct Made {
 fn pack(built: &Path, about: &About, out: &Path, release: bool) -> Result<Made> {
     fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
     let weft = out.join(PROGRAM);
-    strip(built, &weft)?;
+    program::strip(built, &weft)?;
     let contents = contents::gather(&weft, &cargo::root().join("LICENSE"))?;
     let mut image = contents::image(contents.rootfs.clone()).epoch(about.epoch);
     for (name, value) in about.labels() {
@@ -208,60 +209,6 @@ fn distribution() -> Result<String> {
     Ok(field("VERSION_ID").map_or_else(|| id.clone(), |version| format!("{id}-{version}")))
 }
 
-/// Builds the program.
-fn build(profile: &str, about: &About) -> Result<PathBuf> {
-    let mut command = cargo::cargo();
-    command.args(["build", "--locked", "-p", "weft", "--profile", profile]);
-    command.env("WEFT_REVISION", &about.revision);
-    // Other profiles are for images that stay here, and use what ordinary builds have compiled already.
-    if profile == "release" {
-        hide_directories(&mut command)?;
-    }
-    println!("$ {}", process::line(&command));
-    if !process::stream(&mut command)? {
-        bail!("the build failed");
-    }
-    let directory = match profile {
-        "dev" | "test" => "debug",
-        "bench" => "release",
-        other => other,
-    };
-    let file = cargo::target_directory()?.join(directory).join("weft");
-    if file.is_file() { Ok(file) } else { bail!("{} was not built", file.display()) }
-}
-
-/// Keeps the directories of this machine out of the program, so that another machine can make the same.
-fn hide_directories(build: &mut Command) -> Result<()> {
-    let home = env::var_os("CARGO_HOME").map(PathBuf::from);
-    let home = home.or_else(|| Some(env::home_dir()?.join(".cargo"))).context("cargo has no home")?;
-    // Where two fit, rustc and gcc take the last.
-    let names = [(home, "/cargo"), (cargo::root(), "/weft"), (cargo::target_directory()?, "/weft/target")];
-    let map =
-        |option: &str| names.iter().map(|(from, to)| format!("{option}={}={to}", from.display())).collect();
-    let mut rust: Vec<String> = map("--remap-path-prefix");
-    let mut c: Vec<String> = map("-ffile-prefix-map");
-    // What a C compiler is told is split at spaces.
-    c.retain(|flag| !flag.contains(' '));
-    let own = |name| env::var(name).unwrap_or_default();
-    rust.splice(0..0, own("RUSTFLAGS").split_whitespace().map(str::to_owned));
-    c.insert(0, own("CFLAGS"));
-    // Unit separators: a directory may have a space in its name.
-    build.env("CARGO_ENCODED_RUSTFLAGS", rust.join("\u{1f}")).env("CFLAGS", c.join(" ").trim());
-    Ok(())
-}
-
-/// Copies a program without its debug information, which goes into a file beside it.
-fn strip(from: &Path, to: &Path) -> Result<()> {
-    let debug = to.with_extension("debug");
-    // objcopy writes over a file in place, and a program that runs cannot be written over.
-    let _ = fs::remove_file(to);
-    let objcopy = |words: &[&str], from: &Path, to: &Path| {
-        process::capture(process::command(&["objcopy"]).args(words).arg(from).arg(to)).map(drop)
-    };
-    objcopy(&["--only-keep-debug"], from, &debug)?;
-    objcopy(&["--strip-debug", "--remove-section=.comment"], from, to)
-}
-
 /// Lays the tree out in place of an earlier one.
 fn replace(tree: &rootfs::Rootfs, directory: &Path) -> Result<()> {
     // Only what an earlier run of ours left is replaced: a mistyped directory must not cost a home.
@@ -313,36 +260,6 @@ mod tests {
         fs::write(foreign.join("letter"), "dear").unwrap();
         assert!(replace(&tree, &foreign).is_err());
         assert!(foreign.join("letter").exists());
-    }
-
-    #[test]
-    fn a_program_is_parted_from_its_debug_information() {
-        let work = tempfile::tempdir().unwrap();
-        let own = env::current_exe().unwrap();
-        let stripped = work.path().join("weft");
-        strip(&own, &stripped).unwrap();
-        // A second time: in place of what is there.
-        strip(&own, &stripped).unwrap();
-        let size = |file: &Path| fs::metadata(file).unwrap().len();
-        assert!(size(&stripped) < size(&own));
-        assert!(work.path().join("weft.debug").is_file());
-    }
-
-    #[test]
-    fn a_release_build_is_told_other_names_for_its_directories() {
-        let mut command = Command::new("cargo");
-        hide_directories(&mut command).unwrap();
-        let value = |name: &str| {
-            let mut set = command.get_envs().filter(|(key, _)| *key == name);
-            set.next().unwrap().1.unwrap().to_string_lossy().into_owned()
-        };
-        let root = cargo::root().display().to_string();
-        let flags = value("CARGO_ENCODED_RUSTFLAGS");
-        assert!(
-            flags.split('\u{1f}').any(|flag| flag == format!("--remap-path-prefix={root}=/weft")),
-            "{flags}"
-        );
-        assert!(value("CFLAGS").contains(&format!("-ffile-prefix-map={root}=/weft ")));
     }
 
     #[test]
