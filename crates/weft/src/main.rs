@@ -6,6 +6,7 @@ mod init;
 mod log;
 mod proxy;
 mod version;
+mod wait_ready;
 
 use std::process::ExitCode;
 
@@ -35,6 +36,8 @@ enum Command {
     Proxy(proxy::Args),
     /// Run the mesh certificate authority.
     Ca(ca::Args),
+    /// Wait until the proxy is ready.
+    WaitReady(wait_ready::Args),
     /// Tell the version.
     Version,
 }
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Init(args) => init::run(&args, cli.log.as_deref(), cli.log_format),
         Command::Proxy(args) => proxy::run(&args, cli.log.as_deref(), cli.log_format),
         Command::Ca(args) => ca::run(&args, cli.log.as_deref(), cli.log_format),
+        Command::WaitReady(args) => wait_ready::run(&args),
         Command::Version => version::run(),
     }
 }

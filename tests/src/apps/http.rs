@@ -27,6 +27,8 @@ use hyper::header::{HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::Watcher;
 use tokio::net::TcpStream;
 
 use super::checksum::{Checksum, pattern};
@@ -39,7 +41,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How often the beginning of a preface is looked at again, a millisecond apart.
 const MOST_LOOKS: usize = 1000;
 
-pub(crate) async fn serve(stream: TcpStream, name: Arc<str>) -> Result<()> {
+pub(crate) async fn serve(stream: TcpStream, name: Arc<str>, watcher: Watcher) -> Result<()> {
     let http2 = begins_with_preface(&stream).await?;
     let service = service_fn(move |request| {
         let name = name.clone();
@@ -47,16 +49,14 @@ pub(crate) async fn serve(stream: TcpStream, name: Arc<str>) -> Result<()> {
     });
     let io = TokioIo::new(stream);
     if http2 {
-        hyper::server::conn::http2::Builder::new(TokioExecutor::new())
-            .serve_connection(io, service)
-            .await
-            .map_err(|error| anyhow!("HTTP/2: {error}"))
+        let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        watcher.watch(server.serve_connection(io, service)).await.map_err(|error| anyhow!("HTTP/2: {error}"))
     } else {
-        hyper::server::conn::http1::Builder::new()
-            .timer(TokioTimer::new())
-            .half_close(true)
-            .serve_connection(io, service)
-            .with_upgrades()
+        // hyper's own connection with upgrades has no graceful end that a watcher knows.
+        let mut server = auto::Builder::new(TokioExecutor::new()).http1_only();
+        server.http1().timer(TokioTimer::new()).half_close(true);
+        watcher
+            .watch(server.serve_connection_with_upgrades(io, service).into_owned())
             .await
             .map_err(|error| anyhow!("HTTP/1: {error}"))
     }

@@ -11,7 +11,8 @@
 //! | `otlp` | Weft's own small OTLP/HTTP receiver (see `apps/otlp.rs`) |
 //! | `web`, `orders`, `inventory` | the demo's services (see `apps/shop.rs`) |
 //!
-//! Each writes `listening on <address>` once it takes connections.
+//! Each writes `listening on <address>` once it takes connections. After SIGTERM none takes a new one, and the HTTP ones finish
+//! the requests they have begun.
 
 mod checksum;
 mod http;
@@ -23,9 +24,12 @@ mod tcp;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::signal::unix::{SignalKind, signal};
 
 pub use checksum::{Checksum, pattern, piece};
 
@@ -36,6 +40,9 @@ struct Args {
     port: u16,
     name: String,
 }
+
+/// How long what was begun may take after SIGTERM.
+const FINISH: Duration = Duration::from_secs(5);
 
 /// The entry point of `weft-testapp`.
 pub fn main() -> ExitCode {
@@ -89,16 +96,25 @@ async fn serve(args: Args) -> Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("binding {address}"))?;
     let kind = Kind::parse(&args.kind, args.name.into())?;
     report(&format!("listening on {}", listener.local_addr().context("own address")?));
+    let mut term = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let graceful = GracefulShutdown::new();
     loop {
-        let (stream, _) = listener.accept().await.context("accept")?;
+        let (stream, _) = tokio::select! {
+            accepted = listener.accept() => accepted.context("accept")?,
+            _ = term.recv() => break,
+        };
         let _ = stream.set_nodelay(true);
-        let kind = kind.clone();
+        let (kind, watcher) = (kind.clone(), graceful.watcher());
         tokio::spawn(async move {
-            if let Err(error) = kind.serve(stream).await {
+            if let Err(error) = kind.serve(stream, watcher).await {
                 report(&format!("connection: {error:#}"));
             }
         });
     }
+    // As a well-behaved server does: nothing new is taken, and what was begun over HTTP is finished.
+    drop(listener);
+    let _ = tokio::time::timeout(FINISH, graceful.shutdown()).await;
+    Ok(())
 }
 
 #[derive(Debug, Clone)]
@@ -129,16 +145,16 @@ impl Kind {
         })
     }
 
-    async fn serve(self, stream: TcpStream) -> Result<()> {
+    async fn serve(self, stream: TcpStream, watcher: Watcher) -> Result<()> {
         match self {
-            Self::Http(name) => http::serve(stream, name).await,
+            Self::Http(name) => http::serve(stream, name, watcher).await,
             Self::Raw => raw::serve(stream).await,
             Self::Echo => tcp::echo(stream).await,
             Self::Greet(name) => tcp::greet(stream, name).await,
             Self::Sink => tcp::sink(stream).await,
             Self::Source => tcp::source(stream).await,
             Self::Otlp => otlp::serve(stream).await,
-            Self::Shop(shop) => shop.serve(stream).await,
+            Self::Shop(shop) => shop.serve(stream, watcher).await,
         }
     }
 }

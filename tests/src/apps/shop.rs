@@ -14,6 +14,7 @@ use hyper::header::HeaderValue;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::graceful::Watcher;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
@@ -72,7 +73,7 @@ impl Shop {
         Some(Self { name, role, connections: Mutex::default() })
     }
 
-    pub(super) async fn serve(self: Arc<Self>, stream: TcpStream) -> Result<()> {
+    pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, watcher: Watcher) -> Result<()> {
         let role = self.role;
         let service = service_fn(move |request| {
             let shop = self.clone();
@@ -81,10 +82,11 @@ impl Shop {
         let io = TokioIo::new(stream);
         if role == Role::Inventory {
             let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            return server.serve_connection(io, service).await.context("HTTP/2");
+            return watcher.watch(server.serve_connection(io, service)).await.context("HTTP/2");
         }
         let mut server = hyper::server::conn::http1::Builder::new();
-        server.timer(TokioTimer::new()).serve_connection(io, service).await.context("HTTP/1")
+        server.timer(TokioTimer::new());
+        watcher.watch(server.serve_connection(io, service)).await.context("HTTP/1")
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
