@@ -44,8 +44,8 @@ impl Notice {
     }
 
     /// About one of Weft's own ConfigMaps.
-    pub(crate) fn own(key: Key, reason: &'static str, note: String) -> Self {
-        Self::warning(About::ConfigMap, &key, "", reason, note)
+    pub(crate) fn own(key: &Key, reason: &'static str, note: String) -> Self {
+        Self::warning(About::ConfigMap, key, "", reason, note)
     }
 
     /// About a pod without a sidecar.

@@ -120,13 +120,13 @@ impl Texts {
                  are moving in at once. Restart the workloads of what is labelled before labelling more"
             );
             tracing::error!(size, "membership is too large for a ConfigMap and stays as it is");
-            return Err(Notice::own(own("weft-config"), "MembershipTooLarge", note));
+            return Err(Notice::own(&own("weft-config"), "MembershipTooLarge", note));
         }
         // The settings were checked; this is for names and addresses that nobody thought of.
         settings::read(&texts.permissive.0).map_err(|reason| {
             tracing::error!(reason, "proxies would refuse the membership; it stays as it is");
             let note: String = reason.chars().take(500).collect();
-            Notice::own(own("weft-config"), "MembershipRefused", note)
+            Notice::own(&own("weft-config"), "MembershipRefused", note)
         })?;
         Ok(texts)
     }

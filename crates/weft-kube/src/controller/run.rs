@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
 use kube::{Api, Client};
 use tokio::sync::watch;
@@ -54,7 +55,7 @@ pub async fn run(parts: Parts, mut drain: Drain) -> Result<(), KubeError> {
     let leads = watch::Sender::new(false);
     let elector = Elector::new(Api::namespaced(client.clone(), &namespace), LEASE, identity.clone());
     let (root, fill) = roots.split();
-    let followed = follow_roots(&client, &namespace, fill);
+    let followed: BoxFuture<'_, ()> = Box::pin(follow_roots(&client, &namespace, fill));
     let mut controller = Controller {
         stores: &stores,
         writer: Writer::new(client.clone(), &identity),
@@ -64,11 +65,14 @@ pub async fn run(parts: Parts, mut drain: Drain) -> Result<(), KubeError> {
         metrics: &metrics,
         told: HashSet::new(),
     };
+    let watching: BoxFuture<'_, ()> = Box::pin(stores.follow(&client, &namespace));
+    let election: BoxFuture<'_, ()> = Box::pin(elector.run(&leads));
+    let working: BoxFuture<'_, ()> = Box::pin(controller.work(leads.subscribe()));
     tokio::select! {
-        () = Box::pin(stores.follow(&client, &namespace)) => {}
-        () = Box::pin(elector.run(&leads)) => {}
-        () = Box::pin(followed) => {}
-        () = Box::pin(controller.work(leads.subscribe())) => {}
+        () = watching => {}
+        () = election => {}
+        () = followed => {}
+        () = working => {}
         () = drain.draining() => {}
     }
     metrics.lead(false);
@@ -188,7 +192,7 @@ impl Controller<'_> {
                         );
                         let key = Key::new(self.namespace, STATE_CONFIG);
                         self.tell(vec![Notice::own(
-                            key,
+                            &key,
                             "StateUnreadable",
                             note.chars().take(500).collect(),
                         )])
@@ -229,7 +233,7 @@ impl Controller<'_> {
         drop(world);
         if let Some(reason) = &self.settings.refused {
             let note = reason.chars().take(900).collect();
-            work.notices.push(Notice::own(Key::new(self.namespace, "weft-config"), "SettingsRefused", note));
+            work.notices.push(Notice::own(&Key::new(self.namespace, "weft-config"), "SettingsRefused", note));
         }
         self.metrics.tell(std::mem::take(&mut work.figures));
         let notices = std::mem::take(&mut work.notices);
@@ -261,41 +265,7 @@ impl Controller<'_> {
                 return outcome;
             }
         }
-        let writer = &self.writer;
-        let meshes = work.meshes.iter().map(|mesh| async move {
-            let write = writer.mesh(&mesh.namespace, &mesh.yaml, roots, &mesh.extra);
-            ("weft-mesh", mesh.namespace.clone(), limited(write).await)
-        });
-        let removed = work.remove_meshes.iter().map(|(namespace, uid)| async move {
-            ("weft-mesh", namespace.clone(), limited(writer.remove_mesh(namespace, uid)).await)
-        });
-        let create = work.twins.create.iter().map(|twin| async move {
-            ("twin", twin.key.to_string(), limited(writer.create_twin(twin)).await)
-        });
-        let update = work.twins.update.iter().map(|twin| async move {
-            ("twin", twin.key.to_string(), limited(writer.update_twin(twin)).await)
-        });
-        let remove = work.twins.remove.iter().map(|(key, uid)| async move {
-            ("twin", key.to_string(), limited(writer.remove_twin(key, uid)).await)
-        });
-        let report = work.slips.report.iter().take(CONDITIONS).map(|(key, uid)| async move {
-            ("condition", key.to_string(), limited(writer.report(key, uid)).await)
-        });
-        let clear = work.slips.clear.iter().take(CONDITIONS).map(|(key, uid)| async move {
-            ("condition", key.to_string(), limited(writer.clear(key, uid)).await)
-        });
-        // Membership first: clients follow it with a delay, all else at once.
-        let membership = stream::iter(meshes)
-            .buffer_unordered(AT_ONCE)
-            .chain(stream::iter(removed).buffer_unordered(AT_ONCE));
-        let twins = stream::iter(create)
-            .buffer_unordered(AT_ONCE)
-            .chain(stream::iter(update).buffer_unordered(AT_ONCE));
-        let twins = twins.chain(stream::iter(remove).buffer_unordered(AT_ONCE));
-        let slips = stream::iter(report)
-            .buffer_unordered(AT_ONCE)
-            .chain(stream::iter(clear).buffer_unordered(AT_ONCE));
-        let mut all = std::pin::pin!(membership.chain(twins).chain(slips));
+        let mut all = stream::iter(jobs(&self.writer, work, roots)).buffer_unordered(AT_ONCE);
         while let Some((what, of, answer)) = all.next().await {
             count(&mut outcome, what, &of, answer);
         }
@@ -329,8 +299,47 @@ impl Controller<'_> {
 /// Resolves when the value has changed; never where nobody can change it any more.
 async fn changed<T>(value: &mut watch::Receiver<T>) {
     if value.changed().await.is_err() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
+}
+
+/// A write under way: what, of which object, and how it ended.
+type Job<'a> = BoxFuture<'a, (&'static str, String, Result<Written, String>)>;
+
+/// The writes of a pass but for the state. Membership comes first: proxies follow it with a delay, and all else at once.
+fn jobs<'a>(writer: &'a Writer, work: &'a Work, roots: &'a str) -> Vec<Job<'a>> {
+    fn job<'a>(
+        what: &'static str,
+        of: &(impl ToString + ?Sized),
+        write: impl Future<Output = Result<Written, kube::Error>> + Send + 'a,
+    ) -> Job<'a> {
+        let of = of.to_string();
+        Box::pin(async move { (what, of, limited(write).await) })
+    }
+    let mut jobs = Vec::new();
+    for mesh in &work.meshes {
+        let write = writer.mesh(&mesh.namespace, &mesh.yaml, roots, &mesh.extra);
+        jobs.push(job("weft-mesh", &mesh.namespace, write));
+    }
+    for (namespace, uid) in &work.remove_meshes {
+        jobs.push(job("weft-mesh", namespace, writer.remove_mesh(namespace, uid)));
+    }
+    for twin in &work.twins.create {
+        jobs.push(job("twin", &twin.key, writer.create_twin(twin)));
+    }
+    for twin in &work.twins.update {
+        jobs.push(job("twin", &twin.key, writer.update_twin(twin)));
+    }
+    for (key, uid) in &work.twins.remove {
+        jobs.push(job("twin", key, writer.remove_twin(key, uid)));
+    }
+    for (key, uid) in work.slips.report.iter().take(CONDITIONS) {
+        jobs.push(job("condition", key, writer.report(key, uid)));
+    }
+    for (key, uid) in work.slips.clear.iter().take(CONDITIONS) {
+        jobs.push(job("condition", key, writer.clear(key, uid)));
+    }
+    jobs
 }
 
 async fn limited(write: impl Future<Output = Result<Written, kube::Error>>) -> Result<Written, String> {
