@@ -5,6 +5,9 @@ use crate::{Backend, Family};
 /// An error of [`install`](crate::install), [`remove`](crate::remove) or [`verify`](crate::verify).
 #[derive(Debug, thiserror::Error)]
 pub enum KubeError {
+    /// Settings that the controller cannot follow.
+    #[error(transparent)]
+    Settings(#[from] crate::controller::SettingsError),
     /// An option that cannot be used.
     #[error("{option} {value:?}: {reason}")]
     Option {

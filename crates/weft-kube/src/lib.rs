@@ -12,9 +12,11 @@
 //! | `backend` | which iptables: legacy or nft, and the machine's capabilities |
 //! | `install` | write, check, remove |
 //! | `probe` | the self-test |
+//! | [`controller`] | membership, twins and modes, kept as the cluster's pods and Services ask for |
 
 mod backend;
 mod config;
+pub mod controller;
 mod error;
 mod install;
 mod probe;
