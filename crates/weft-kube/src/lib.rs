@@ -15,6 +15,7 @@
 
 mod backend;
 mod config;
+pub mod control;
 mod error;
 mod install;
 mod probe;
