@@ -31,6 +31,7 @@ struct Inner {
 }
 
 /// A certificate for a TLS server that is known by DNS names, with its key.
+#[derive(Debug)]
 pub struct ServerCertificate {
     /// Leaf first; without the root.
     pub chain: Vec<CertificateDer<'static>>,

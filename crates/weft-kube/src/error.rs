@@ -110,6 +110,35 @@ pub enum KubeError {
         /// What is wrong.
         reason: String,
     },
+    /// The API server refuses, or cannot be asked.
+    #[error("{what}: {reason}")]
+    Api {
+        /// What was to be done.
+        what: String,
+        /// The API server's words, or why it was not reached.
+        reason: String,
+    },
+    /// The issuer's Secret cannot be used as it is.
+    #[error("Secret {secret} {reason}")]
+    Issuer {
+        /// Namespace and name.
+        secret: String,
+        /// What is wrong, and the cure.
+        reason: String,
+    },
+    /// The CA cannot start or go on.
+    #[error(transparent)]
+    Ca(#[from] weft_ca::CaError),
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} ({what}): {reason}")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What for.
+        what: &'static str,
+        /// What the system says.
+        reason: String,
+    },
 }
 
 fn line_number(line: Option<u64>) -> String {

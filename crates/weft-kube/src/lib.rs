@@ -16,6 +16,7 @@
 mod backend;
 mod config;
 pub mod control;
+pub mod credentials;
 mod error;
 mod install;
 mod probe;

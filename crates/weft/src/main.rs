@@ -2,6 +2,7 @@
 
 mod alloc;
 mod ca;
+mod control;
 mod init;
 mod log;
 mod proxy;
@@ -35,6 +36,8 @@ enum Command {
     Proxy(proxy::Args),
     /// Run the mesh certificate authority.
     Ca(ca::Args),
+    /// Run the parts of Weft that know of Kubernetes.
+    Control(control::Args),
     /// Tell the version.
     Version,
 }
@@ -45,6 +48,7 @@ fn main() -> ExitCode {
         Command::Init(args) => init::run(&args, cli.log.as_deref(), cli.log_format),
         Command::Proxy(args) => proxy::run(&args, cli.log.as_deref(), cli.log_format),
         Command::Ca(args) => ca::run(&args, cli.log.as_deref(), cli.log_format),
+        Command::Control(args) => control::run(&args, cli.log.as_deref(), cli.log_format),
         Command::Version => version::run(),
     }
 }

@@ -7,7 +7,17 @@
 //! | module | |
 //! |---|---|
 //! | `config` | `config.yaml` |
+//! | `client` | the way to the API server |
+//! | `admin` | `/metrics`, `/live`, `/ready` |
+//! | `run` | the parts, put together |
 
+mod admin;
+mod client;
 mod config;
+mod run;
 
+pub use admin::{PartReadiness, Readiness};
+pub use client::client;
+pub(crate) use client::describe;
 pub use config::{CaSettings, ControlConfig, InjectorSettings, MeshSettings};
+pub use run::{Binds, Control, ControlOptions, Part};
