@@ -116,7 +116,7 @@ pub struct Control {
 }
 
 /// A part at work. Ends when the drain has begun and its work is done.
-type Running<'a> = Pin<Box<dyn Future<Output = Result<(), KubeError>> + 'a>>;
+type Running<'a> = Pin<Box<dyn Future<Output = Result<(), KubeError>> + Send + 'a>>;
 
 impl Control {
     /// Binds the pages. The API server is not asked yet.
