@@ -1,8 +1,8 @@
 //! What the CA needs of Kubernetes: somebody who knows whose token it is, and a place for the root.
 //!
 //! A pod proves who it is with a projected service account token that is good for the CA only (audience `weft-ca`). The
-//! API server judges it (TokenReview), so that a deleted pod's token is refused at once and no key of the cluster has to
-//! be known here. The root is in one Secret that all replicas share: whoever starts first makes it.
+//! API server judges it (TokenReview), so that the token of a deleted pod is refused within seconds and no key of the
+//! cluster has to be known here. The root is in one Secret that all replicas share: whoever starts first makes it.
 //!
 //! | module | |
 //! |---|---|

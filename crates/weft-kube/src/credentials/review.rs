@@ -29,7 +29,8 @@ const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 
 /// Judges service account tokens by asking the API server.
 ///
-/// Nothing is cached: a token is dead as soon as its pod is, and a proxy asks twice a day.
+/// Nothing is cached here: a token has to die with its pod, and a proxy asks once an hour. (The API server remembers its
+/// own good answers for 10 s.)
 pub struct TokenReviewer {
     reviews: Api<TokenReview>,
     trust_domain: TrustDomain,

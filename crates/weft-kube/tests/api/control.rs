@@ -123,9 +123,10 @@ async fn who_gets_what(server: &ApiServer, admin: &Client, control: &Running, bu
     proxy
         .failure("for spiffe://weft.local/ns/shop/sa/orders, not for spiffe://weft.local/ns/shop/sa/web")
         .await;
-    // A deleted pod's token is dead at once.
+    // A deleted pod's token is dead as soon as the API server has forgotten its own last answer: 10 s.
     let pods: Api<Pod> = Api::namespaced(server.client().await, "shop");
     pods.delete("web-1", &DeleteParams::default().grace_period(0)).await.unwrap();
+    sleep(Duration::from_secs(11)).await;
     let late = Proxy::start(&control.ca(), bundle, &bound, None);
     late.failure("refused the token").await;
     vec![bound, orders]
