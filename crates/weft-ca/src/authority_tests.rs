@@ -73,7 +73,7 @@ fn a_root_that_is_not_whole_is_no_authority() {
     let id: SpiffeId = "spiffe://weft.local/ns/weft-system/sa/weft-ca".parse().unwrap();
     for bad in [
         RootPem { key: other.key.clone(), ..one.clone() },
-        RootPem { bundle: other.bundle.clone(), ..one.clone() },
+        RootPem { bundle: other.bundle, ..one.clone() },
         RootPem { bundle: String::new(), ..one.clone() },
     ] {
         Authority::new(bad, id.clone(), DAY).unwrap_err();
