@@ -17,6 +17,8 @@
 mod backend;
 mod config;
 pub mod controller;
+pub mod control;
+pub mod credentials;
 mod error;
 mod install;
 mod probe;

@@ -2,6 +2,7 @@
 
 mod alloc;
 mod ca;
+mod control;
 mod init;
 mod log;
 mod proxy;
@@ -38,6 +39,8 @@ enum Command {
     Ca(ca::Args),
     /// Wait until the proxy is ready.
     WaitReady(wait_ready::Args),
+    /// Run the parts of Weft that know of Kubernetes.
+    Control(control::Args),
     /// Tell the version.
     Version,
 }
@@ -49,6 +52,7 @@ fn main() -> ExitCode {
         Command::Proxy(args) => proxy::run(&args, cli.log.as_deref(), cli.log_format),
         Command::Ca(args) => ca::run(&args, cli.log.as_deref(), cli.log_format),
         Command::WaitReady(args) => wait_ready::run(&args),
+        Command::Control(args) => control::run(&args, cli.log.as_deref(), cli.log_format),
         Command::Version => version::run(),
     }
 }
