@@ -16,6 +16,7 @@
 mod backend;
 mod config;
 mod error;
+pub mod inject;
 mod install;
 mod probe;
 mod rules;
