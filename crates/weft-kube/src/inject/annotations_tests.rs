@@ -65,7 +65,7 @@ fn values_that_cannot_be_read_name_annotation_value_and_cure() {
         (LOG, "loud", "debug"),
         (REWRITE_PROBES, "true", "enabled or disabled"),
         (CPU_REQUEST, "100mm", "100m, 0.5"),
-        (MEMORY_LIMIT, "100m", "thousandths"),
+        (MEMORY_LIMIT, "100000000500m", "thousandths"),
         (MEMORY_REQUEST, "512Mi", "above the memory limit 256Mi"),
         (CONFIG, "timeouts.connect", "field=value"),
     ] {

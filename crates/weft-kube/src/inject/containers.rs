@@ -16,8 +16,6 @@ const AUDIENCE: &str = "weft-ca";
 const TOKEN_SECONDS: u32 = 3600;
 /// Where the API server mounts the pod's API token into every container that has nothing there.
 const API_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
-/// The root of the file system is read-only; /dev is the container's own and is not.
-const LOCK_FILE: &str = "/dev/weft-xtables.lock";
 
 /// `weft-init`.
 pub(crate) fn init(settings: &InjectSettings, asked: &Asked) -> Value {
@@ -35,7 +33,6 @@ pub(crate) fn init(settings: &InjectSettings, asked: &Asked) -> Value {
         "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
         "args": args,
-        "env": [{"name": "XTABLES_LOCKFILE", "value": LOCK_FILE}],
         "resources": settings.init_resources,
         "securityContext": {
             "runAsUser": 0,

@@ -19,6 +19,8 @@ const DEFAULT_TIMEOUT: i64 = 1;
 /// does, and this is long enough for what is waited for there.
 const POST_START_TIMEOUT: i64 = 300;
 const DEFAULT_GRACE: i64 = 30;
+/// The longest that the proxy takes.
+const LONGEST: i64 = 3600;
 /// The probes, by the last part of their path: and where they are in a container.
 pub(crate) const KINDS: [(&str, &[&str]); 5] = [
     ("startup", &["startupProbe"]),
@@ -72,18 +74,36 @@ impl Handler {
         .filter(|port| *port != 0)
     }
 
-    fn entry(&self, handler: &str, port: u16) -> (&'static str, Value) {
-        match handler {
+    /// What the proxy has to do; `None` where there is no such thing.
+    fn entry(&self, handler: &str, port: u16) -> Option<(&'static str, Value)> {
+        Some(match handler {
             "tcpSocket" => ("tcp", json!({"port": port})),
             "grpc" => ("grpc", json!({"port": port, "service": self.service.as_deref().unwrap_or("")})),
             _ => {
-                let path = self.path.as_deref().unwrap_or("");
-                let slash = if path.starts_with('/') { "" } else { "/" };
                 let scheme = self.scheme.as_deref().filter(|scheme| !scheme.is_empty()).unwrap_or("HTTP");
-                ("http", json!({"port": port, "path": format!("{slash}{path}"), "scheme": scheme}))
+                if !["HTTP", "HTTPS"].contains(&scheme) {
+                    return None;
+                }
+                let path = target(self.path.as_deref().unwrap_or(""));
+                ("http", json!({"port": port, "path": path, "scheme": scheme}))
             }
+        })
+    }
+}
+
+/// The path as the kubelet would send it: from the root, without a fragment, and with what does not belong into a URL
+/// escaped.
+fn target(path: &str) -> String {
+    let path = path.split('#').next().unwrap_or("");
+    let mut target = String::from(if path.starts_with('/') { "" } else { "/" });
+    for byte in path.bytes() {
+        if byte.is_ascii_graphic() {
+            target.push(char::from(byte));
+        } else {
+            target.push_str(&format!("%{byte:02X}"));
         }
     }
+    target
 }
 
 /// The probes of `pod` that move. What is on a port of the proxy's is a problem.
@@ -105,7 +125,7 @@ pub(crate) fn plan(pod: &Pod, problems: &mut Vec<Problem>) -> Vec<Rewrite> {
                 continue;
             }
             let path = format!("/probe/{}/{kind}", container.name);
-            let (protocol, detail) = read.entry(handler, port);
+            let Some((protocol, detail)) = read.entry(handler, port) else { continue };
             let timeout = timeout(pod, probe, kind);
             rewrites.push(Rewrite {
                 container: container.name.clone(),
@@ -150,7 +170,7 @@ fn timeout(pod: &Pod, probe: &Map<String, Value>, kind: &str) -> i64 {
         "preStop" => pod.spec.termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE),
         _ => probe.get("timeoutSeconds").and_then(Value::as_i64).unwrap_or(DEFAULT_TIMEOUT),
     };
-    seconds.max(1)
+    seconds.clamp(1, LONGEST)
 }
 
 /// What the proxy is told: `WEFT_PROBES`.
@@ -210,7 +230,7 @@ mod tests {
             "startupProbe": {"grpc": {"port": 9000}, "failureThreshold": 30},
             "readinessProbe": {"httpGet": {"path": "/healthz", "port": "http", "httpHeaders": [{"name": "Host", "value": "a"}]}, "periodSeconds": 3, "timeoutSeconds": 2},
             "livenessProbe": {"tcpSocket": {"port": "8080"}},
-            "lifecycle": {"postStart": {"httpGet": {"port": 8080, "scheme": "HTTPS", "path": "hello?x=1"}}, "preStop": {"httpGet": {"port": "http", "path": "/bye"}}},
+            "lifecycle": {"postStart": {"httpGet": {"port": 8080, "scheme": "HTTPS", "path": "hello you?x=1#y"}}, "preStop": {"httpGet": {"port": "http", "path": "/bye"}}},
         });
         let (after, told, problems) = moved(&app);
         assert!(problems.is_empty());
@@ -231,7 +251,7 @@ mod tests {
                 {"path": "/probe/app/startup", "grpc": {"port": 9000, "service": ""}, "timeoutSeconds": 1},
                 {"path": "/probe/app/readiness", "http": {"port": 8080, "path": "/healthz", "scheme": "HTTP"}, "timeoutSeconds": 2},
                 {"path": "/probe/app/liveness", "tcp": {"port": 8080}, "timeoutSeconds": 1},
-                {"path": "/probe/app/postStart", "http": {"port": 8080, "path": "/hello?x=1", "scheme": "HTTPS"}, "timeoutSeconds": 300},
+                {"path": "/probe/app/postStart", "http": {"port": 8080, "path": "/hello%20you?x=1", "scheme": "HTTPS"}, "timeoutSeconds": 300},
                 {"path": "/probe/app/preStop", "http": {"port": 8080, "path": "/bye", "scheme": "HTTP"}, "timeoutSeconds": 30},
             ])
         );
@@ -246,6 +266,7 @@ mod tests {
             ("readinessProbe", json!({"httpGet": {"port": "nowhere"}})),
             ("readinessProbe", json!({"httpGet": {"port": 80}, "exec": {}})),
             ("startupProbe", json!({"httpGet": {"port": true}})),
+            ("startupProbe", json!({"httpGet": {"port": 80, "scheme": "ftp"}})),
             ("startupProbe", json!({})),
             ("lifecycle", json!({"preStop": {"sleep": {"seconds": 5}}})),
             ("lifecycle", json!({"preStop": {"tcpSocket": {"port": 80}}})),
