@@ -96,4 +96,17 @@ pub enum KubeError {
         /// What happened instead, and the cure.
         reason: String,
     },
+    /// An address cannot be listened on.
+    #[error("cannot listen on {address} ({what}): {reason}")]
+    Listen {
+        /// The address.
+        address: std::net::SocketAddr,
+        /// What for.
+        what: &'static str,
+        /// What the system says.
+        reason: String,
+    },
+    /// The injector's serving certificate cannot be made.
+    #[error("no certificate for the injector: {0}")]
+    Serving(String),
 }

@@ -20,6 +20,7 @@ pub mod inject;
 mod install;
 mod probe;
 mod rules;
+pub mod webhook;
 
 pub use backend::{Backend, BackendChoice, Families};
 pub use config::{Family, InterceptConfig, OWN_PORTS, PROXY_UID, PortRange};

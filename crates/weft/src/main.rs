@@ -3,6 +3,7 @@
 mod alloc;
 mod ca;
 mod init;
+mod inject;
 mod log;
 mod proxy;
 mod version;
@@ -35,6 +36,10 @@ enum Command {
     Proxy(proxy::Args),
     /// Run the mesh certificate authority.
     Ca(ca::Args),
+    /// Put the sidecar into manifests, as the injector would.
+    Inject(inject::InjectArgs),
+    /// Take away what was injected into manifests.
+    Uninject(inject::UninjectArgs),
     /// Tell the version.
     Version,
 }
@@ -45,6 +50,8 @@ fn main() -> ExitCode {
         Command::Init(args) => init::run(&args, cli.log.as_deref(), cli.log_format),
         Command::Proxy(args) => proxy::run(&args, cli.log.as_deref(), cli.log_format),
         Command::Ca(args) => ca::run(&args, cli.log.as_deref(), cli.log_format),
+        Command::Inject(args) => inject::inject(&args),
+        Command::Uninject(args) => inject::uninject(&args),
         Command::Version => version::run(),
     }
 }

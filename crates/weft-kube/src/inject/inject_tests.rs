@@ -287,6 +287,11 @@ fn what_is_no_pod_is_told_with_its_place() {
         (json!({"spec": {"securityContext": "x"}}), "spec"),
         (json!({"spec": {"containers": [["a"]]}}), "spec.containers[0]: this is not an object"),
         (json!({"spec": {"volumes": [1]}}), "spec"),
+        (json!({"spec": {"containers": [{"name": "A b"}]}}), "container \"A b\""),
+        (
+            json!({"spec": {"containers": [{"name": "a"}], "initContainers": [{"name": "a"}]}}),
+            "two of this name",
+        ),
     ] {
         match inject(&pod, &enabled(), &injector()) {
             Outcome::Invalid(reason) => assert!(reason.contains(place), "{reason}"),

@@ -15,6 +15,7 @@
 //! | `patch` | the difference as a JSON patch |
 //! | `workload` | where the pod is in a Deployment, a CronJob, ... |
 //! | `uninject` | all of it taken away again |
+//! | `stream` | files of manifests |
 
 mod annotations;
 mod containers;
@@ -25,6 +26,7 @@ mod problem;
 mod quantity;
 mod refuse;
 mod settings;
+mod stream;
 mod uninject;
 mod workload;
 
@@ -37,6 +39,7 @@ pub use patch::patch;
 pub use problem::Problem;
 pub use quantity::Quantity;
 pub use settings::{InjectSettings, NativeSidecar, PullPolicy, Resources};
+pub use stream::{Done, Manifests, Mistake};
 pub use uninject::uninject;
 pub use workload::{Workload, workloads};
 

@@ -4,7 +4,7 @@
 //! at is read into types first, so that a broken pod ends here with the place of the mistake, and nothing behind it has
 //! to expect one.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -112,14 +112,33 @@ impl Pod {
             ),
             None => Default::default(),
         };
-        Ok(Self {
+        let read = Self {
             labels,
             annotations,
             owners,
             init_containers: containers(spec, "initContainers")?,
             containers: containers(spec, "containers")?,
             spec: read(&Value::Object(spec.clone()), "spec")?,
-        })
+        };
+        read.check_names()?;
+        Ok(read)
+    }
+
+    /// Containers are told from each other by their names, and a probe's path is made of one.
+    fn check_names(&self) -> Result<(), String> {
+        let mut seen = BTreeSet::new();
+        for name in self.all().map(|container| container.name.as_str()) {
+            let allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+            if name.is_empty() || name.len() > 63 || !name.bytes().all(allowed) {
+                return Err(format!(
+                    "container {name:?}: a name is made of a-z, 0-9 and -, at most 63 of them"
+                ));
+            }
+            if !seen.insert(name) {
+                return Err(format!("container {name}: there are two of this name"));
+            }
+        }
+        Ok(())
     }
 
     /// Every container, those that run first first.

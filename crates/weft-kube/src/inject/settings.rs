@@ -56,6 +56,27 @@ impl InjectSettings {
     }
 }
 
+/// What `weft inject` reads of `config.yaml`; the rest is `weft control`'s to check.
+#[derive(Deserialize)]
+struct Config {
+    namespace: Option<String>,
+    injector: InjectSettings,
+}
+
+impl InjectSettings {
+    /// The `injector` section of a whole `config.yaml`, and Weft's own namespace where the file names it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the section; what cannot be read at all with its line.
+    pub fn from_config(text: &str) -> Result<(Self, Option<String>), Vec<String>> {
+        let options = serde_saphyr::options! { with_snippet: false };
+        let config: Config =
+            serde_saphyr::from_str_with_options(text, options).map_err(|error| vec![error.to_string()])?;
+        let problems = config.injector.problems();
+        if problems.is_empty() { Ok((config.injector, config.namespace)) } else { Err(problems) }
+    }
+}
+
 /// `imagePullPolicy` of a container.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PullPolicy {
@@ -183,6 +204,18 @@ mod tests {
         let wrong = "{image: 'a b', resources: {requests: {memory: 2Gi}, limits: {memory: 1Gi}}, initResources: {limits: {memory: 1m}}}";
         let settings: InjectSettings = serde_saphyr::from_str(wrong).unwrap();
         assert_eq!(settings.problems().len(), 3, "{:?}", settings.problems());
+    }
+
+    #[test]
+    fn the_section_is_found_in_a_whole_file() {
+        let text =
+            "trustDomain: a.example\nnamespace: mesh\ninjector:\n  image: weft:1\nproxy: {log: debug}\n";
+        let (settings, namespace) = InjectSettings::from_config(text).unwrap();
+        assert_eq!((settings, namespace.as_deref()), (InjectSettings::new("weft:1"), Some("mesh")));
+        let wrong = InjectSettings::from_config("injector:\n  image: weft:1\n  imag: x\n").unwrap_err();
+        assert!(wrong[0].contains("imag") && wrong[0].contains("line 3"), "{wrong:?}");
+        assert!(InjectSettings::from_config("injector: {image: ''}").is_err());
+        assert!(InjectSettings::from_config("mesh: {}").is_err());
     }
 
     #[test]

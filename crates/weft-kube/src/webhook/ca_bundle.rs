@@ -67,7 +67,11 @@ pub(crate) async fn keep(client: Client, mut bundle: watch::Receiver<String>) {
 /// The patch for those entries that have another bundle; `None` where all have this one.
 fn missing(found: &MutatingWebhookConfiguration, bundle: &str) -> Option<Value> {
     let wanted = ByteString(bundle.as_bytes().to_vec());
-    let other = found.webhooks.iter().flatten().filter(|entry| entry.client_config.ca_bundle.as_ref() != Some(&wanted));
+    let other = found
+        .webhooks
+        .iter()
+        .flatten()
+        .filter(|entry| entry.client_config.ca_bundle.as_ref() != Some(&wanted));
     let entries: Vec<Value> =
         other.map(|entry| json!({"name": entry.name, "clientConfig": {"caBundle": wanted}})).collect();
     (!entries.is_empty()).then(|| json!({"webhooks": entries}))

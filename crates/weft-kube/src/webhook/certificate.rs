@@ -42,7 +42,7 @@ pub trait ServingSigner: Send + Sync {
     /// The roots that vouch for it, PEM.
     fn bundle_pem(&self) -> String;
 
-    /// Resolves when the roots have changed since [`ServingSigner::bundle_pem`] was last called.
+    /// Resolves when the roots have changed since it last did; never, where they cannot change any more.
     fn changed(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }
 

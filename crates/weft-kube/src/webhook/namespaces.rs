@@ -27,17 +27,18 @@ pub trait Namespaces: Send + Sync {
     fn labels<'a>(&'a self, name: &'a str, fresh: bool) -> Labels<'a>;
 }
 
+/// Without `spec` and `status`: the API server does not even send them.
 type Meta = PartialObjectMeta<Namespace>;
 
 /// The cluster's namespaces.
 pub(crate) struct Watched {
-    api: Api<Namespace>,
+    api: Api<Meta>,
     store: Store<Meta>,
 }
 
 /// Fills it.
 pub(crate) struct Follow {
-    api: Api<Namespace>,
+    api: Api<Meta>,
     writer: Writer<Meta>,
 }
 
@@ -51,7 +52,7 @@ pub(crate) fn watched(client: Client) -> (Watched, Follow) {
 impl Follow {
     /// Follows the cluster, for ever.
     pub(crate) async fn run(self) {
-        let events = watcher::metadata_watcher(self.api, watcher::Config::default()).default_backoff();
+        let events = watcher(self.api, watcher::Config::default()).default_backoff();
         // Annotations and managed fields are most of a namespace's size, and not asked for.
         let events = events.modify(|namespace| {
             namespace.metadata.annotations = None;
@@ -72,14 +73,17 @@ impl Namespaces for Watched {
             if !fresh && let Some(known) = self.store.get(&ObjectRef::new(name)) {
                 return Some(known.labels().clone());
             }
-            match tokio::time::timeout(PATIENCE, self.api.get_metadata(name)).await {
+            match tokio::time::timeout(PATIENCE, self.api.get(name)).await {
                 Ok(Ok(namespace)) => Some(namespace.labels().clone()),
                 Ok(Err(error)) => {
                     tracing::warn!(namespace = name, %error, "cannot read the namespace");
                     None
                 }
                 Err(_) => {
-                    tracing::warn!(namespace = name, "cannot read the namespace: no answer within {PATIENCE:?}");
+                    tracing::warn!(
+                        namespace = name,
+                        "cannot read the namespace: no answer within {PATIENCE:?}"
+                    );
                     None
                 }
             }

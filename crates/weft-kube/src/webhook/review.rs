@@ -118,7 +118,10 @@ impl Question {
         let review: Review =
             serde_json::from_slice(body).map_err(|error| format!("this is not an {KIND}: {error}"))?;
         if review.api_version != VERSION || review.kind != KIND {
-            return Err(format!("this is {} {}; {VERSION} {KIND} is wanted", review.api_version, review.kind));
+            return Err(format!(
+                "this is {} {}; {VERSION} {KIND} is wanted",
+                review.api_version, review.kind
+            ));
         }
         let request = review.request.ok_or_else(|| format!("this {KIND} has no request"))?;
         let of_pods = request.kind.group.is_empty() && request.kind.kind == "Pod";
@@ -149,7 +152,12 @@ impl Question {
         let in_namespace = self.namespace.as_deref().unwrap_or("");
         match inject::inject(&self.object, &namespace, injector) {
             Outcome::Skip(skip) => {
-                tracing::debug!(namespace = in_namespace, pod = self.name, reason = skip.as_str(), "left alone");
+                tracing::debug!(
+                    namespace = in_namespace,
+                    pod = self.name,
+                    reason = skip.as_str(),
+                    "left alone"
+                );
                 self.reply(Verdict::Skipped, Some(skip), self.allowed())
             }
             Outcome::Patched(injected) => {
@@ -179,7 +187,14 @@ impl Question {
     }
 
     fn allowed(&self) -> Response<'_> {
-        Response { uid: &self.uid, allowed: true, status: None, patch_type: None, patch: None, warnings: Vec::new() }
+        Response {
+            uid: &self.uid,
+            allowed: true,
+            status: None,
+            patch_type: None,
+            patch: None,
+            warnings: Vec::new(),
+        }
     }
 
     fn denied(&self, verdict: Verdict, code: u16, message: String) -> Answer {

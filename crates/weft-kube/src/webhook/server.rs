@@ -84,8 +84,11 @@ impl Webhook {
         let WebhookOptions { bind, injector, signer, client, registry } = options;
         let name = format!("{NAME}.{}.svc", injector.own_namespace);
         let serving = Serving::new(signer, name)?;
-        let refused =
-            |error: std::io::Error| KubeError::Listen { address: bind, what: "injector", reason: error.to_string() };
+        let refused = |error: std::io::Error| KubeError::Listen {
+            address: bind,
+            what: "injector",
+            reason: error.to_string(),
+        };
         let listener = TcpListener::bind(bind).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         let (namespaces, follow) = match client.clone().map(namespaces::watched) {
@@ -221,10 +224,19 @@ impl Handler {
         let body = match timeout(BODY_TIMEOUT, to_bytes(Body::new(body), MAX_BODY)).await {
             Ok(Ok(body)) => body,
             Ok(Err(error)) => {
-                let status = if is_too_large(&error) { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
+                let status = if is_too_large(&error) {
+                    StatusCode::PAYLOAD_TOO_LARGE
+                } else {
+                    StatusCode::BAD_REQUEST
+                };
                 return invalid(status, format!("the body cannot be read: {error}"));
             }
-            Err(_) => return invalid(StatusCode::REQUEST_TIMEOUT, format!("no whole body within {BODY_TIMEOUT:?}")),
+            Err(_) => {
+                return invalid(
+                    StatusCode::REQUEST_TIMEOUT,
+                    format!("no whole body within {BODY_TIMEOUT:?}"),
+                );
+            }
         };
         let question = match Question::read(&body) {
             Ok(question) => question,

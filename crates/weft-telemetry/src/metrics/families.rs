@@ -204,6 +204,14 @@ families! {
         ["outcome"],
         "Certificates fetched: ok, or why not.";
 
+    // The injector
+    INJECTIONS = Kind::Counter, "weft_injections_total",
+        ["outcome"],
+        "Admission reviews answered: injected, skipped, refused, or invalid.";
+    INJECTION_DURATION = SECONDS_HISTOGRAM, "weft_injection_duration_seconds",
+        [],
+        "Time from the head of an admission review to its answer.";
+
     // The process and telemetry itself
     CONFIG_RELOADS = Kind::Counter, "weft_config_reloads_total",
         ["outcome"],
