@@ -235,7 +235,7 @@ mod tests {
 
     #[test]
     fn mistakes_name_document_line_and_object() {
-        let broken = Manifests::read("a: 1\n---\nb: [1\nc: 2\n---\nd: 1\n---\n\te: f\n").unwrap_err();
+        let broken = Manifests::read("a: 1\n---\nb: [1\nc: 2\n---\nd: 1\n---\ne: {f]\n").unwrap_err();
         assert_eq!(broken.iter().map(|mistake| mistake.document).collect::<Vec<_>>(), [2, 4]);
         let line: usize =
             broken[1].reason.strip_prefix("line ").unwrap().split(':').next().unwrap().parse().unwrap();
