@@ -150,4 +150,7 @@ fn line_number(line: Option<u64>) -> String {
 
 fn field_name(field: &str) -> String {
     if field.is_empty() { String::new() } else { format!(": {field}") }
+    /// The injector's serving certificate cannot be made.
+    #[error("no certificate for the injector: {0}")]
+    Serving(String),
 }

@@ -20,9 +20,11 @@ pub mod controller;
 pub mod control;
 pub mod credentials;
 mod error;
+pub mod inject;
 mod install;
 mod probe;
 mod rules;
+pub mod webhook;
 
 pub use backend::{Backend, BackendChoice, Families};
 pub use config::{Family, InterceptConfig, OWN_PORTS, PROXY_UID, PortRange};

@@ -4,6 +4,7 @@ mod alloc;
 mod ca;
 mod control;
 mod init;
+mod inject;
 mod log;
 mod proxy;
 mod version;
@@ -41,6 +42,10 @@ enum Command {
     WaitReady(wait_ready::Args),
     /// Run the parts of Weft that know of Kubernetes.
     Control(control::Args),
+    /// Put the sidecar into manifests, as the injector would.
+    Inject(inject::InjectArgs),
+    /// Take away what was injected into manifests.
+    Uninject(inject::UninjectArgs),
     /// Tell the version.
     Version,
 }
@@ -53,6 +58,8 @@ fn main() -> ExitCode {
         Command::Ca(args) => ca::run(&args, cli.log.as_deref(), cli.log_format),
         Command::WaitReady(args) => wait_ready::run(&args),
         Command::Control(args) => control::run(&args, cli.log.as_deref(), cli.log_format),
+        Command::Inject(args) => inject::inject(&args),
+        Command::Uninject(args) => inject::uninject(&args),
         Command::Version => version::run(),
     }
 }

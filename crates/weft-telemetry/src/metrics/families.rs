@@ -214,6 +214,13 @@ families! {
     CA_ROOT_NOT_AFTER = Kind::Gauge, "weft_ca_root_expiry_timestamp_seconds",
         [],
         "When the certificate that leaves are signed with expires, in Unix time.";
+    // The injector
+    INJECTIONS = Kind::Counter, "weft_injections_total",
+        ["outcome"],
+        "Admission reviews answered: injected, skipped, refused, or invalid.";
+    INJECTION_DURATION = SECONDS_HISTOGRAM, "weft_injection_duration_seconds",
+        [],
+        "Time from the head of an admission review to its answer.";
 
     // The process and telemetry itself
     CONFIG_RELOADS = Kind::Counter, "weft_config_reloads_total",
