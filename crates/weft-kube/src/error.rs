@@ -96,4 +96,42 @@ pub enum KubeError {
         /// What happened instead, and the cure.
         reason: String,
     },
+    /// Values of an installation that cannot be used.
+    #[error(transparent)]
+    Values(#[from] crate::manifests::Problems),
+    /// An object cannot be written.
+    #[error("{object}: {reason}")]
+    Manifest {
+        /// Which one.
+        object: String,
+        /// Why.
+        reason: String,
+    },
+    /// The API server did not do what it was asked.
+    #[error("cannot {action}: {source}")]
+    Api {
+        /// What was tried.
+        action: String,
+        /// Its answer.
+        source: Box<kube::Error>,
+    },
+    /// Helm made the installation, and keeps a record of it.
+    #[error(
+        "this installation is Helm's: run helm uninstall {release} --namespace {namespace}, which removes what was \
+         made at run time as well"
+    )]
+    HelmRelease {
+        /// Where.
+        namespace: String,
+        /// The release.
+        release: String,
+    },
+    /// Something that was deleted is still there.
+    #[error("{what} are still there after {seconds} s; see why with kubectl describe, then run this again")]
+    NotGone {
+        /// What.
+        what: &'static str,
+        /// How long was waited.
+        seconds: u64,
+    },
 }

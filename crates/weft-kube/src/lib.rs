@@ -12,11 +12,13 @@
 //! | `backend` | which iptables: legacy or nft, and the machine's capabilities |
 //! | `install` | write, check, remove |
 //! | `probe` | the self-test |
+//! | `manifests` | the objects of an installation, and their removal |
 
 mod backend;
 mod config;
 mod error;
 mod install;
+pub mod manifests;
 mod probe;
 mod rules;
 
