@@ -107,13 +107,13 @@ pub enum KubeError {
         /// Why.
         reason: String,
     },
-    /// The API server did not do what it was asked.
-    #[error("cannot {action}: {source}")]
+    /// The API server refuses, or cannot be asked.
+    #[error("{what}: {reason}")]
     Api {
-        /// What was tried.
-        action: String,
-        /// Its answer.
-        source: Box<kube::Error>,
+        /// What was to be done.
+        what: String,
+        /// The API server's words, or why it was not reached.
+        reason: String,
     },
     /// Helm made the installation, and keeps a record of it.
     #[error(

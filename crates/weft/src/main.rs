@@ -3,8 +3,10 @@
 mod alloc;
 mod ca;
 mod init;
+mod install;
 mod log;
 mod proxy;
+mod style;
 mod version;
 
 use std::process::ExitCode;
@@ -35,6 +37,10 @@ enum Command {
     Proxy(proxy::Args),
     /// Run the mesh certificate authority.
     Ca(ca::Args),
+    /// Print the objects of an installation on Kubernetes, for kubectl apply -f -.
+    Install(install::InstallArgs),
+    /// Remove an installation on Kubernetes, with everything that it made in the cluster.
+    Uninstall(install::UninstallArgs),
     /// Tell the version.
     Version,
 }
@@ -45,6 +51,8 @@ fn main() -> ExitCode {
         Command::Init(args) => init::run(&args, cli.log.as_deref(), cli.log_format),
         Command::Proxy(args) => proxy::run(&args, cli.log.as_deref(), cli.log_format),
         Command::Ca(args) => ca::run(&args, cli.log.as_deref(), cli.log_format),
+        Command::Install(args) => install::install(&args),
+        Command::Uninstall(args) => install::uninstall(&args),
         Command::Version => version::run(),
     }
 }

@@ -8,6 +8,7 @@
 //!
 //! | module | |
 //! |---|---|
+//! | `connect` | the way to the API server |
 //! | `located` | YAML in which each node knows its line |
 //! | `schema` | checks values by the chart's JSON schema |
 //! | `set` | `--set` |
@@ -17,6 +18,7 @@
 //! | `rbac`, `workload`, `network`, `webhook` | the objects |
 //! | `uninstall` | takes all of it away again, with what was made at run time |
 
+mod connect;
 mod located;
 mod meta;
 mod network;
@@ -32,6 +34,7 @@ mod workload;
 use k8s_openapi::serde::Serialize;
 use kube::Resource;
 
+pub use connect::connect;
 pub use uninstall::{NamespaceEnd, Removal, Survey, Uninstall};
 pub use values::{Problem, Problems, Source, Values};
 

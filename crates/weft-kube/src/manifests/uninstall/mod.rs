@@ -350,8 +350,14 @@ where
 
 /// An error of the API server, with what was tried.
 fn api(action: &str) -> impl FnOnce(kube::Error) -> KubeError {
-    let action = action.to_owned();
-    move |source| KubeError::Api { action, source: Box::new(source) }
+    let what = format!("cannot {action}");
+    move |error| {
+        let reason = match error {
+            kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+            other => other.to_string(),
+        };
+        KubeError::Api { what, reason }
+    }
 }
 
 #[cfg(test)]
