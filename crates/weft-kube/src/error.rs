@@ -111,6 +111,15 @@ pub enum KubeError {
         /// The field, where one can be told.
         field: String,
         /// What is wrong.
+    /// Values of an installation that cannot be used.
+    #[error(transparent)]
+    Values(#[from] crate::manifests::Problems),
+    /// An object cannot be written.
+    #[error("{object}: {reason}")]
+    Manifest {
+        /// Which one.
+        object: String,
+        /// Why.
         reason: String,
     },
     /// The API server refuses, or cannot be asked.
@@ -153,4 +162,23 @@ fn field_name(field: &str) -> String {
     /// The injector's serving certificate cannot be made.
     #[error("no certificate for the injector: {0}")]
     Serving(String),
+    /// Helm made the installation, and keeps a record of it.
+    #[error(
+        "this installation is Helm's: run helm uninstall {release} --namespace {namespace}, which removes what was \
+         made at run time as well"
+    )]
+    HelmRelease {
+        /// Where.
+        namespace: String,
+        /// The release.
+        release: String,
+    },
+    /// Something that was deleted is still there.
+    #[error("{what} are still there after {seconds} s; see why with kubectl describe, then run this again")]
+    NotGone {
+        /// What.
+        what: &'static str,
+        /// How long was waited.
+        seconds: u64,
+    },
 }

@@ -13,6 +13,7 @@
 //! | `install` | write, check, remove |
 //! | `probe` | the self-test |
 //! | [`controller`] | membership, twins and modes, kept as the cluster's pods and Services ask for |
+//! | `manifests` | the objects of an installation, and their removal |
 
 mod backend;
 mod config;
@@ -22,6 +23,7 @@ pub mod credentials;
 mod error;
 pub mod inject;
 mod install;
+pub mod manifests;
 mod probe;
 mod rules;
 pub mod webhook;

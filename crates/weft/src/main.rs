@@ -5,8 +5,10 @@ mod ca;
 mod control;
 mod init;
 mod inject;
+mod install;
 mod log;
 mod proxy;
+mod style;
 mod version;
 mod wait_ready;
 
@@ -46,6 +48,10 @@ enum Command {
     Inject(inject::InjectArgs),
     /// Take away what was injected into manifests.
     Uninject(inject::UninjectArgs),
+    /// Print the objects of an installation on Kubernetes, for kubectl apply -f -.
+    Install(install::InstallArgs),
+    /// Remove an installation on Kubernetes, with everything that it made in the cluster.
+    Uninstall(install::UninstallArgs),
     /// Tell the version.
     Version,
 }
@@ -60,6 +66,8 @@ fn main() -> ExitCode {
         Command::Control(args) => control::run(&args, cli.log.as_deref(), cli.log_format),
         Command::Inject(args) => inject::inject(&args),
         Command::Uninject(args) => inject::uninject(&args),
+        Command::Install(args) => install::install(&args),
+        Command::Uninstall(args) => install::uninstall(&args),
         Command::Version => version::run(),
     }
 }
