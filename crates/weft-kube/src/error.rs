@@ -111,6 +111,8 @@ pub enum KubeError {
         /// The field, where one can be told.
         field: String,
         /// What is wrong.
+        reason: String,
+    },
     /// Values of an installation that cannot be used.
     #[error(transparent)]
     Values(#[from] crate::manifests::Problems),
@@ -151,14 +153,6 @@ pub enum KubeError {
         /// What the system says.
         reason: String,
     },
-}
-
-fn line_number(line: Option<u64>) -> String {
-    line.map(|line| format!(":{line}")).unwrap_or_default()
-}
-
-fn field_name(field: &str) -> String {
-    if field.is_empty() { String::new() } else { format!(": {field}") }
     /// The injector's serving certificate cannot be made.
     #[error("no certificate for the injector: {0}")]
     Serving(String),
@@ -181,4 +175,12 @@ fn field_name(field: &str) -> String {
         /// How long was waited.
         seconds: u64,
     },
+}
+
+fn line_number(line: Option<u64>) -> String {
+    line.map(|line| format!(":{line}")).unwrap_or_default()
+}
+
+fn field_name(field: &str) -> String {
+    if field.is_empty() { String::new() } else { format!(": {field}") }
 }

@@ -17,8 +17,8 @@
 
 mod backend;
 mod config;
-pub mod controller;
 pub mod control;
+pub mod controller;
 pub mod credentials;
 mod error;
 pub mod inject;
