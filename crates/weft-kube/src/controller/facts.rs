@@ -12,7 +12,9 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServicePort, ServiceSpec};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Namespace, Node, Pod, PodSpec, Service, ServicePort, ServiceSpec,
+};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use weft_core::MtlsMode;
@@ -178,10 +180,9 @@ pub(crate) struct PodFacts {
     pub(crate) ready: bool,
     /// Has the containers of a sidecar.
     pub(crate) injected: bool,
-    /// In the node's network: never injected.
-    pub(crate) host_network: bool,
-    /// The copy of a static pod: its kubelet starts it without asking.
-    pub(crate) mirror: bool,
+    /// Never injected, whatever the labels: in the node's network, the copy of a static pod (its kubelet starts it without
+    /// asking), or of an operating system without iptables.
+    pub(crate) left_alone: bool,
     pub(crate) ips: Vec<IpAddr>,
     /// It carries the condition of one that slipped by.
     pub(crate) reported: bool,
@@ -216,13 +217,17 @@ impl Facts<Pod> for PodFacts {
             ending: meta.deletion_timestamp.is_some(),
             ready: condition("Ready") == Some("True"),
             injected: injected(object),
-            host_network: spec.and_then(|spec| spec.host_network) == Some(true),
-            mirror: annotation(meta, MIRROR).is_some(),
+            left_alone: spec.is_some_and(left_alone) || annotation(meta, MIRROR).is_some(),
             ips: ips.iter().filter_map(|ip| ip.ip.parse().ok()).collect(),
             reported: condition(INJECTED_CONDITION) == Some("False"),
         };
         (Key::of(meta), facts)
     }
+}
+
+fn left_alone(spec: &PodSpec) -> bool {
+    let windows = spec.os.as_ref().is_some_and(|os| os.name.eq_ignore_ascii_case("windows"));
+    spec.host_network == Some(true) || windows
 }
 
 /// Whether a pod has a sidecar: its containers tell, and nothing else.
@@ -426,9 +431,23 @@ mod tests {
                        "conditions": [{"type": "Ready", "status": "True"},
                                       {"type": "weft.dev/SidecarInjected", "status": "False"}]},
         }));
-        assert!(facts.ready && facts.ending && facts.host_network && facts.reported && !facts.finished);
+        assert!(facts.ready && facts.ending && facts.left_alone && facts.reported && !facts.finished);
         assert_eq!((facts.inject, facts.mode), (Inject::Enabled, Some(MtlsMode::Disable)));
         assert_eq!(facts.ips.len(), 2);
+    }
+
+    #[test]
+    fn some_pods_are_left_alone() {
+        for (change, alone) in [
+            (serde_json::json!({}), false),
+            (serde_json::json!({"spec": {"containers": [], "os": {"name": "windows"}}}), true),
+            (serde_json::json!({"spec": {"containers": [], "os": {"name": "linux"}}}), false),
+            (serde_json::json!({"metadata": {"name": "a", "annotations": {MIRROR: "x"}}}), true),
+        ] {
+            let mut json = serde_json::json!({"metadata": {"name": "a"}, "spec": {"containers": []}});
+            json.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            assert_eq!(pod(json.clone()).left_alone, alone, "{json}");
+        }
     }
 
     #[test]

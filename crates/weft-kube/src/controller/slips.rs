@@ -40,7 +40,7 @@ pub(crate) fn slips(world: &World) -> Slips {
 
 /// Whether a pod should have a sidecar by the labels, could have one, and has none.
 fn slipped(world: &World, key: &Key, pod: &PodFacts) -> bool {
-    if pod.injected || pod.host_network || pod.mirror || pod.finished || pod.ending {
+    if pod.injected || pod.left_alone || pod.finished || pod.ending {
         return false;
     }
     let asked = match world.namespace(&key.namespace).map(|ns| ns.inject) {
@@ -65,12 +65,11 @@ mod tests {
             .namespace("kube-system", Inject::Enabled, None)
             .pod("shop", "slipped", "10.0.0.1", false, no_change)
             .pod("shop", "in", "10.0.0.2", true, no_change)
-            .pod("shop", "host", "10.0.0.3", false, |pod| pod.host_network = true)
+            .pod("shop", "host", "10.0.0.3", false, |pod| pod.left_alone = true)
             .pod("shop", "done", "10.0.0.4", false, |pod| pod.finished = true)
             .pod("shop", "ending", "10.0.0.5", false, |pod| pod.ending = true)
             .pod("shop", "opted-out", "10.0.0.6", false, |pod| pod.inject = Inject::Disabled)
             .pod("shop", "told", "10.0.0.7", false, |pod| pod.reported = true)
-            .pod("shop", "mirror", "10.0.0.8", false, |pod| pod.mirror = true)
             .pod("plain", "opted-in", "10.0.1.1", false, |pod| pod.inject = Inject::Enabled)
             .pod("plain", "other", "10.0.1.2", false, no_change)
             .pod("plain", "was", "10.0.1.3", false, |pod| pod.reported = true)

@@ -8,6 +8,7 @@
 //! ```
 
 mod control;
+mod controller;
 mod log;
 mod outage;
 mod secret;
