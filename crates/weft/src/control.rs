@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// The configuration file.
     #[arg(long, value_name = "FILE", default_value = "/etc/weft-control/config.yaml", env = "WEFT_CONFIG")]
     config: PathBuf,
-    /// Run only these parts, separated by commas: ca.
+    /// Run only these parts, separated by commas: ca, controller.
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     only: Vec<Part>,
     /// Weft's own namespace; overrides the configuration.
@@ -66,6 +66,8 @@ impl Args {
         let default = Binds::default();
         ControlOptions {
             config,
+            file: Some(self.config.clone()),
+            replica: replica(),
             parts: if self.only.is_empty() { Part::ALL.into() } else { self.only.iter().copied().collect() },
             binds: Binds {
                 ca: self.bind_ca.unwrap_or(default.ca),
@@ -79,6 +81,12 @@ impl Args {
             },
         }
     }
+}
+
+/// The pod's name, by which the Lease of the leader is held; the host's elsewhere.
+fn replica() -> String {
+    let name = std::env::var("POD_NAME").or_else(|_| std::fs::read_to_string("/proc/sys/kernel/hostname"));
+    name.map_or_else(|_| std::process::id().to_string(), |name| name.trim().to_owned())
 }
 
 fn serve(options: ControlOptions) -> anyhow::Result<()> {

@@ -7,6 +7,7 @@
 //! | module | |
 //! |---|---|
 //! | `config` | `config.yaml` |
+//! | `follow` | its changes |
 //! | `client` | the way to the API server |
 //! | `admin` | `/metrics`, `/live`, `/ready` |
 //! | `run` | the parts, put together |
@@ -14,10 +15,11 @@
 mod admin;
 mod client;
 mod config;
+mod follow;
 mod run;
 
 pub use admin::{PartReadiness, Readiness};
 pub use client::client;
 pub(crate) use client::describe;
-pub use config::{CaSettings, ControlConfig, InjectorSettings, MeshSettings};
+pub use config::{CaSettings, ControlConfig, InjectorSettings};
 pub use run::{Binds, Control, ControlOptions, Part};

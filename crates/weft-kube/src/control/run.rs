@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -12,6 +13,7 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use kube::Client;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::{Instant, timeout};
 use weft_ca::{Authority, Ca, CaError, CaParts};
 use weft_core::{Drain, SpiffeId};
@@ -21,7 +23,9 @@ use weft_telemetry::metrics::{BuildInfo, register_process};
 
 use super::admin::{self, Pages, PartReadiness, Readiness};
 use super::config::ControlConfig;
+use super::follow::follow;
 use crate::KubeError;
+use crate::controller::{self, Roots};
 use crate::credentials::{IssuerSecret, TokenReviewer};
 
 /// The service account that the CA's certificate names.
@@ -40,16 +44,19 @@ const REMIND: Duration = Duration::from_secs(60);
 pub enum Part {
     /// The certificate authority.
     Ca,
+    /// Membership, twins and modes.
+    Controller,
 }
 
 impl Part {
     /// All there are.
-    pub const ALL: [Self; 1] = [Self::Ca];
+    pub const ALL: [Self; 2] = [Self::Ca, Self::Controller];
 
     /// Its name on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ca => "ca",
+            Self::Controller => "controller",
         }
     }
 }
@@ -95,6 +102,10 @@ impl Default for Binds {
 pub struct ControlOptions {
     /// The settings.
     pub config: ControlConfig,
+    /// Where they are from; changes are followed.
+    pub file: Option<PathBuf>,
+    /// This replica's name, unique among the replicas: the pod's.
+    pub replica: String,
     /// The parts to run.
     pub parts: BTreeSet<Part>,
     /// Where to listen.
@@ -106,6 +117,8 @@ pub struct ControlOptions {
 /// `weft control` with its health and metrics addresses, about to run.
 pub struct Control {
     config: ControlConfig,
+    file: Option<PathBuf>,
+    replica: String,
     parts: BTreeSet<Part>,
     binds: Binds,
     client: Client,
@@ -124,7 +137,7 @@ impl Control {
     /// # Errors
     /// [`KubeError::Listen`].
     pub async fn bind(options: ControlOptions, client: Client) -> Result<Self, KubeError> {
-        let ControlOptions { config, parts, mut binds, build } = options;
+        let ControlOptions { config, file, replica, parts, mut binds, build } = options;
         let registry = Registry::default();
         register_process(&registry, build);
         let (metrics, address) = admin::bind("metrics", binds.metrics).await?;
@@ -139,7 +152,18 @@ impl Control {
             health = %binds.health,
             "control starts"
         );
-        Ok(Self { config, parts, binds, client, registry, readiness: Readiness::default(), metrics, health })
+        Ok(Self {
+            config,
+            file,
+            replica,
+            parts,
+            binds,
+            client,
+            registry,
+            readiness: Readiness::default(),
+            metrics,
+            health,
+        })
     }
 
     /// Where it listens; the ports of the pages are those that were bound.
@@ -152,25 +176,55 @@ impl Control {
     /// # Errors
     /// What a part cannot work without and waiting will not bring: [`KubeError::Issuer`], [`KubeError::Ca`].
     pub async fn serve(self, drain: Drain) -> Result<(), KubeError> {
-        let Self { config, parts, binds, client, registry, readiness, metrics, health } = self;
-        let pages = Pages { registry: registry.clone(), readiness: readiness.clone(), drain: drain.clone() };
+        let Self { config, file, replica, parts, binds, client, registry, readiness, metrics, health } = self;
+        let (config, settings) = (Arc::new(config.clone()), watch::Sender::new(Arc::new(config)));
+        let controller = parts.contains(&Part::Controller).then(Arc::<controller::Metrics>::default);
+        let pages = Pages {
+            registry: registry.clone(),
+            readiness: readiness.clone(),
+            controller: controller.clone(),
+            drain: drain.clone(),
+        };
         let parts: Vec<_> = parts.iter().map(|part| (*part, readiness.part(part.as_str()))).collect();
-        let shared = Shared { config, binds, client, registry, drain };
+        let passes = controller.unwrap_or_default();
+        let shared = Shared {
+            config,
+            replica,
+            settings: settings.subscribe(),
+            binds,
+            client,
+            registry,
+            passes,
+            drain,
+        };
         let mut closes = shared.drain.clone();
         tokio::select! {
             done = shared.work(parts) => done,
             () = pages.serve(metrics, health) => Ok(()),
+            () = follow_file(file.as_deref(), &settings) => Ok(()),
             () = closes.closed() => Ok(()),
         }
     }
 }
 
+async fn follow_file(file: Option<&Path>, settings: &watch::Sender<Arc<ControlConfig>>) {
+    match file {
+        Some(file) => follow(file, settings).await,
+        None => std::future::pending().await,
+    }
+}
+
 /// What the parts share.
 struct Shared {
-    config: ControlConfig,
+    /// As at the start.
+    config: Arc<ControlConfig>,
+    /// As now.
+    settings: watch::Receiver<Arc<ControlConfig>>,
+    replica: String,
     binds: Binds,
     client: Client,
     registry: Registry,
+    passes: Arc<controller::Metrics>,
     drain: Drain,
 }
 
@@ -187,6 +241,7 @@ impl Shared {
             .into_iter()
             .map(|(part, ready)| match part {
                 Part::Ca => Box::pin(self.ca(authority.clone(), ready)) as Running<'_>,
+                Part::Controller => Box::pin(self.controller(&authority, ready)),
             })
             .collect();
         tokio::select! {
@@ -201,7 +256,7 @@ impl Shared {
         issuer: &IssuerSecret,
         parts: &[(Part, PartReadiness)],
     ) -> Result<Authority, KubeError> {
-        let ControlConfig { trust_domain, namespace, ca, .. } = &self.config;
+        let ControlConfig { trust_domain, namespace, ca, .. } = &*self.config;
         let server_id = SpiffeId {
             trust_domain: trust_domain.clone(),
             namespace: namespace.clone(),
@@ -237,6 +292,40 @@ impl Shared {
         let ca = Ca::with(parts).await?;
         ready.ready();
         Ok(ca.serve(self.drain.clone()).await?)
+    }
+
+    /// Ready as soon as it runs: a replica that does not lead is a standby, and which one leads may change at any time.
+    async fn controller(&self, authority: &Authority, ready: PartReadiness) -> Result<(), KubeError> {
+        let settings = watch::Sender::new(Arc::new(self.config.settings()));
+        let roots = watch::Sender::new(Arc::from(authority.bundle_pem()));
+        let parts = controller::Parts {
+            client: self.client.clone(),
+            identity: self.replica.clone(),
+            settings: settings.subscribe(),
+            roots: Roots::Followed(roots.subscribe()),
+            metrics: self.passes.clone(),
+        };
+        let (mut configs, mut bundles) = (self.settings.clone(), authority.watch_bundle());
+        let feed = async {
+            loop {
+                tokio::select! {
+                    Ok(()) = configs.changed() => {
+                        let new = configs.borrow_and_update().settings();
+                        settings.send_replace(Arc::new(new));
+                    }
+                    Ok(()) = bundles.changed() => {
+                        bundles.mark_unchanged();
+                        roots.send_replace(Arc::from(authority.bundle_pem()));
+                    }
+                    else => return std::future::pending::<()>().await,
+                }
+            }
+        };
+        ready.ready();
+        tokio::select! {
+            done = controller::run(parts, self.drain.clone()) => done,
+            () = feed => Ok(()),
+        }
     }
 }
 

@@ -31,6 +31,8 @@ impl Running {
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let options = ControlOptions {
             config: ControlConfig::from_yaml(Path::new("config.yaml"), "{}", None).unwrap(),
+            file: None,
+            replica: "replica-1".to_owned(),
             parts: [Part::Ca].into(),
             binds: Binds { ca: local(free_port()), metrics: local(0), health: local(0) },
             build: BuildInfo { version: "0", revision: "", rustc: "" },
