@@ -276,7 +276,7 @@ mod tests {
     fn mistakes_are_named_with_file_line_and_field() {
         let cases = [
             ("trustDomain: Weft", ":1: trustDomain: "),
-            ("\nclusterDomain: cluster.local.", ":2: clusterDomain: "),
+            ("\nclusterDomain: cluster..local", ":2: clusterDomain: "),
             ("namespace: a/b", ":1: namespace: "),
             ("\n\ntrustDomian: a", ":3: trustDomian: unknown field"),
             ("ca:\n  leafLifetime: soon", ":2: ca.leafLifetime: "),
