@@ -12,6 +12,7 @@ use weft_core::{DnsName, Namespace, TrustDomain};
 
 use crate::KubeError;
 use crate::controller::{MeshSettings, ProxySection, Settings};
+use crate::inject::InjectSettings;
 
 /// Where Weft is installed unless told otherwise.
 const NAMESPACE: &str = "weft-system";
@@ -28,7 +29,7 @@ pub struct ControlConfig {
     /// `ca`: lifetimes.
     pub ca: CaSettings,
     /// `injector`: what is put into pods. Only the injector needs it.
-    pub injector: Option<InjectorSettings>,
+    pub injector: Option<InjectSettings>,
     /// `mesh`: addresses that are in the mesh without a name.
     pub mesh: MeshSettings,
     /// `proxy`: merged into every `weft.yaml`.
@@ -44,14 +45,6 @@ pub struct CaSettings {
     pub root_lifetime: Duration,
 }
 
-/// The `injector` section.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct InjectorSettings {
-    /// `image` of `weft-init` and `weft-proxy`.
-    pub image: String,
-}
-
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Raw {
@@ -62,7 +55,7 @@ struct Raw {
     namespace: Option<Namespace>,
     #[serde(default)]
     ca: RawCa,
-    injector: Option<InjectorSettings>,
+    injector: Option<Spanned<InjectSettings>>,
     #[serde(default)]
     mesh: MeshSettings,
     proxy: Option<Spanned<ProxySection>>,
@@ -109,7 +102,7 @@ impl ControlConfig {
             cluster_domain: cluster_domain(path, raw.cluster_domain)?,
             namespace,
             ca: raw.ca.check(path)?,
-            injector: raw.injector,
+            injector: injector(path, raw.injector)?,
             mesh: raw.mesh,
             proxy: raw.proxy.map(|proxy| proxy.value).unwrap_or_default(),
         };
@@ -132,16 +125,17 @@ impl ControlConfig {
         }
     }
 
-    /// Takes what can change while it runs (`injector`, `mesh`, `proxy`) from `new`. Returns the names of the other
+    /// Takes what can change while it runs (`mesh`, `proxy`) from `new`. Returns the names of the other
     /// fields that differ: those wait for a restart.
     pub(super) fn follow(&self, new: Self) -> (Self, Vec<&'static str>) {
         let differing = [
             ("trustDomain", self.trust_domain != new.trust_domain),
             ("clusterDomain", self.cluster_domain != new.cluster_domain),
             ("ca", self.ca != new.ca),
+            ("injector", self.injector != new.injector),
         ];
         let waiting = differing.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
-        (Self { injector: new.injector, mesh: new.mesh, proxy: new.proxy, ..self.clone() }, waiting)
+        (Self { mesh: new.mesh, proxy: new.proxy, ..self.clone() }, waiting)
     }
 }
 
@@ -169,6 +163,14 @@ fn duration(
     humantime::parse_duration(&raw.value).map_err(|error| {
         mistake(path, Some(raw.defined.line()), field, format!("{error}; write it as 24h or 30m"))
     })
+}
+
+fn injector(path: &Path, raw: Option<Spanned<InjectSettings>>) -> Result<Option<InjectSettings>, KubeError> {
+    let Some(raw) = raw else { return Ok(None) };
+    match raw.value.problems().as_slice() {
+        [] => Ok(Some(raw.value)),
+        problems => Err(mistake(path, Some(raw.defined.line()), "injector", problems.join("; "))),
+    }
 }
 
 fn cluster_domain(path: &Path, raw: Option<Spanned<String>>) -> Result<DnsName, KubeError> {
@@ -294,6 +296,9 @@ mod tests {
                 ":2: proxy: proxy.inbound.mode is written by the controller",
             ),
             ("proxy: [a]", ":1: proxy: "),
+            ("injector:\n  imagePullPolicy: Never", "missing field"),
+            ("injector:\n  image: 'a b'", "injector: injector.image"),
+            ("injector:\n  image: a\n  pull: b", ":3: pull: "),
             ("proxy:\n  timeouts: {conect: 2s}", "timeouts.conect"),
         ];
         for (text, expected) in cases {

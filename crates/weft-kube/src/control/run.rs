@@ -1,61 +1,44 @@
 //! The parts, put together.
 
 use std::collections::BTreeSet;
-use std::future::Future;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
 use kube::Client;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout};
-use weft_ca::{Authority, Ca, CaError, CaParts};
-use weft_core::{Drain, SpiffeId};
-use weft_identity::IdentityError;
+use weft_core::Drain;
 use weft_telemetry::Registry;
 use weft_telemetry::metrics::{BuildInfo, register_process};
 
-use super::admin::{self, Pages, PartReadiness, Readiness};
+use super::admin::{self, Pages, Readiness};
 use super::config::ControlConfig;
 use super::follow::follow;
-use crate::KubeError;
-use crate::controller::{self, Roots};
-use crate::credentials::{IssuerSecret, TokenReviewer};
-
-/// The service account that the CA's certificate names.
-const CA_ACCOUNT: &str = "weft-ca";
-/// One look at the Secret, its creation included.
-const OPEN: Duration = Duration::from_secs(15);
-/// The pause after the first failure to reach the API server; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// Short, because pods wait for their certificates meanwhile.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// The same failure is told again after this time.
-const REMIND: Duration = Duration::from_secs(60);
+use super::parts::Shared;
+use crate::{KubeError, controller};
 
 /// A part of `weft control`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     /// The certificate authority.
     Ca,
+    /// The mutating webhook.
+    Injector,
     /// Membership, twins and modes.
     Controller,
 }
 
 impl Part {
     /// All there are.
-    pub const ALL: [Self; 2] = [Self::Ca, Self::Controller];
+    pub const ALL: [Self; 3] = [Self::Ca, Self::Injector, Self::Controller];
 
     /// Its name on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ca => "ca",
+            Self::Injector => "injector",
             Self::Controller => "controller",
         }
     }
@@ -77,6 +60,8 @@ impl FromStr for Part {
 pub struct Binds {
     /// The CA, gRPC over TLS.
     pub ca: SocketAddr,
+    /// The injector, HTTPS.
+    pub injector: SocketAddr,
     /// `/metrics`.
     pub metrics: SocketAddr,
     /// `/live` and `/ready`.
@@ -92,6 +77,7 @@ impl Default for Binds {
         };
         Self {
             ca: SocketAddr::new(any, 15012),
+            injector: SocketAddr::new(any, 15443),
             metrics: SocketAddr::new(any, 15020),
             health: SocketAddr::new(any, 15021),
         }
@@ -128,16 +114,22 @@ pub struct Control {
     health: TcpListener,
 }
 
-/// A part at work. Ends when the drain has begun and its work is done.
-type Running<'a> = Pin<Box<dyn Future<Output = Result<(), KubeError>> + Send + 'a>>;
-
 impl Control {
     /// Binds the pages. The API server is not asked yet.
     ///
     /// # Errors
-    /// [`KubeError::Listen`].
+    /// [`KubeError::Listen`]; [`KubeError::Config`] where a part lacks its section.
     pub async fn bind(options: ControlOptions, client: Client) -> Result<Self, KubeError> {
         let ControlOptions { config, file, replica, parts, mut binds, build } = options;
+        if parts.contains(&Part::Injector) && config.injector.is_none() {
+            return Err(KubeError::Config {
+                path: file.unwrap_or_else(|| "config.yaml".into()),
+                line: None,
+                field: "injector.image".to_owned(),
+                reason: "is missing and has no default; the injector needs it (--only leaves a part out)"
+                    .to_owned(),
+            });
+        }
         let registry = Registry::default();
         register_process(&registry, build);
         let (metrics, address) = admin::bind("metrics", binds.metrics).await?;
@@ -211,161 +203,5 @@ async fn follow_file(file: Option<&Path>, settings: &watch::Sender<Arc<ControlCo
     match file {
         Some(file) => follow(file, settings).await,
         None => std::future::pending().await,
-    }
-}
-
-/// What the parts share.
-struct Shared {
-    /// As at the start.
-    config: Arc<ControlConfig>,
-    /// As now.
-    settings: watch::Receiver<Arc<ControlConfig>>,
-    replica: String,
-    binds: Binds,
-    client: Client,
-    registry: Registry,
-    passes: Arc<controller::Metrics>,
-    drain: Drain,
-}
-
-impl Shared {
-    async fn work(self, parts: Vec<(Part, PartReadiness)>) -> Result<(), KubeError> {
-        let issuer = IssuerSecret::new(self.client.clone(), self.config.namespace.clone());
-        let mut begins = self.drain.clone();
-        let authority = tokio::select! {
-            authority = self.authority(&issuer, &parts) => authority?,
-            // Nothing is served yet, so nothing has to be finished.
-            () = begins.draining() => return Ok(()),
-        };
-        let running: FuturesUnordered<Running<'_>> = parts
-            .into_iter()
-            .map(|(part, ready)| match part {
-                Part::Ca => Box::pin(self.ca(authority.clone(), ready)) as Running<'_>,
-                Part::Controller => Box::pin(self.controller(&authority, ready)),
-            })
-            .collect();
-        tokio::select! {
-            done = all(running) => done,
-            () = issuer.follow(&authority) => Ok(()),
-        }
-    }
-
-    /// The root out of the Secret. Waits for an API server that is away, for as long as it takes.
-    async fn authority(
-        &self,
-        issuer: &IssuerSecret,
-        parts: &[(Part, PartReadiness)],
-    ) -> Result<Authority, KubeError> {
-        let ControlConfig { trust_domain, namespace, ca, .. } = &*self.config;
-        let server_id = SpiffeId {
-            trust_domain: trust_domain.clone(),
-            namespace: namespace.clone(),
-            service_account: CA_ACCOUNT.parse().map_err(IdentityError::from).map_err(CaError::from)?,
-        };
-        let mut wait = Wait::new(parts);
-        loop {
-            let opened = timeout(OPEN, issuer.open(trust_domain, ca.root_lifetime)).await;
-            let error = match opened {
-                Ok(Ok(pem)) => {
-                    wait.over();
-                    return Authority::new(pem, server_id, ca.leaf_lifetime).map_err(|error| {
-                        let reason = format!("cannot be used: {error}");
-                        KubeError::Issuer { secret: issuer.to_string(), reason }
-                    });
-                }
-                Ok(Err(error @ KubeError::Api { .. })) => error.to_string(),
-                Ok(Err(error)) => return Err(error),
-                Err(_) => format!("Secret {issuer}: no answer from the API server within {OPEN:?}"),
-            };
-            wait.failed(&error).await;
-        }
-    }
-
-    async fn ca(&self, authority: Authority, ready: PartReadiness) -> Result<(), KubeError> {
-        let config = &self.config;
-        let parts = CaParts {
-            listen: self.binds.ca,
-            authority,
-            credentials: Arc::new(TokenReviewer::new(self.client.clone(), config.trust_domain.clone())),
-            registry: self.registry.clone(),
-        };
-        let ca = Ca::with(parts).await?;
-        ready.ready();
-        Ok(ca.serve(self.drain.clone()).await?)
-    }
-
-    /// Ready as soon as it runs: a replica that does not lead is a standby, and which one leads may change at any time.
-    async fn controller(&self, authority: &Authority, ready: PartReadiness) -> Result<(), KubeError> {
-        let settings = watch::Sender::new(Arc::new(self.config.settings()));
-        let roots = watch::Sender::new(Arc::from(authority.bundle_pem()));
-        let parts = controller::Parts {
-            client: self.client.clone(),
-            identity: self.replica.clone(),
-            settings: settings.subscribe(),
-            roots: Roots::Followed(roots.subscribe()),
-            metrics: self.passes.clone(),
-        };
-        let (mut configs, mut bundles) = (self.settings.clone(), authority.watch_bundle());
-        let feed = async {
-            loop {
-                tokio::select! {
-                    Ok(()) = configs.changed() => {
-                        let new = configs.borrow_and_update().settings();
-                        settings.send_replace(Arc::new(new));
-                    }
-                    Ok(()) = bundles.changed() => {
-                        bundles.mark_unchanged();
-                        roots.send_replace(Arc::from(authority.bundle_pem()));
-                    }
-                    else => return std::future::pending::<()>().await,
-                }
-            }
-        };
-        ready.ready();
-        tokio::select! {
-            done = controller::run(parts, self.drain.clone()) => done,
-            () = feed => Ok(()),
-        }
-    }
-}
-
-/// Waits for all; the first error ends the rest.
-async fn all(mut running: FuturesUnordered<Running<'_>>) -> Result<(), KubeError> {
-    while let Some(done) = running.next().await {
-        done?;
-    }
-    Ok(())
-}
-
-/// Waiting for the API server: says so once, again when the reason changes, and sparingly after that.
-struct Wait<'a> {
-    parts: &'a [(Part, PartReadiness)],
-    since: Instant,
-    pause: Duration,
-    said: Option<(String, Instant)>,
-}
-
-impl<'a> Wait<'a> {
-    fn new(parts: &'a [(Part, PartReadiness)]) -> Self {
-        Self { parts, since: Instant::now(), pause: FIRST_PAUSE, said: None }
-    }
-
-    async fn failed(&mut self, error: &str) {
-        for (_, ready) in self.parts {
-            ready.waiting(format!("waits for the API server: {error}"));
-        }
-        if self.said.as_ref().is_none_or(|(last, at)| last != error || at.elapsed() >= REMIND) {
-            let waiting = humantime::format_duration(Duration::from_secs(self.since.elapsed().as_secs()));
-            tracing::warn!(error, %waiting, "waiting for the API server; not ready");
-            self.said = Some((error.to_owned(), Instant::now()));
-        }
-        tokio::time::sleep(self.pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-    }
-
-    fn over(&self) {
-        if self.said.is_some() {
-            tracing::info!("the API server is there");
-        }
     }
 }
