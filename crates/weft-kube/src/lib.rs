@@ -12,6 +12,8 @@
 //! | `backend` | which iptables: legacy or nft, and the machine's capabilities |
 //! | `install` | write, check, remove |
 //! | `probe` | the self-test |
+//! | [`control`] | `weft control`: the parts that know of Kubernetes, put together |
+//! | [`credentials`] | the CA's: whose token it is, and where the root is kept |
 //! | [`controller`] | membership, twins and modes, kept as the cluster's pods and Services ask for |
 //! | `manifests` | the objects of an installation, and their removal |
 
