@@ -9,7 +9,6 @@ use super::Values;
 use super::meta::Install;
 use crate::KubeError;
 use crate::control::ControlConfig;
-use crate::controller::{MeshSettings, PodCidrMode, ProxySection, Settings};
 use crate::inject::InjectSettings;
 
 /// A namespace that any installation could have; what is checked does not depend on it.
@@ -37,23 +36,8 @@ pub(super) fn check(values: &Values) -> Vec<Found> {
             _ => (steps("injector"), problem),
         }));
     }
-    found.extend(proxies(config));
+    found.extend(config.settings().check().err().map(|error| (steps("proxy"), error.to_string())));
     found
-}
-
-fn proxies(config: ControlConfig) -> Option<Found> {
-    let cluster_domain = match config.cluster_domain.parse() {
-        Ok(domain) => domain,
-        Err(error) => return Some((steps("clusterDomain"), format!("{error}"))),
-    };
-    let settings = Settings {
-        trust_domain: config.trust_domain,
-        cluster_domain,
-        namespace: config.namespace,
-        mesh: MeshSettings { pod_cidrs: config.mesh.pod_cidrs, pod_cidr_mode: PodCidrMode::default() },
-        proxy: ProxySection(config.proxy),
-    };
-    settings.check().err().map(|error| (steps("proxy"), error.to_string()))
 }
 
 fn steps(field: &str) -> Vec<String> {
