@@ -84,11 +84,21 @@ impl Finding {
         Self::new(id, from, State::Skipped, summary)
     }
 
-    pub(crate) fn warning(id: &'static str, from: Vantage, summary: impl Into<String>, cure: impl Into<String>) -> Self {
+    pub(crate) fn warning(
+        id: &'static str,
+        from: Vantage,
+        summary: impl Into<String>,
+        cure: impl Into<String>,
+    ) -> Self {
         Self { cure: Some(cure.into()), ..Self::new(id, from, State::Warning, summary) }
     }
 
-    pub(crate) fn failed(id: &'static str, from: Vantage, summary: impl Into<String>, cure: impl Into<String>) -> Self {
+    pub(crate) fn failed(
+        id: &'static str,
+        from: Vantage,
+        summary: impl Into<String>,
+        cure: impl Into<String>,
+    ) -> Self {
         Self { cure: Some(cure.into()), ..Self::new(id, from, State::Failed, summary) }
     }
 
@@ -144,13 +154,18 @@ mod tests {
         report.findings.push(Finding::warning("a.c", Vantage::Proxies, "hm", "look"));
         report.findings.push(Finding::skipped("b.c", Vantage::ApiServer, "no"));
         assert!(report.ok());
-        report.findings.push(Finding::failed("b.d", Vantage::PortForward, "bad", "mend").details(["x".to_owned()]));
+        report
+            .findings
+            .push(Finding::failed("b.d", Vantage::PortForward, "bad", "mend").details(["x".to_owned()]));
         assert!(!report.ok());
         let json = report.json();
         assert_eq!((&json["ok"], &json["failed"], &json["warnings"]), (&false.into(), &1.into(), &1.into()));
-        assert_eq!(json["checks"][3], serde_json::json!({
-            "id": "b.d", "state": "failed", "from": "port-forward", "summary": "bad", "details": ["x"], "cure": "mend",
-        }));
+        assert_eq!(
+            json["checks"][3],
+            serde_json::json!({
+                "id": "b.d", "state": "failed", "from": "port-forward", "summary": "bad", "details": ["x"], "cure": "mend",
+            })
+        );
         assert_eq!(report.findings[3].topic(), "b");
     }
 }

@@ -1,7 +1,9 @@
 //! Whether this user may make what an installation is made of, and whether something is in the way of it.
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
-use k8s_openapi::api::authorization::v1::{ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec};
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec,
+};
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt as _};
@@ -39,7 +41,8 @@ const OTHERS: [(&str, &str); 4] = [
 
 /// The kinds that an installation makes.
 fn installed() -> Vec<&'static (&'static str, &'static str, &'static str, bool)> {
-    let objects = Values::read(&[]).ok().and_then(|values| manifests::render(&values, "weft-system", true).ok());
+    let objects =
+        Values::read(&[]).ok().and_then(|values| manifests::render(&values, "weft-system", true).ok());
     let made = objects.unwrap_or_default();
     KINDS.iter().filter(|kind| made.iter().any(|object| object.kind == kind.0)).collect()
 }
@@ -54,7 +57,13 @@ pub(super) async fn may_install(client: &Client, own: &str) -> Finding {
         match may(client, "create", group, resource, namespaced.then_some(own)).await {
             Ok(true) => {}
             Ok(false) => missing.push(format!("create {kind} ({})", group_of(group))),
-            Err(error) => return Finding::skipped(id, Vantage::Api, format!("the API server does not tell what you may do: {}", describe(&error))),
+            Err(error) => {
+                return Finding::skipped(
+                    id,
+                    Vantage::Api,
+                    format!("the API server does not tell what you may do: {}", describe(&error)),
+                );
+            }
         }
     }
     let role = "rbac.authorization.k8s.io";
@@ -63,7 +72,13 @@ pub(super) async fn may_install(client: &Client, own: &str) -> Finding {
     let escalate = all || may(client, "escalate", role, "clusterroles", None).await.unwrap_or(false);
     if !missing.is_empty() {
         let cure = "install as a cluster administrator (a user bound to the ClusterRole cluster-admin)";
-        return Finding::failed(id, Vantage::Api, format!("you may not make {} of {asked} kinds of objects", missing.len()), cure).details(missing);
+        return Finding::failed(
+            id,
+            Vantage::Api,
+            format!("you may not make {} of {asked} kinds of objects", missing.len()),
+            cure,
+        )
+        .details(missing);
     }
     if !escalate {
         return Finding::warning(
@@ -96,10 +111,14 @@ pub(super) async fn may(
         ..ResourceAttributes::default()
     };
     let review = SelfSubjectAccessReview {
-        spec: SelfSubjectAccessReviewSpec { resource_attributes: Some(attributes), non_resource_attributes: None },
+        spec: SelfSubjectAccessReviewSpec {
+            resource_attributes: Some(attributes),
+            non_resource_attributes: None,
+        },
         ..SelfSubjectAccessReview::default()
     };
-    let answer = Api::<SelfSubjectAccessReview>::all(client.clone()).create(&PostParams::default(), &review).await?;
+    let answer =
+        Api::<SelfSubjectAccessReview>::all(client.clone()).create(&PostParams::default(), &review).await?;
     Ok(answer.status.is_some_and(|status| status.allowed))
 }
 
@@ -110,7 +129,11 @@ pub(super) async fn in_the_way(client: &Client, own: &str) -> Vec<Finding> {
     let (webhooks, namespaces) = match (webhooks, namespaces) {
         (Ok(webhooks), Ok(namespaces)) => (webhooks, namespaces),
         (Err(error), _) | (_, Err(error)) => {
-            return vec![Finding::skipped("install.clear", Vantage::Api, format!("what is there cannot be listed: {}", describe(&error)))];
+            return vec![Finding::skipped(
+                "install.clear",
+                Vantage::Api,
+                format!("what is there cannot be listed: {}", describe(&error)),
+            )];
         }
     };
     vec![name_taken(&webhooks, own), others(&webhooks, &namespaces)]
@@ -121,7 +144,12 @@ fn name_taken(webhooks: &[MutatingWebhookConfiguration], own: &str) -> Finding {
     let Some(found) = webhooks.iter().find(|webhook| webhook.name_any() == "weft-injector") else {
         return Finding::ok(id, Vantage::Api, "nothing has the names that Weft needs");
     };
-    let place = found.webhooks.iter().flatten().find_map(|w| w.client_config.service.as_ref()).map(|s| s.namespace.clone());
+    let place = found
+        .webhooks
+        .iter()
+        .flatten()
+        .find_map(|w| w.client_config.service.as_ref())
+        .map(|s| s.namespace.clone());
     let ours = found.labels().get("app.kubernetes.io/part-of").is_some_and(|part| part == "weft");
     match place {
         Some(place) if ours && place == own => Finding::warning(
@@ -133,7 +161,9 @@ fn name_taken(webhooks: &[MutatingWebhookConfiguration], own: &str) -> Finding {
         Some(place) if ours => Finding::failed(
             id,
             Vantage::Api,
-            format!("Weft is installed in the namespace {place}: there is one webhook configuration per cluster"),
+            format!(
+                "Weft is installed in the namespace {place}: there is one webhook configuration per cluster"
+            ),
             format!("remove it (weft uninstall --namespace {place}), or install into {place}"),
         ),
         _ => Finding::failed(
@@ -148,14 +178,17 @@ fn name_taken(webhooks: &[MutatingWebhookConfiguration], own: &str) -> Finding {
 /// Two sidecars in one pod would capture each other's traffic.
 pub(super) fn others(webhooks: &[MutatingWebhookConfiguration], namespaces: &[Namespace]) -> Finding {
     let id = "install.other-meshes";
-    let installed = OTHERS.iter().filter(|(prefix, _)| webhooks.iter().any(|webhook| webhook.name_any().starts_with(prefix)));
+    let installed = OTHERS
+        .iter()
+        .filter(|(prefix, _)| webhooks.iter().any(|webhook| webhook.name_any().starts_with(prefix)));
     let installed: Vec<&str> = installed.map(|(_, name)| *name).collect();
     let asks = |namespace: &Namespace| {
         let label = |key: &str| namespace.labels().get(key).map(String::as_str);
         let istio = label("istio-injection") == Some("enabled")
             || label("istio.io/rev").is_some()
             || label("istio.io/dataplane-mode") == Some("ambient");
-        let linkerd = namespace.annotations().get("linkerd.io/inject").is_some_and(|value| value != "disabled");
+        let linkerd =
+            namespace.annotations().get("linkerd.io/inject").is_some_and(|value| value != "disabled");
         if istio { Some("Istio") } else { linkerd.then_some("Linkerd") }
     };
     let asking = namespaces.iter().filter_map(|namespace| {
@@ -213,14 +246,25 @@ mod tests {
     #[test]
     fn other_meshes_are_told_with_their_namespaces() {
         let namespace = |name: &str, labels: Value, annotations: Value| -> Namespace {
-            serde_json::from_value(json!({"metadata": {"name": name, "labels": labels, "annotations": annotations}})).unwrap()
+            serde_json::from_value(
+                json!({"metadata": {"name": name, "labels": labels, "annotations": annotations}}),
+            )
+            .unwrap()
         };
         let found = others(
             &[webhook("istio-sidecar-injector-canary", "", "i")],
             &[
-                namespace("a", json!({"istio-injection": "enabled", "weft.dev/inject": "enabled"}), json!({})),
+                namespace(
+                    "a",
+                    json!({"istio-injection": "enabled", "weft.dev/inject": "enabled"}),
+                    json!({}),
+                ),
                 namespace("b", json!({}), json!({"linkerd.io/inject": "enabled"})),
-                namespace("c", json!({"istio-injection": "disabled"}), json!({"linkerd.io/inject": "disabled"})),
+                namespace(
+                    "c",
+                    json!({"istio-injection": "disabled"}),
+                    json!({"linkerd.io/inject": "disabled"}),
+                ),
             ],
         );
         assert_eq!(found.state, State::Warning);

@@ -37,7 +37,8 @@ pub(super) async fn greet(client: &Client) -> Result<Greeting, String> {
     let request = http::Request::get("/version").body(kube::client::Body::empty());
     let request = request.map_err(|error| error.to_string())?;
     let response = client.send(request).await.map_err(|error| describe(&error))?;
-    let date = response.headers().get(http::header::DATE).and_then(|date| date.to_str().ok()).and_then(http_date);
+    let date =
+        response.headers().get(http::header::DATE).and_then(|date| date.to_str().ok()).and_then(http_date);
     let clocks = date.map(|date| (date, Timestamp::now().as_second()));
     let info = client.apiserver_version().await.map_err(|error| describe(&error))?;
     // Some providers write 29+.
@@ -66,7 +67,9 @@ pub(super) fn version(greeting: &Greeting) -> Finding {
         Some(minor) if *minor < NATIVE => Finding::warning(
             id,
             Vantage::Api,
-            format!("the API server is {version}, without native sidecars: weft-proxy is an ordinary container, and Jobs must end it"),
+            format!(
+                "the API server is {version}, without native sidecars: weft-proxy is an ordinary container, and Jobs must end it"
+            ),
             format!("Kubernetes 1.{NATIVE} or later has native sidecars"),
         ),
         Some(_) => Finding::ok(id, Vantage::Api, format!("the API server is {version}")),
@@ -92,7 +95,8 @@ pub(super) struct NodeSeen {
 pub(super) async fn nodes(client: &Client) -> Result<Vec<NodeSeen>, kube::Error> {
     let nodes: Vec<Node> = list(Api::all(client.clone()), "").await?;
     // Without the right to read them, skew is unknown; that is told.
-    let leases: Vec<Lease> = list(Api::namespaced(client.clone(), "kube-node-lease"), "").await.unwrap_or_default();
+    let leases: Vec<Lease> =
+        list(Api::namespaced(client.clone(), "kube-node-lease"), "").await.unwrap_or_default();
     let seen = nodes.into_iter().map(|node| {
         let name = node.metadata.name.unwrap_or_default();
         let status = node.status.unwrap_or_default();
@@ -118,23 +122,36 @@ fn skew(lease: &Lease) -> Option<i64> {
 /// Judges the kubelets' versions.
 pub(super) fn kubelets(greeting: &Greeting, nodes: &[NodeSeen]) -> Finding {
     let id = "api.nodes";
-    let minor = |version: &str| version.trim_start_matches('v').split('.').nth(1).and_then(|m| m.parse::<u32>().ok());
+    let minor =
+        |version: &str| version.trim_start_matches('v').split('.').nth(1).and_then(|m| m.parse::<u32>().ok());
     let native = greeting.minor.is_some_and(|minor| minor >= NATIVE);
     let old = |node: &&NodeSeen| native && minor(&node.kubelet).is_some_and(|minor| minor < NATIVE);
-    let old: Vec<String> = nodes.iter().filter(old).map(|node| format!("{}: kubelet {}", node.name, node.kubelet)).collect();
+    let old: Vec<String> =
+        nodes.iter().filter(old).map(|node| format!("{}: kubelet {}", node.name, node.kubelet)).collect();
     if !old.is_empty() {
         return Finding::failed(
             id,
             Vantage::Api,
-            format!("{} of {} nodes do not know native sidecars, which the API server offers", old.len(), nodes.len()),
+            format!(
+                "{} of {} nodes do not know native sidecars, which the API server offers",
+                old.len(),
+                nodes.len()
+            ),
             "upgrade their kubelets, or install with injector.nativeSidecar=never",
         )
         .details(old);
     }
-    let away: Vec<String> = nodes.iter().filter(|node| !node.ready).map(|node| format!("{} is not ready", node.name)).collect();
+    let away: Vec<String> =
+        nodes.iter().filter(|node| !node.ready).map(|node| format!("{} is not ready", node.name)).collect();
     if !away.is_empty() {
         let cure = "kubectl describe node tells why; what is said below of its pods may be old";
-        return Finding::warning(id, Vantage::Api, format!("{} of {} nodes are not ready", away.len(), nodes.len()), cure).details(away);
+        return Finding::warning(
+            id,
+            Vantage::Api,
+            format!("{} of {} nodes are not ready", away.len(), nodes.len()),
+            cure,
+        )
+        .details(away);
     }
     Finding::ok(id, Vantage::Api, format!("{} nodes, all ready", nodes.len()))
 }
@@ -156,7 +173,13 @@ pub(super) fn clocks(greeting: &Greeting, nodes: &[NodeSeen]) -> Finding {
     let unknown = nodes.iter().filter(|node| node.skew.is_none()).count();
     let cure = "keep time by NTP (chrony, systemd-timesyncd) on these machines: certificates are valid from 5 minutes before they are signed";
     if off.iter().any(|(who, skew)| skew.abs() > BREAKS && who != "this machine") {
-        return Finding::failed(id, Vantage::Api, "clocks differ so much that certificates are refused", cure).details(told);
+        return Finding::failed(
+            id,
+            Vantage::Api,
+            "clocks differ so much that certificates are refused",
+            cure,
+        )
+        .details(told);
     }
     if !told.is_empty() {
         return Finding::warning(id, Vantage::Api, "clocks differ", cure).details(told);
@@ -165,7 +188,11 @@ pub(super) fn clocks(greeting: &Greeting, nodes: &[NodeSeen]) -> Finding {
         return Finding::skipped(id, Vantage::Api, "no clock could be read");
     }
     let rest = if unknown > 0 { format!("; {unknown} nodes have no readable Lease") } else { String::new() };
-    Finding::ok(id, Vantage::Api, format!("{} clocks agree with the API server's within {NOTICED} s{rest}", seen.len()))
+    Finding::ok(
+        id,
+        Vantage::Api,
+        format!("{} clocks agree with the API server's within {NOTICED} s{rest}", seen.len()),
+    )
 }
 
 #[cfg(test)]
@@ -186,10 +213,16 @@ mod tests {
         assert_eq!(version(&greeting(24, None)).state, State::Failed);
         assert_eq!(version(&greeting(28, None)).state, State::Warning);
         assert_eq!(version(&greeting(29, None)).state, State::Ok);
-        assert_eq!(version(&Greeting { version: "x".into(), minor: None, clocks: None }).state, State::Warning);
+        assert_eq!(
+            version(&Greeting { version: "x".into(), minor: None, clocks: None }).state,
+            State::Warning
+        );
         let nodes = [node("a", "v1.29.1", None), node("b", "v1.28.9+k3s1", None)];
         let found = kubelets(&greeting(30, None), &nodes);
-        assert_eq!((found.state, found.details.as_slice()), (State::Failed, &["b: kubelet v1.28.9+k3s1".to_owned()][..]));
+        assert_eq!(
+            (found.state, found.details.as_slice()),
+            (State::Failed, &["b: kubelet v1.28.9+k3s1".to_owned()][..])
+        );
         assert_eq!(kubelets(&greeting(28, None), &nodes).state, State::Ok, "classic sidecars on all");
         let away = NodeSeen { ready: false, ..node("c", "v1.30.0", None) };
         assert_eq!(kubelets(&greeting(30, None), &[away]).state, State::Warning);
@@ -198,11 +231,19 @@ mod tests {
     #[test]
     fn clocks_are_judged() {
         assert_eq!(clocks(&greeting(30, Some((100, 103))), &[node("a", "", Some(-4))]).state, State::Ok);
-        let found = clocks(&greeting(30, Some((100, 110))), &[node("a", "", Some(-20)), node("b", "", Some(0))]);
+        let found =
+            clocks(&greeting(30, Some((100, 110))), &[node("a", "", Some(-20)), node("b", "", Some(0))]);
         assert_eq!(found.state, State::Warning);
-        assert_eq!(found.details, ["this machine is 10 s ahead of the API server", "node a is 20 s behind the API server"]);
+        assert_eq!(
+            found.details,
+            ["this machine is 10 s ahead of the API server", "node a is 20 s behind the API server"]
+        );
         assert_eq!(clocks(&greeting(30, None), &[node("a", "", Some(600))]).state, State::Failed);
-        assert_eq!(clocks(&greeting(30, Some((0, 9000))), &[]).state, State::Warning, "this machine breaks nothing");
+        assert_eq!(
+            clocks(&greeting(30, Some((0, 9000))), &[]).state,
+            State::Warning,
+            "this machine breaks nothing"
+        );
         assert_eq!(clocks(&greeting(30, None), &[node("a", "", None)]).state, State::Skipped);
     }
 

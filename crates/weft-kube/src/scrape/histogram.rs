@@ -49,7 +49,11 @@ impl Histogram {
             return self.clone();
         }
         let before = |bound: f64| {
-            earlier.buckets.iter().find(|(at, _)| at.total_cmp(&bound).is_eq()).map_or(0.0, |(_, count)| *count)
+            earlier
+                .buckets
+                .iter()
+                .find(|(at, _)| at.total_cmp(&bound).is_eq())
+                .map_or(0.0, |(_, count)| *count)
         };
         let buckets = self.buckets.iter().map(|(bound, count)| (*bound, (count - before(*bound)).max(0.0)));
         Self { buckets: buckets.collect() }
@@ -90,15 +94,21 @@ mod tests {
     use super::*;
 
     fn page(lines: &[(&str, &str, u64)]) -> Page {
-        let line = |(code, le, count): &(&str, &str, u64)| format!("h_bucket{{code=\"{code}\",le=\"{le}\"}} {count}\n");
+        let line = |(code, le, count): &(&str, &str, u64)| {
+            format!("h_bucket{{code=\"{code}\",le=\"{le}\"}} {count}\n")
+        };
         Page::parse(&lines.iter().map(line).collect::<String>()).unwrap()
     }
 
     #[test]
     fn series_are_added_and_quantiles_are_linear_within_a_bucket() {
         let page = page(&[
-            ("200", "0.1", 5), ("200", "1", 9), ("200", "+Inf", 10),
-            ("500", "0.1", 0), ("500", "1", 10), ("500", "+Inf", 10),
+            ("200", "0.1", 5),
+            ("200", "1", 9),
+            ("200", "+Inf", 10),
+            ("500", "0.1", 0),
+            ("500", "1", 10),
+            ("500", "+Inf", 10),
         ]);
         let all = Histogram::of(&page, "h", |_| true);
         assert_eq!(all.count(), 20.0);

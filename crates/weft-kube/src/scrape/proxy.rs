@@ -60,10 +60,8 @@ impl From<&Page> for ProxyMetrics {
         };
         Self {
             version: first("weft_build_info").map(|sample| sample.label("version").to_owned()),
-            leaf: first("weft_certificate_expiry_timestamp_seconds").map(|sample| Leaf {
-                identity: sample.label("identity").to_owned(),
-                expires: sample.value,
-            }),
+            leaf: first("weft_certificate_expiry_timestamp_seconds")
+                .map(|sample| Leaf { identity: sample.label("identity").to_owned(), expires: sample.value }),
             bundle: first("weft_trust_bundle_info").map(|sample| sample.label("hash").to_owned()),
             renewals: sum("weft_certificate_renewals_total", "outcome", "ok"),
             renewals_failed: sum("weft_certificate_renewals_total", "outcome", "failed"),
@@ -125,7 +123,10 @@ mod tests {
         let metrics = ProxyMetrics::from(&page);
         assert_eq!(metrics.version.as_deref(), Some("0.1.0"));
         let leaf = metrics.leaf.unwrap();
-        assert_eq!((leaf.identity.as_str(), leaf.expires), ("spiffe://weft.local/ns/a/sa/b", 1_700_000_000.0));
+        assert_eq!(
+            (leaf.identity.as_str(), leaf.expires),
+            ("spiffe://weft.local/ns/a/sa/b", 1_700_000_000.0)
+        );
         assert_eq!(metrics.bundle.as_deref(), Some("ab"));
         assert_eq!((metrics.renewals, metrics.renewals_failed), (3.0, 2.0));
         assert_eq!((metrics.dns_sent, metrics.dns_timeouts, metrics.reloads_invalid), (9.0, 4.0, 0.0));

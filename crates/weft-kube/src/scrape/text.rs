@@ -171,8 +171,19 @@ mod tests {
     #[test]
     fn a_line_that_cannot_be_read_is_named() {
         for line in [
-            "a", "a x", "1a 1", "a{ 1", "a{b} 1", "a{b=c} 1", "a{b=\"c} 1", "a{b=\"c\" d=\"e\"} 1",
-            "a{b=\"c\\", "a 1 2 3", "a 1 x", "a{b-c=\"d\"} 1", "{} 1",
+            "a",
+            "a x",
+            "1a 1",
+            "a{ 1",
+            "a{b} 1",
+            "a{b=c} 1",
+            "a{b=\"c} 1",
+            "a{b=\"c\" d=\"e\"} 1",
+            "a{b=\"c\\",
+            "a 1 2 3",
+            "a 1 x",
+            "a{b-c=\"d\"} 1",
+            "{} 1",
         ] {
             let error = Page::parse(&format!("ok 1\n{line}\n")).unwrap_err();
             assert_eq!(error.line, 2, "{line}: {error}");

@@ -15,8 +15,8 @@ use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
 use kube::{Api, Client};
 
 pub(crate) use list::{forbidden, list};
-pub use pod::Workload;
 pub(crate) use pod::PodView;
+pub use pod::Workload;
 
 use crate::KubeError;
 use crate::control::describe;
@@ -46,7 +46,9 @@ impl View {
     /// [`KubeError::Api`] where the API server does not answer or refuses.
     pub(crate) async fn of(client: &Client, own: &str, scope: Option<&str>) -> Result<Self, KubeError> {
         let objects = match (Objects::of(client, None).await, scope) {
-            (Err(error), Some(namespace)) if forbidden(&error.1) => Objects::of(client, Some(namespace)).await,
+            (Err(error), Some(namespace)) if forbidden(&error.1) => {
+                Objects::of(client, Some(namespace)).await
+            }
             (objects, _) => objects,
         };
         let objects = objects.map_err(|(what, error)| KubeError::Api {
@@ -81,12 +83,16 @@ impl View {
             views.insert(key.clone(), PodView::of(pod));
             seen.pods.insert(key, Arc::new(facts));
         }
-        let meshes = meshes.into_iter().filter_map(|mesh| Some((mesh.metadata.namespace.clone()?, mesh))).collect();
+        let meshes =
+            meshes.into_iter().filter_map(|mesh| Some((mesh.metadata.namespace.clone()?, mesh))).collect();
         Self { world: World::new(own, seen), pods: views, meshes, pod_security, whole, by_address }
     }
 
     /// Pods with a sidecar that have not ended, of one namespace or all.
-    pub(crate) fn injected<'v>(&'v self, scope: Option<&'v str>) -> impl Iterator<Item = (&'v Key, &'v PodView)> {
+    pub(crate) fn injected<'v>(
+        &'v self,
+        scope: Option<&'v str>,
+    ) -> impl Iterator<Item = (&'v Key, &'v PodView)> {
         let pods = self.world.seen.pods.iter();
         let wanted = move |key: &Key| scope.is_none_or(|namespace| namespace == key.namespace);
         let pods = pods.filter(move |(key, pod)| pod.injected && !pod.finished && wanted(key));
@@ -147,7 +153,12 @@ impl Objects {
         let (namespaces, pods, services, meshes) = futures_util::try_join!(
             // Without the right to see the namespace itself, its labels are unknown, and that is all.
             async {
-                Ok(itself.get_opt(namespace).await.unwrap_or_default().into_iter().collect::<Vec<Namespace>>())
+                Ok(itself
+                    .get_opt(namespace)
+                    .await
+                    .unwrap_or_default()
+                    .into_iter()
+                    .collect::<Vec<Namespace>>())
             },
             async { list(Api::namespaced(client.clone(), namespace), "").await.map_err(fail("pods")) },
             async { list(Api::namespaced(client.clone(), namespace), "").await.map_err(fail("services")) },
@@ -212,8 +223,13 @@ pub(crate) mod tests {
         let mut host = pod("shop", "host", "10.0.0.3", false);
         host["spec"]["hostNetwork"] = true.into();
         let view = view(&[
-            namespace("shop", json!({"weft.dev/inject": "enabled", "pod-security.kubernetes.io/enforce": "baseline"})),
-            pod("shop", "web", "10.0.0.1", true), done, host,
+            namespace(
+                "shop",
+                json!({"weft.dev/inject": "enabled", "pod-security.kubernetes.io/enforce": "baseline"}),
+            ),
+            pod("shop", "web", "10.0.0.1", true),
+            done,
+            host,
         ]);
         let name = |ip: &str| view.name_of(Some(ip.parse().unwrap()));
         assert_eq!(name("10.0.0.1"), "deployment shop/web (pod web-5d4f8-10-0-0-1)");

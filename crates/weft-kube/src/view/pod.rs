@@ -78,7 +78,8 @@ impl PodView {
         let annotations = pod.metadata.annotations.as_ref();
         let written = annotations.and_then(|annotations| annotations.get(INJECTED));
         let proxy = statuses(pod).find(|status| status.name == "weft-proxy");
-        let running = |status: &ContainerStatus| status.state.as_ref().is_some_and(|state| state.running.is_some());
+        let running =
+            |status: &ContainerStatus| status.state.as_ref().is_some_and(|state| state.running.is_some());
         Self {
             workload: Workload::of(pod),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
@@ -120,7 +121,9 @@ fn trouble(pod: &Pod) -> Option<String> {
     }
     let scheduled = conditions.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False");
     Some(match scheduled {
-        Some(condition) => format!("it is not scheduled: {}", condition.message.as_deref().unwrap_or("no reason given")),
+        Some(condition) => {
+            format!("it is not scheduled: {}", condition.message.as_deref().unwrap_or("no reason given"))
+        }
         None => "it has just been made".to_owned(),
     })
 }
@@ -168,7 +171,11 @@ mod tests {
         assert_eq!(owned("ReplicaSet", "bare", "5d4f8"), "replicaset n/bare");
         assert_eq!(owned("StatefulSet", "db", ""), "statefulset n/db");
         assert_eq!(view(json!({"metadata": {"name": "p"}})).workload.in_namespace("n"), "pod n/p");
-        assert!(Workload { kind: "deployment".into(), name: "a".into() }.restart("n").contains("rollout restart deployment/a"));
+        assert!(
+            Workload { kind: "deployment".into(), name: "a".into() }
+                .restart("n")
+                .contains("rollout restart deployment/a")
+        );
     }
 
     #[test]
@@ -192,9 +199,15 @@ mod tests {
         assert_eq!((view.version.as_deref(), view.proxy_restarts), (Some("1"), 2));
         assert!(view.proxy_runs && !view.proxy_ready);
         let pull = json!({"waiting": {"reason": "ErrImagePull", "message": "no such host"}});
-        assert_eq!(pod("False", pull, waiting()).trouble.as_deref(), Some("weft-proxy waits: ErrImagePull: no such host"));
+        assert_eq!(
+            pod("False", pull, waiting()).trouble.as_deref(),
+            Some("weft-proxy waits: ErrImagePull: no such host")
+        );
         let died = json!({"terminated": {"exitCode": 1, "reason": "Error"}});
-        assert_eq!(pod("False", running(), died).trouble.as_deref(), Some("app has failed: Error, exit code 1"));
+        assert_eq!(
+            pod("False", running(), died).trouble.as_deref(),
+            Some("app has failed: Error, exit code 1")
+        );
         assert_eq!(pod("True", running(), running()).trouble, None);
     }
 }
