@@ -77,7 +77,7 @@ impl View {
         for pod in &pods {
             let (key, facts) = crate::controller::facts::PodFacts::take(pod);
             // An address of a pod that has ended, or of a node, may be another's.
-            if !facts.finished && !facts.host_network {
+            if !facts.finished && !facts.left_alone {
                 by_address.extend(facts.ips.iter().map(|ip| (*ip, key.clone())));
             }
             views.insert(key.clone(), PodView::of(pod));
