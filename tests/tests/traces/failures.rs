@@ -38,12 +38,17 @@ fn the_meshs_own_answers_say_so() {
     story("failures-mesh", |mesh| {
         let shop = Shop::pair(mesh, |_| {})?;
         assert_eq!(send(&shop, "http://echo.shop/", 2)?.0, 200);
-        // The application is gone, its sidecar is there: the callee's sidecar answers.
+        // The application is gone, its sidecar is there, and says so at each of the pod's two addresses; the caller's
+        // sidecar tries both.
         shop.stop_app("echo")?;
-        let (status, spans) = send(&shop, "http://echo.shop/", 2)?;
+        let (status, spans) = send(&shop, "http://echo.shop/", 3)?;
         assert_eq!(status, 503);
-        assert_eq!(failure(one(&spans, "echo", "server")?), (true, "connect-refused", "connect-refused"));
-        assert_eq!(failure(one(&spans, "browser", "client")?), (true, "503", ""));
+        let servers: Vec<_> = spans.iter().filter(|span| span.service == "echo").collect();
+        assert_eq!(servers.len(), 2, "{spans:?}");
+        for server in servers {
+            assert_eq!(failure(server), (true, "connect-refused", "connect-refused"));
+        }
+        assert_eq!(failure(one(&spans, "browser", "client")?), (true, "connect-refused", "connect-refused"));
         // The sidecar is gone as well: the caller's sidecar answers, and there is no server span.
         shop.sidecar("echo")?.kill();
         let (status, spans) = send(&shop, "http://echo.shop/", 1)?;
