@@ -5,6 +5,8 @@
 
 #[path = "lifecycle/drain.rs"]
 mod drain;
+#[path = "lifecycle/probes.rs"]
+mod probes;
 #[path = "lifecycle/renewal.rs"]
 mod renewal;
 #[path = "lifecycle/replicas.rs"]

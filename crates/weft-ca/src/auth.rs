@@ -1,6 +1,7 @@
-//! Credentials to identities.
+//! The token out of a call, and join tokens as one way to judge it.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
@@ -8,8 +9,8 @@ use tonic::metadata::MetadataMap;
 use weft_core::{SpiffeId, TrustDomain};
 use weft_identity::FileWatch;
 
-use crate::CaError;
 use crate::tokens::TokenTable;
+use crate::{CaError, Credentials, Proof, Proving, Unproven};
 
 /// Why a credential proves nothing. For the audit log only: a caller learns just that it was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,32 +25,14 @@ pub(crate) enum Refusal {
     Expired { id: SpiffeId, at: SystemTime },
 }
 
-/// The ways to prove an identity.
-#[derive(Debug)]
-pub(crate) enum Authenticator {
-    /// Secrets from a file.
-    JoinTokens(JoinTokens),
-}
-
-impl Authenticator {
-    /// The identity that the caller's metadata proves.
-    pub(crate) fn authenticate(&self, metadata: &MetadataMap) -> Result<SpiffeId, Refusal> {
-        let token = bearer(metadata)?;
-        match self {
-            Self::JoinTokens(tokens) => tokens.table.load().identity(token, SystemTime::now()),
-        }
-    }
-
-    /// Follows changes of what it stands on, for ever.
-    pub(crate) async fn keep_fresh(&self) {
-        match self {
-            Self::JoinTokens(tokens) => tokens.keep_fresh().await,
-        }
+impl From<Refusal> for Unproven {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal.to_string())
     }
 }
 
 /// The token of `authorization: Bearer <token>` (RFC 6750 section 2.1).
-fn bearer(metadata: &MetadataMap) -> Result<&str, Refusal> {
+pub(crate) fn bearer(metadata: &MetadataMap) -> Result<&str, Refusal> {
     let mut values = metadata.get_all("authorization").iter();
     let value = values.next().ok_or(Refusal::Missing)?;
     if values.next().is_some() {
@@ -63,9 +46,12 @@ fn bearer(metadata: &MetadataMap) -> Result<&str, Refusal> {
     }
 }
 
-/// Join tokens from a file, read again when it changes; a bad edit keeps the last good table.
+/// Join tokens from a file, read again when it changes; a bad edit keeps the last good table. Clones share the table.
+#[derive(Debug, Clone)]
+pub(crate) struct JoinTokens(Arc<Inner>);
+
 #[derive(Debug)]
-pub(crate) struct JoinTokens {
+struct Inner {
     path: PathBuf,
     trust_domain: TrustDomain,
     table: ArcSwap<TokenTable>,
@@ -75,22 +61,31 @@ impl JoinTokens {
     pub(crate) fn load(path: PathBuf, trust_domain: TrustDomain) -> Result<Self, CaError> {
         let table = TokenTable::load(&path, &trust_domain)?;
         tracing::info!(file = %path.display(), tokens = table.len(), "join tokens loaded");
-        Ok(Self { table: ArcSwap::from_pointee(table), path, trust_domain })
+        Ok(Self(Arc::new(Inner { table: ArcSwap::from_pointee(table), path, trust_domain })))
     }
 
-    async fn keep_fresh(&self) {
-        let mut watch = FileWatch::new([&self.path]);
+    /// Follows the file, for ever.
+    pub(crate) async fn keep_fresh(&self) {
+        let Inner { path, trust_domain, table } = &*self.0;
+        let mut watch = FileWatch::new([path]);
         loop {
             watch.changed().await;
-            match TokenTable::load(&self.path, &self.trust_domain) {
-                Ok(table) => {
-                    let tokens = table.len();
-                    self.table.store(table.into());
-                    tracing::debug!(file = %self.path.display(), tokens, "join tokens read again");
+            match TokenTable::load(path, trust_domain) {
+                Ok(new) => {
+                    let tokens = new.len();
+                    table.store(new.into());
+                    tracing::debug!(file = %path.display(), tokens, "join tokens read again");
                 }
                 Err(error) => tracing::error!(%error, "tokens file is not usable; the last good tokens stay"),
             }
         }
+    }
+}
+
+impl Credentials for JoinTokens {
+    fn prove<'a>(&'a self, token: &'a str) -> Proving<'a> {
+        let proof = self.0.table.load().identity(token, SystemTime::now());
+        Box::pin(std::future::ready(proof.map(Proof::of).map_err(Unproven::from)))
     }
 }
 

@@ -21,6 +21,43 @@ const ROOT_LIFETIME: Duration = Duration::from_secs(3652 * 24 * 3600 + 12 * 3600
 /// The longest that still encodes: RFC 5280 section 4.1.2.5 ends with the year 9999.
 const LONGEST_ROOT: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
+/// How long certificates last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// A workload's certificate; 24 h by default.
+    pub leaf: Duration,
+    /// A root that is made; 10 years by default.
+    pub root: Duration,
+}
+
+impl Default for Lifetimes {
+    fn default() -> Self {
+        Self { leaf: LEAF_LIFETIME, root: ROOT_LIFETIME }
+    }
+}
+
+impl Lifetimes {
+    /// Whether they can be used.
+    ///
+    /// # Errors
+    /// The field that is wrong, `leafLifetime` or `rootLifetime`, and what is wrong with it.
+    pub fn check(&self) -> Result<(), (&'static str, String)> {
+        for (field, length, longest) in
+            [("leafLifetime", self.leaf, LONGEST_LEAF), ("rootLifetime", self.root, LONGEST_ROOT)]
+        {
+            // Certificates count in whole seconds.
+            if length < Duration::from_secs(1) || length > longest {
+                let longest = humantime::format_duration(longest);
+                return Err((field, format!("must be between 1s and {longest}")));
+            }
+        }
+        if self.leaf > self.root {
+            return Err(("leafLifetime", "is longer than rootLifetime".to_owned()));
+        }
+        Ok(())
+    }
+}
+
 /// How the CA runs.
 #[derive(Debug, Clone)]
 pub struct CaConfig {
@@ -96,20 +133,24 @@ impl CaConfig {
         let raw: Raw = parse(path, text)?;
         let trust_domain: TrustDomain =
             value(path, "trustDomain", required(path, "trustDomain", raw.trust_domain.as_ref())?)?;
-        let leaf_lifetime =
-            duration(path, "leafLifetime", raw.leaf_lifetime.as_ref(), LEAF_LIFETIME, LONGEST_LEAF)?;
-        let root_lifetime =
-            duration(path, "rootLifetime", raw.root_lifetime.as_ref(), ROOT_LIFETIME, LONGEST_ROOT)?;
-        if let Some(raw) = &raw.leaf_lifetime
-            && leaf_lifetime > root_lifetime
-        {
-            return Err(invalid(path, raw.defined, "leafLifetime", "is longer than rootLifetime"));
-        }
+        let defaults = Lifetimes::default();
+        let lifetimes = Lifetimes {
+            leaf: duration(path, "leafLifetime", raw.leaf_lifetime.as_ref(), defaults.leaf)?,
+            root: duration(path, "rootLifetime", raw.root_lifetime.as_ref(), defaults.root)?,
+        };
+        lifetimes.check().map_err(|(field, reason)| {
+            let named = match field {
+                "leafLifetime" => &raw.leaf_lifetime,
+                _ => &raw.root_lifetime,
+            };
+            let line = named.as_ref().map(|raw| raw.defined.line());
+            CaError::Yaml { path: path.to_owned(), line, field: field.to_owned(), reason }
+        })?;
         Ok(Self {
             listen: value(path, "listen", required(path, "listen", raw.listen.as_ref())?)?,
             root: root(path, &raw)?,
-            leaf_lifetime,
-            root_lifetime,
+            leaf_lifetime: lifetimes.leaf,
+            root_lifetime: lifetimes.root,
             tokens_file: required(path, "tokensFile", raw.tokens_file.as_ref())?.value.clone().into(),
             server_id: server_id(path, raw.server_id.as_ref(), &trust_domain)?,
             trust_domain,
@@ -163,15 +204,8 @@ fn duration(
     field: &str,
     raw: Option<&Spanned<String>>,
     default: Duration,
-    longest: Duration,
 ) -> Result<Duration, CaError> {
     let Some(raw) = raw else { return Ok(default) };
-    let length = humantime::parse_duration(&raw.value)
-        .map_err(|error| invalid(path, raw.defined, field, format!("{error}; write it as 24h or 30m")))?;
-    // Certificates count in whole seconds.
-    if length < Duration::from_secs(1) || length > longest {
-        let longest = humantime::format_duration(longest);
-        return Err(invalid(path, raw.defined, field, format!("must be between 1s and {longest}")));
-    }
-    Ok(length)
+    humantime::parse_duration(&raw.value)
+        .map_err(|error| invalid(path, raw.defined, field, format!("{error}; write it as 24h or 30m")))
 }

@@ -44,6 +44,8 @@ impl PeerInfo {
 
 impl PeerStream {
     pub(crate) fn new(tls: TlsStream<TcpStream>, address: SocketAddr, permit: OwnedSemaphorePermit) -> Self {
+        // A socket for both families shows IPv4 peers as IPv6.
+        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         let info = PeerInfo { address, authenticated: Arc::default() };
         Self { tls, info, deadline: Some(Box::pin(sleep(PROOF_TIMEOUT))), _permit: permit }
     }

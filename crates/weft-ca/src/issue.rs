@@ -9,7 +9,7 @@ use rcgen::{
     CertificateParams, DistinguishedName, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
     PublicKeyData, SanType, SerialNumber,
 };
-use rustls_pki_types::CertificateDer;
+use rustls_pki_types::{CertificateDer, DnsName};
 use weft_core::SpiffeId;
 
 use crate::CaError;
@@ -20,13 +20,18 @@ const BACKDATE: Duration = Duration::from_secs(5 * 60);
 /// RFC 5280 section 4.1.2.2 allows 20 octets; 16 random ones never repeat and cannot be guessed.
 const SERIAL_LEN: usize = 16;
 
-/// What a leaf may be used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Purpose {
+/// The life of a server's certificate by DNS name: renewed at half of it, within reach of a working day.
+const SERVER_LIFETIME: Duration = Duration::from_secs(24 * 3600);
+
+/// Whose leaf it is, and thereby what it may be used for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Subject<'a> {
     /// A workload: it accepts and dials mesh links.
-    Workload,
+    Workload(&'a SpiffeId),
     /// The CA's own server: it accepts only.
-    Server,
+    Ca(&'a SpiffeId),
+    /// A server that is known by DNS names. Without a SPIFFE id no mesh peer takes it for a workload.
+    Dns(&'a [&'a str]),
 }
 
 /// A certificate that was just signed.
@@ -69,16 +74,15 @@ impl LeafIssuer {
         }
     }
 
-    /// Signs `key` for exactly `id`.
+    /// Signs `key` for exactly `subject`.
     pub(crate) fn issue(
         &self,
-        id: &SpiffeId,
+        subject: Subject<'_>,
         key: &impl PublicKeyData,
-        purpose: Purpose,
         now: SystemTime,
     ) -> Result<Issued, CaError> {
         let fail = |error: rcgen::Error| CaError::Sign(error.to_string());
-        let not_after = self.end(now)?;
+        let not_after = self.end(now, subject.lifetime(self.lifetime))?;
         let mut serial = [0; SERIAL_LEN];
         self.random
             .fill(&mut serial)
@@ -88,17 +92,12 @@ impl LeafIssuer {
             *first = (*first & 0x7f) | 0x40;
         }
         let mut params = CertificateParams::default();
-        // No subject: the URI name is the identity, and rcgen marks it critical then (RFC 5280 section 4.1.2.6).
+        // No subject: the name extension is the identity, and rcgen marks it critical then (RFC 5280 section 4.1.2.6).
         params.distinguished_name = DistinguishedName::new();
-        params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(id.to_string()).map_err(fail)?)];
+        params.subject_alt_names = subject.names()?;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = match purpose {
-            Purpose::Workload => {
-                vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]
-            }
-            Purpose::Server => vec![ExtendedKeyUsagePurpose::ServerAuth],
-        };
+        params.extended_key_usages = subject.usages();
         params.use_authority_key_identifier_extension = true;
         params.serial_number = Some(SerialNumber::from_slice(&serial));
         params.not_before = now.checked_sub(BACKDATE).unwrap_or(SystemTime::UNIX_EPOCH).into();
@@ -110,8 +109,8 @@ impl LeafIssuer {
     }
 
     /// The end of a leaf made now: its life, but not beyond the certificate it is signed with.
-    fn end(&self, now: SystemTime) -> Result<SystemTime, CaError> {
-        let wanted = whole_seconds(now.checked_add(self.lifetime).unwrap_or(self.ends));
+    fn end(&self, now: SystemTime, lifetime: Duration) -> Result<SystemTime, CaError> {
+        let wanted = whole_seconds(now.checked_add(lifetime).unwrap_or(self.ends));
         let end = wanted.min(self.ends);
         if end <= now {
             return Err(CaError::Root(format!(
@@ -126,6 +125,42 @@ impl LeafIssuer {
             );
         }
         Ok(end)
+    }
+}
+
+impl Subject<'_> {
+    fn lifetime(self, leaf: Duration) -> Duration {
+        match self {
+            Self::Workload(_) | Self::Ca(_) => leaf,
+            Self::Dns(_) => SERVER_LIFETIME,
+        }
+    }
+
+    fn names(self) -> Result<Vec<SanType>, CaError> {
+        let text = |text: &str| {
+            Ia5String::try_from(text).map_err(|error| CaError::Sign(format!("name {text:?}: {error}")))
+        };
+        match self {
+            Self::Workload(id) | Self::Ca(id) => Ok(vec![SanType::URI(text(&id.to_string())?)]),
+            Self::Dns([]) => Err(CaError::Sign("a server without a name".to_owned())),
+            Self::Dns(names) => names
+                .iter()
+                .map(|name| {
+                    DnsName::try_from(*name)
+                        .map_err(|_| CaError::Sign(format!("{name:?} is not a DNS name")))?;
+                    Ok(SanType::DnsName(text(name)?))
+                })
+                .collect(),
+        }
+    }
+
+    fn usages(self) -> Vec<ExtendedKeyUsagePurpose> {
+        match self {
+            Self::Workload(_) => {
+                vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth]
+            }
+            Self::Ca(_) | Self::Dns(_) => vec![ExtendedKeyUsagePurpose::ServerAuth],
+        }
     }
 }
 

@@ -7,20 +7,27 @@
 //! | module | |
 //! |---|---|
 //! | `config` | `ca.yaml` |
-//! | `root` | the root: made on the first start, or loaded |
-//! | `bundle` | the roots that the mesh trusts, watched |
-//! | `auth`, `tokens` | credentials to identities |
+//! | `material`, `root` | the root: PEM made and checked; its files |
+//! | `authority` | what is signed with and what the mesh trusts, while the CA runs |
+//! | `credential` | the seam between a token and an identity |
+//! | `auth`, `tokens` | join tokens |
 //! | `csr`, `issue` | a key out of a request, a leaf for an identity |
 //! | `service`, `watchers` | `weft.identity.v1` |
 //! | `server`, `conn` | TLS, limits, drain |
+//!
+//! `weft ca` runs it from files ([`Ca::bind`]). Elsewhere the root comes from memory ([`Authority`]) and another reviewer
+//! judges the tokens ([`Credentials`]): see [`Ca::with`].
 
 mod auth;
-mod bundle;
+mod authority;
 mod config;
 mod conn;
+mod credential;
 mod csr;
 mod error;
 mod issue;
+mod material;
+mod metrics;
 mod root;
 mod server;
 mod service;
@@ -28,9 +35,12 @@ mod tokens;
 mod watchers;
 mod yaml;
 
-pub use config::{CaConfig, RootSource};
+pub use authority::{Authority, ServerCertificate};
+pub use config::{CaConfig, Lifetimes, RootSource};
+pub use credential::{Credentials, PodRef, Proof, Proving, Unproven};
 pub use error::CaError;
-pub use server::Ca;
+pub use material::RootPem;
+pub use server::{Ca, CaParts};
 
 /// Runs the CA until the drain has closed, or has begun and every call is done.
 ///

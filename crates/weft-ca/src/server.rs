@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -16,20 +17,20 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
-use weft_core::{Drain, SpiffeId};
+use weft_core::Drain;
 use weft_identity::proto::identity_server::IdentityServer;
 use weft_identity::{IdentityError, crypto_provider};
+use weft_telemetry::Registry;
 
-use crate::CaError;
-use crate::auth::{Authenticator, JoinTokens};
-use crate::bundle::BundleFeed;
+use crate::auth::JoinTokens;
 use crate::config::CaConfig;
 use crate::conn::PeerStream;
 use crate::csr::MAX_CSR;
-use crate::issue::{LeafIssuer, Purpose};
-use crate::root::Root;
+use crate::issue::Subject;
+use crate::metrics::Metrics;
 use crate::service::IdentityService;
 use crate::watchers::Watchers;
+use crate::{Authority, CaError, Credentials, root};
 
 /// Every proxy holds one connection open for the bundle: a mesh of sixteen thousand pods for one CA process.
 const MAX_CONNECTIONS: usize = 16 * 1024;
@@ -51,14 +52,27 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Timers do not notice when the wall clock is set or the machine slept.
 const CLOCK_CHECK: Duration = Duration::from_secs(60);
 
-/// A CA that has its root, its tokens and its address, and is about to serve.
+/// What a CA is made of, where it does not come from files.
+pub struct CaParts {
+    /// Where to serve.
+    pub listen: SocketAddr,
+    /// What to sign with.
+    pub authority: Authority,
+    /// Whom to believe.
+    pub credentials: Arc<dyn Credentials>,
+    /// Where to count.
+    pub registry: Registry,
+}
+
+/// A CA that has its root, its credentials and its address, and is about to serve.
 pub struct Ca {
     listener: TcpListener,
     address: SocketAddr,
-    server_id: SpiffeId,
-    auth: Arc<Authenticator>,
-    issuer: Arc<LeafIssuer>,
-    bundle: Arc<BundleFeed>,
+    authority: Authority,
+    credentials: Arc<dyn Credentials>,
+    metrics: Arc<Metrics>,
+    /// Follows the files it was opened from.
+    follow: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
 
 impl Ca {
@@ -67,30 +81,41 @@ impl Ca {
     /// # Errors
     /// Whatever of these is not to be had, naming the file and what is wrong with it.
     pub async fn bind(config: &CaConfig) -> Result<Self, CaError> {
-        let root = Root::open(config)?;
+        let (authority, names) = root::open(config)?;
         let tokens = JoinTokens::load(config.tokens_file.clone(), config.trust_domain.clone())?;
-        let bundle = BundleFeed::load(root.bundle_file, &root.certificate)?;
-        let refused =
-            |error: std::io::Error| CaError::Listen { address: config.listen, reason: error.to_string() };
-        let listener = TcpListener::bind(config.listen).await.map_err(refused)?;
+        let parts = CaParts {
+            listen: config.listen,
+            authority: authority.clone(),
+            credentials: Arc::new(tokens.clone()),
+            registry: Registry::default(),
+        };
+        let follow = async move {
+            tokio::join!(tokens.keep_fresh(), authority.follow_bundle(&names.bundle));
+        };
+        Ok(Self { follow: Box::pin(follow), ..Self::with(parts).await? })
+    }
+
+    /// Binds the address for a CA of these parts.
+    ///
+    /// # Errors
+    /// [`CaError::Listen`].
+    pub async fn with(parts: CaParts) -> Result<Self, CaError> {
+        let CaParts { listen, authority, credentials, registry } = parts;
+        let refused = |error: std::io::Error| CaError::Listen { address: listen, reason: error.to_string() };
+        let listener = TcpListener::bind(listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
         tracing::info!(
             %address,
-            trust_domain = %config.trust_domain,
-            server_id = %config.server_id,
-            root = root.subject,
-            root_ends = %humantime::format_rfc3339_seconds(root.not_after),
-            bundle = bundle.hash(),
+            trust_domain = %authority.server_id().trust_domain,
+            server_id = %authority.server_id(),
+            root = authority.signer().subject,
+            root_ends = %humantime::format_rfc3339_seconds(authority.not_after()),
+            bundle = authority.bundle().hash(),
             "CA ready"
         );
-        Ok(Self {
-            listener,
-            address,
-            server_id: config.server_id.clone(),
-            auth: Arc::new(Authenticator::JoinTokens(tokens)),
-            issuer: Arc::new(root.issuer),
-            bundle: Arc::new(bundle),
-        })
+        let metrics = Arc::new(Metrics::new(&registry, &authority));
+        let follow = Box::pin(std::future::pending());
+        Ok(Self { listener, address, authority, credentials, metrics, follow })
     }
 
     /// Where it listens; tells the port where the configuration left it to the kernel.
@@ -103,11 +128,11 @@ impl Ca {
     /// # Errors
     /// [`CaError`] where its own certificate cannot be made at the start.
     pub async fn serve(self, drain: Drain) -> Result<(), CaError> {
-        let own = OwnCertificate::new(self.issuer.clone(), self.server_id.clone())?;
+        let own = OwnCertificate::new(self.authority.clone())?;
         let service = IdentityService {
-            auth: self.auth.clone(),
-            issuer: self.issuer.clone(),
-            bundle: self.bundle.clone(),
+            credentials: self.credentials,
+            authority: self.authority,
+            metrics: self.metrics,
             watchers: Watchers::default(),
             drain: drain.clone(),
         };
@@ -131,8 +156,7 @@ impl Ca {
             served = server => served.map_err(|error| CaError::Serve(error.to_string())),
             () = closes.closed() => Ok(()),
             () = accept(self.listener, &own.config, accepted, drain) => Ok(()),
-            () = self.auth.keep_fresh() => Ok(()),
-            () = self.bundle.keep_fresh() => Ok(()),
+            () = self.follow => Ok(()),
             () = own.keep_fresh() => Ok(()),
         }
     }
@@ -190,27 +214,26 @@ async fn handshake(
 /// The certificate the CA serves with: signed by its own root, replaced in time.
 struct OwnCertificate {
     config: ArcSwap<ServerConfig>,
-    issuer: Arc<LeafIssuer>,
-    id: SpiffeId,
+    authority: Authority,
     first_due: SystemTime,
 }
 
 impl OwnCertificate {
-    fn new(issuer: Arc<LeafIssuer>, id: SpiffeId) -> Result<Self, CaError> {
-        let (config, first_due) = serving(&issuer, &id)?;
-        Ok(Self { config: ArcSwap::from(config), issuer, id, first_due })
+    fn new(authority: Authority) -> Result<Self, CaError> {
+        let (config, first_due) = serving(&authority)?;
+        Ok(Self { config: ArcSwap::from(config), authority, first_due })
     }
 
-    /// Replaces it at half of its life, for ever.
+    /// Replaces it at half of its life and when the issuer changes, for ever.
     async fn keep_fresh(&self) {
         let mut due = self.first_due;
+        let mut issuers = self.authority.watch_signer();
         loop {
-            while let Ok(left) = due.duration_since(SystemTime::now())
-                && !left.is_zero()
-            {
-                sleep(left.min(CLOCK_CHECK)).await;
+            tokio::select! {
+                () = until(due) => {}
+                Ok(()) = issuers.changed() => {}
             }
-            match serving(&self.issuer, &self.id) {
+            match serving(&self.authority) {
                 Ok((config, next)) => {
                     self.config.store(config);
                     due = next;
@@ -225,12 +248,21 @@ impl OwnCertificate {
     }
 }
 
+/// Waits for a time on the wall clock.
+async fn until(due: SystemTime) {
+    while let Ok(left) = due.duration_since(SystemTime::now())
+        && !left.is_zero()
+    {
+        sleep(left.min(CLOCK_CHECK)).await;
+    }
+}
+
 /// A fresh certificate in a TLS configuration, and when to replace it.
-fn serving(issuer: &LeafIssuer, id: &SpiffeId) -> Result<(Arc<ServerConfig>, SystemTime), CaError> {
+fn serving(authority: &Authority) -> Result<(Arc<ServerConfig>, SystemTime), CaError> {
     let key =
         KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).map_err(|error| CaError::Sign(error.to_string()))?;
     let now = SystemTime::now();
-    let issued = issuer.issue(id, &key, Purpose::Server, now)?;
+    let issued = authority.signer().issuer.issue(Subject::Ca(authority.server_id()), &key, now)?;
     let secret = PrivatePkcs8KeyDer::from(key.serialize_der());
     let mut config = ServerConfig::builder_with_provider(crypto_provider().clone())
         .with_protocol_versions(&[&TLS13])

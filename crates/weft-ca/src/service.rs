@@ -11,12 +11,14 @@ use weft_core::{Drain, SpiffeId};
 use weft_identity::proto::identity_server::Identity;
 use weft_identity::proto::{SignRequest, SignResponse, WatchBundleRequest, WatchBundleResponse};
 
-use crate::auth::Authenticator;
-use crate::bundle::{BundleFeed, message};
+use crate::auth::bearer;
+use crate::authority::message;
 use crate::conn::PeerInfo;
 use crate::csr;
-use crate::issue::{LeafIssuer, Purpose};
+use crate::issue::Subject;
+use crate::metrics::Metrics;
 use crate::watchers::{Watcher, Watchers};
+use crate::{Authority, Credentials, PodRef, Proof, Unproven};
 
 /// A bundle stream ends after this time, and up to a tenth later: the proxy opens it again and proves itself anew, so
 /// that a token that has expired or was removed does not live on in a stream.
@@ -26,34 +28,74 @@ const HASH_LEN: usize = 64;
 
 /// The answer to every refused credential, whatever is wrong with it.
 const REFUSED: &str = "credential refused";
+/// The answer where nobody could say what the credential proves.
+const UNCHECKED: &str = "the credential cannot be checked now";
 
 pub(crate) struct IdentityService {
-    pub(crate) auth: Arc<Authenticator>,
-    pub(crate) issuer: Arc<LeafIssuer>,
-    pub(crate) bundle: Arc<BundleFeed>,
+    pub(crate) credentials: Arc<dyn Credentials>,
+    pub(crate) authority: Authority,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) watchers: Watchers,
     pub(crate) drain: Drain,
 }
 
+/// Who calls, as far as the audit log tells it.
+struct Caller {
+    id: SpiffeId,
+    peer: String,
+    pod: String,
+    pod_uid: String,
+}
+
+impl Caller {
+    fn new(proof: Proof, peer: String) -> Self {
+        let PodRef { name: pod, uid: pod_uid } =
+            proof.pod.unwrap_or(PodRef { name: String::new(), uid: String::new() });
+        Self { id: proof.id, peer, pod, pod_uid }
+    }
+}
+
+/// One line of the audit log about a known caller; fields without a value are left out.
+macro_rules! audit {
+    ($level:ident, $call:literal, $caller:expr, $($rest:tt)*) => {{
+        let caller: &Caller = $caller;
+        tracing::$level!(
+            target: "weft::audit",
+            call = $call,
+            peer = caller.peer,
+            identity = %caller.id,
+            pod = (!caller.pod.is_empty()).then_some(caller.pod.as_str()),
+            pod_uid = (!caller.pod_uid.is_empty()).then_some(caller.pod_uid.as_str()),
+            $($rest)*
+        );
+    }};
+}
+
 impl IdentityService {
-    /// The caller's identity, or the one answer to a refused credential.
-    fn authenticate<T>(
-        &self,
-        call: &'static str,
-        request: &Request<T>,
-    ) -> Result<(SpiffeId, String), Status> {
+    /// What the call's credential proves, or the one answer to a refused credential.
+    async fn authenticate<T>(&self, call: &'static str, request: &Request<T>) -> Result<Caller, Status> {
         let info = request.extensions().get::<PeerInfo>();
         let peer = info.map_or_else(|| "unknown".to_owned(), |info| info.address.to_string());
-        match self.auth.authenticate(request.metadata()) {
-            Ok(id) => {
+        let proven = match bearer(request.metadata()) {
+            Ok(token) => self.credentials.prove(token).await,
+            Err(refusal) => Err(refusal.into()),
+        };
+        match proven {
+            Ok(proof) => {
                 if let Some(info) = info {
                     info.authenticated();
                 }
-                Ok((id, peer))
+                Ok(Caller::new(proof, peer))
             }
-            Err(reason) => {
+            Err(Unproven::Refused(reason)) => {
+                self.metrics.refused.inc();
                 tracing::warn!(target: "weft::audit", call, peer, outcome = "refused", %reason);
                 Err(Status::unauthenticated(REFUSED))
+            }
+            Err(Unproven::Unavailable(reason)) => {
+                self.metrics.unavailable.inc();
+                tracing::error!(target: "weft::audit", call, peer, outcome = "unavailable", %reason);
+                Err(Status::unavailable(UNCHECKED))
             }
         }
     }
@@ -62,21 +104,25 @@ impl IdentityService {
 #[tonic::async_trait]
 impl Identity for IdentityService {
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
-        let (id, peer) = self.authenticate("Sign", &request)?;
+        let caller = self.authenticate("Sign", &request).await?;
         let key = csr::key(&request.get_ref().csr).map_err(|reason| {
-            tracing::warn!(target: "weft::audit", call = "Sign", peer, identity = %id, outcome = "refused", %reason);
+            self.metrics.refused.inc();
+            audit!(warn, "Sign", &caller, outcome = "refused", %reason);
             Status::invalid_argument(reason.to_string())
         })?;
-        let issued = self.issuer.issue(&id, &key, Purpose::Workload, SystemTime::now()).map_err(|reason| {
-            tracing::error!(target: "weft::audit", call = "Sign", peer, identity = %id, outcome = "failed", %reason);
+        let subject = Subject::Workload(&caller.id);
+        let signed = self.authority.signer().issuer.issue(subject, &key, SystemTime::now());
+        let issued = signed.map_err(|reason| {
+            self.metrics.failed.inc();
+            audit!(error, "Sign", &caller, outcome = "failed", %reason);
             Status::unavailable("the CA cannot sign now")
         })?;
+        self.metrics.signed.inc();
         let not_after = issued.not_after.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-        tracing::info!(
-            target: "weft::audit",
-            call = "Sign",
-            peer,
-            identity = %id,
+        audit!(
+            info,
+            "Sign",
+            &caller,
             outcome = "signed",
             serial = issued.serial,
             not_after = %humantime::format_rfc3339_seconds(issued.not_after),
@@ -84,7 +130,7 @@ impl Identity for IdentityService {
         Ok(Response::new(SignResponse {
             certificate_chain: issued.chain.iter().map(|der| der.as_ref().to_vec()).collect(),
             not_after_unix_seconds: i64::try_from(not_after).unwrap_or(i64::MAX),
-            spiffe_id: id.to_string(),
+            spiffe_id: caller.id.to_string(),
         }))
     }
 
@@ -94,15 +140,16 @@ impl Identity for IdentityService {
         &self,
         request: Request<Streaming<WatchBundleRequest>>,
     ) -> Result<Response<Self::WatchBundleStream>, Status> {
-        let (id, peer) = self.authenticate("WatchBundle", &request)?;
-        tracing::info!(target: "weft::audit", call = "WatchBundle", peer, identity = %id, outcome = "opened");
+        let caller = self.authenticate("WatchBundle", &request).await?;
+        audit!(info, "WatchBundle", &caller, outcome = "opened");
         // One is enough: a proxy that has not read the last bundle gets the newest when it has.
         let (send, receive) = mpsc::channel(1);
         let stream = BundleStream {
-            id,
+            id: caller.id,
             send,
             reports: request.into_inner(),
-            bundle: self.bundle.clone(),
+            authority: self.authority.clone(),
+            metrics: self.metrics.clone(),
             watcher: self.watchers.join(),
             watchers: self.watchers.clone(),
             drain: self.drain.clone(),
@@ -117,7 +164,8 @@ struct BundleStream {
     id: SpiffeId,
     send: mpsc::Sender<Result<WatchBundleResponse, Status>>,
     reports: Streaming<WatchBundleRequest>,
-    bundle: Arc<BundleFeed>,
+    authority: Authority,
+    metrics: Arc<Metrics>,
     watcher: Watcher,
     watchers: Watchers,
     drain: Drain,
@@ -125,15 +173,17 @@ struct BundleStream {
 
 impl BundleStream {
     async fn run(mut self) {
+        self.metrics.streams.inc();
         self.serve().await;
-        let Self { watcher, watchers, bundle, .. } = self;
+        let Self { watcher, watchers, authority, metrics, .. } = self;
+        metrics.streams.dec();
         drop(watcher);
-        announce(&watchers, &bundle.hash());
+        announce(&watchers, authority.bundle().hash());
     }
 
     async fn serve(&mut self) {
         let end = Instant::now() + STREAM_LIFE.mul_f64(1.0 + fastrand::f64() / 10.0);
-        let mut bundles = self.bundle.subscribe();
+        let mut bundles = self.authority.watch_bundle();
         bundles.mark_changed();
         let mut reporting = true;
         loop {
@@ -162,7 +212,7 @@ impl BundleStream {
     }
 
     fn note(&self, hash: String) {
-        let current = self.bundle.hash();
+        let current = self.authority.bundle().hash().to_owned();
         tracing::debug!(identity = %self.id, up_to_date = hash == current, "bundle in use reported");
         self.watcher.report(hash);
         announce(&self.watchers, &current);

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use crate::client1::PooledBody;
 use crate::client2::InUse;
 use crate::gate::Gated;
+use crate::replay::Replayed;
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,8 @@ pub enum Body {
     Gated(Box<Gated>),
     /// Whose bytes are counted as they pass.
     Counted(Box<CountedBody>),
+    /// Which may be sent a second time.
+    Replayed(Replayed),
     /// Broken off, and about to say so.
     Broken(Box<Broken>),
 }
@@ -143,6 +146,7 @@ impl Body {
             Self::Pooled(pooled) => pooled.poll_frame(cx),
             Self::Http2(stream) => stream.poll_frame(cx),
             Self::Gated(gated) => gated.poll_frame(cx),
+            Self::Replayed(replayed) => replayed.poll_frame(cx),
             Self::Counted(counted) => {
                 let frame = ready!(Pin::new(&mut counted.body).poll_frame(cx));
                 if let Some(Ok(frame)) = &frame
@@ -233,6 +237,7 @@ impl http_body::Body for Body {
             Self::Http2(stream) => stream.recv.is_end_stream(),
             Self::Gated(gated) => gated.body().is_end_stream(),
             Self::Counted(counted) => counted.body.is_end_stream(),
+            Self::Replayed(replayed) => replayed.is_end_stream(),
             Self::Broken(broken) => broken.error.is_none(),
         }
     }
@@ -245,6 +250,7 @@ impl http_body::Body for Body {
             Self::Pooled(pooled) => pooled.incoming().size_hint(),
             Self::Gated(gated) => gated.body().size_hint(),
             Self::Counted(counted) => counted.body.size_hint(),
+            Self::Replayed(replayed) => replayed.size_hint(),
             // A content-length header, where there is one, travels as a header.
             Self::Http2(_) | Self::Broken(_) => SizeHint::default(),
         }

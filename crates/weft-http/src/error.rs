@@ -109,6 +109,20 @@ impl Refusal {
     }
 }
 
+/// Whether an answer that came over a mesh link is the peer's own word that its application gave none: it took no
+/// connection, so that it never saw the request, or it closed the connection, and nobody knows how far it came.
+pub fn unanswered(headers: &HeaderMap) -> Option<ErrorCode> {
+    let code = headers.get(WEFT_ERROR)?.as_bytes();
+    [
+        ErrorCode::ConnectRefused,
+        ErrorCode::ConnectFailed,
+        ErrorCode::ConnectTimeout,
+        ErrorCode::UpstreamClosed,
+    ]
+    .into_iter()
+    .find(|told| told.as_str().as_bytes() == code)
+}
+
 /// Whether a request is gRPC: its content type is `application/grpc` or a variant such as `application/grpc+proto`.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(CONTENT_TYPE).is_some_and(|value| {
@@ -135,6 +149,16 @@ mod tests {
         assert!(is("application/grpc;charset=utf-8"));
         assert!(!is("application/grpc-web"));
         assert!(!is("application/json"));
+    }
+
+    #[test]
+    fn a_peer_tells_that_its_application_gave_no_answer() {
+        for code in ErrorCode::ALL {
+            let told = unanswered(Refusal { code: *code, grpc: true }.response().headers());
+            let expected = code.as_str().starts_with("connect-") || *code == ErrorCode::UpstreamClosed;
+            assert_eq!(told, expected.then_some(*code));
+        }
+        assert_eq!(unanswered(&HeaderMap::new()), None);
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_millis(500);
 /// The longest pause: a CA that comes back serves a whole mesh again within about a minute.
 const LONGEST: Duration = Duration::from_secs(60);
+/// The longest pause of who has nothing yet: a pod that waits to start wants the CA as soon as it is back.
+const LONGEST_AT_FIRST: Duration = Duration::from_secs(5);
 
 /// Exponential backoff with jitter, so that a mesh whose CA was away does not come back in one instant.
 #[derive(Debug)]
@@ -21,6 +23,12 @@ impl Backoff {
         let pause = self.next.mul_f64(0.5 + fastrand::f64() / 2.0);
         self.next = (self.next * 2).min(LONGEST);
         pause
+    }
+
+    /// The same for who has nothing yet, never longer than five seconds.
+    pub(crate) fn short_pause(&mut self) -> Duration {
+        self.next = self.next.min(LONGEST_AT_FIRST);
+        self.pause()
     }
 
     /// After a success.
@@ -43,6 +51,10 @@ mod tests {
             length = (length * 2).min(LONGEST);
         }
         assert!(backoff.pause() >= LONGEST / 2);
+        for _ in 0..20 {
+            let pause = backoff.short_pause();
+            assert!(pause >= LONGEST_AT_FIRST / 2 && pause <= LONGEST_AT_FIRST, "{pause:?}");
+        }
         backoff.reset();
         assert!(backoff.pause() <= FIRST);
     }

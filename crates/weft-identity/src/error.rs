@@ -94,6 +94,14 @@ pub enum IdentityError {
         /// What the CA says.
         reason: String,
     },
+    /// The CA was reached and cannot do it now: it may not be able to check the token, or to sign.
+    #[error("CA {address} cannot answer now: {reason}")]
+    CaUnavailable {
+        /// What was dialed.
+        address: String,
+        /// What it says.
+        reason: String,
+    },
     /// The CA was reached and answered with an error.
     #[error("CA {address}: {reason}")]
     Ca {

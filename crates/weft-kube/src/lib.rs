@@ -12,13 +12,21 @@
 //! | `backend` | which iptables: legacy or nft, and the machine's capabilities |
 //! | `install` | write, check, remove |
 //! | `probe` | the self-test |
+//! | [`controller`] | membership, twins and modes, kept as the cluster's pods and Services ask for |
+//! | `manifests` | the objects of an installation, and their removal |
 
 mod backend;
 mod config;
+pub mod control;
+pub mod controller;
+pub mod credentials;
 mod error;
+pub mod inject;
 mod install;
+pub mod manifests;
 mod probe;
 mod rules;
+pub mod webhook;
 
 pub use backend::{Backend, BackendChoice, Families};
 pub use config::{Family, InterceptConfig, OWN_PORTS, PROXY_UID, PortRange};

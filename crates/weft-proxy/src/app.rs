@@ -34,22 +34,42 @@ pub(crate) struct Failure {
     /// The code of the upstream's RST_STREAM. It means something to an HTTP/2 client (RFC 9113 section 7: REFUSED_STREAM
     /// allows a retry; gRPC has a status for each), so it is passed on as it is.
     pub(crate) reset: Option<h2::Reason>,
+    pub(crate) effect: Effect,
+}
+
+/// What a failed request may have done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Effect {
+    /// Nothing: it was not sent, or the upstream says that it did not look at it.
+    None,
+    /// Nobody knows: the connection broke.
+    Unknown,
+    /// The upstream, or the client, ended it on purpose.
+    Ended,
 }
 
 impl From<ErrorCode> for Failure {
     fn from(code: ErrorCode) -> Self {
-        Self { code, reset: None }
+        let effect = match code {
+            ErrorCode::ConnectRefused | ErrorCode::ConnectFailed | ErrorCode::ConnectTimeout => Effect::None,
+            ErrorCode::UpstreamClosed => Effect::Unknown,
+            _ => Effect::Ended,
+        };
+        Self { code, reset: None, effect }
     }
 }
 
 impl From<ExchangeError> for Failure {
     fn from(error: ExchangeError) -> Self {
-        let reset = match &error {
-            ExchangeError::Reset(reason) => Some(*reason),
-            ExchangeError::Unprocessed(error) if error.is_reset() => error.reason(),
-            _ => None,
+        let (reset, effect) = match &error {
+            ExchangeError::Reset(reason) => (Some(*reason), Effect::Ended),
+            ExchangeError::Unprocessed(_) | ExchangeError::NotSent(_) => {
+                (Some(h2::Reason::REFUSED_STREAM), Effect::None)
+            }
+            ExchangeError::Connection(_) => (None, Effect::Unknown),
+            ExchangeError::RequestBody(_) => (None, Effect::Ended),
         };
-        Self { code: exchange(&error), reset }
+        Self { code: exchange(&error), reset, effect }
     }
 }
 

@@ -14,8 +14,8 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use http::header::{Entry, USER_AGENT};
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version, request};
-use http_body::{Body as _, Frame, SizeHint};
+use http::{HeaderMap, HeaderValue, Method, Response, Uri, Version, request};
+use http_body::{Frame, SizeHint};
 use weft_balance::InFlight;
 use weft_http::headers::{X_FORWARDED_PROTO, X_REQUEST_ID};
 use weft_http::{Abort, Answer, Body, BodyError, ErrorCode, Refusal, is_grpc};
@@ -495,14 +495,4 @@ pub(crate) fn complete(trace: TraceContext, headers: &mut HeaderMap) {
         vacant.insert(value);
     }
     headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
-}
-
-/// Whether a request may be sent a second time without harm (RFC 9110 section 9.2.2) and has nothing that would have to
-/// be kept for it.
-pub(crate) fn is_replayable(request: &Request<()>, body: &Body) -> bool {
-    body.is_end_stream()
-        && matches!(
-            *request.method(),
-            Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE
-        )
 }

@@ -14,6 +14,9 @@ use weft_telemetry::{AccessLog, Registry, Sampler, SpanSink};
 
 use crate::connections::Connections;
 
+/// How often to ask for a refresh while a request waits for one; discovery makes at most one a second.
+const ASK_AGAIN: std::time::Duration = std::time::Duration::from_millis(250);
+
 /// The process-wide state, made before the workers start.
 pub(crate) struct Shared {
     pub(crate) config: ProxyConfig,
@@ -103,6 +106,21 @@ impl Service {
     /// The endpoints, if they are known yet.
     pub(crate) fn known(&self) -> Option<&EndpointSet> {
         self.set.get()
+    }
+
+    /// Waits until DNS names an endpoint besides `tried`, asking it as often as it may be asked. `false`: it never will.
+    pub(crate) async fn other_than(&self, tried: &[EndpointAddr]) -> bool {
+        let Some(watch) = &self.watch else { return false };
+        let mut watch = watch.clone();
+        let mut list = watch.ready().await;
+        while list.endpoints.iter().all(|endpoint| tried.contains(endpoint)) {
+            watch.refresh_soon();
+            if let Ok(changed) = tokio::time::timeout(ASK_AGAIN, watch.changed()).await {
+                list = changed;
+            }
+        }
+        self.take(&list);
+        true
     }
 
     /// Asks DNS again before the TTL is over, because an endpoint did not answer.

@@ -11,7 +11,7 @@ use tokio::sync::Notify;
 use weft_balance::{Endpoint, InFlight, Picker, Snapshot, Timestamp};
 use weft_config::DestinationMode;
 use weft_core::{EndpointAddr, MtlsMode, PeerRule};
-use weft_http::Http2Client;
+use weft_http::{ErrorCode, Http2Client};
 use weft_identity::LinkProtocol;
 use weft_telemetry::metrics::{CodeCounters, Direction, TlsLabel, families};
 use weft_telemetry::{Counter, Gauge};
@@ -42,6 +42,8 @@ pub(crate) struct Upstream {
     links_open: Gauge,
     links_opened: Counter,
     connect_errors: CodeCounters,
+    /// Until when nobody waits for endpoints that may replace those that are gone.
+    hopeless_until: Cell<Timestamp>,
 }
 
 /// What connections to a destination have spoken so far; decides how long to wait for the client's first byte.
@@ -99,12 +101,16 @@ struct Dialing {
 pub(crate) struct Picked {
     pub(crate) links: Rc<EndpointLinks>,
     pub(crate) in_flight: InFlight,
-    /// Whether there are endpoints besides it.
-    pub(crate) others: bool,
 }
 
 /// Refused connects that do not count as attempts: four dead pods with two addresses each.
 const FREE_REFUSALS: u32 = 8;
+
+/// How long a request waits for the records of a pod's successor: two early refreshes, and the time that a cluster takes
+/// to tell its name server.
+const REPLACEMENT: std::time::Duration = std::time::Duration::from_millis(2_500);
+/// How long after such a wait was in vain no other is made.
+const HOPELESS: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// How long a permissive client remembers that an endpoint has no sidecar.
 const PLAINTEXT_MEMORY: std::time::Duration = std::time::Duration::from_secs(30);
@@ -144,6 +150,7 @@ impl Upstream {
             links_open: shard.gauge(&families::LINKS_OPEN, &[&label]),
             links_opened: shard.counter(&families::LINKS_OPENED, &[&label]),
             connect_errors: CodeCounters::new(shard, &families::CONNECT_ERRORS, &[&label]),
+            hopeless_until: Cell::default(),
             label,
         })
     }
@@ -207,7 +214,7 @@ impl Upstream {
         let index = Picker::PowerOfTwo.pick(endpoints, &mut worker.rng.borrow_mut(), now, skip)?;
         let links = Rc::clone(view.endpoints.get(index)?);
         let in_flight = links.endpoint.begin(now);
-        Some(Picked { links, in_flight, others: endpoints.len() > 1 })
+        Some(Picked { links, in_flight })
     }
 
     /// Picks endpoints, each once, until `connect` reaches one; nothing was sent meanwhile. `tried` gets those that could
@@ -220,7 +227,15 @@ impl Upstream {
     ) -> Result<(Picked, T), DialError> {
         let mut last = None;
         let mut attempts = Attempts::new(worker);
-        while let Some(picked) = self.pick(worker, Timestamp::now(), tried).await {
+        loop {
+            let Some(picked) = self.pick(worker, Timestamp::now(), tried).await else {
+                // Whoever answered, but not as itself, is not about to be replaced.
+                let gone = last.as_ref().is_none_or(|error: &DialError| is_connect(error.code));
+                if gone && !tried.is_empty() && self.replaced(tried).await {
+                    continue;
+                }
+                break;
+            };
             match connect(&picked).await {
                 Ok(reached) => return Ok((picked, reached)),
                 Err(error) => {
@@ -237,6 +252,28 @@ impl Upstream {
         Err(last.unwrap_or_else(DialError::no_endpoint))
     }
 
+    /// Waits for endpoints besides those that could not be reached. Where a single pod is replaced, its successor's records
+    /// follow within moments of its end; where nothing follows, the next requests do not wait for it again for a while.
+    async fn replaced(&self, tried: &[EndpointAddr]) -> bool {
+        if Timestamp::now() < self.hopeless_until.get() {
+            return false;
+        }
+        let came = tokio::time::timeout(REPLACEMENT, self.service.other_than(tried)).await.unwrap_or(false);
+        if !came {
+            self.hopeless_until.set(Timestamp::now().plus(HOPELESS));
+        }
+        came
+    }
+
+    /// Notes that an endpoint's application took no request, although its proxy may be there.
+    pub(crate) fn unseen(&self, endpoint: &Endpoint, code: ErrorCode) {
+        self.connect_errors.inc(code.as_str());
+        if is_connect(code) {
+            endpoint.failed_connect(Timestamp::now());
+        }
+        self.service.refresh_soon();
+    }
+
     /// Notes that an endpoint could not be reached: others are preferred for a while, and DNS is asked again.
     pub(crate) fn failed(&self, endpoint: &Endpoint, error: &DialError) {
         self.connect_errors.inc(error.code.as_str());
@@ -245,6 +282,11 @@ impl Upstream {
             self.service.refresh_soon();
         }
     }
+}
+
+/// Whether no connection was made at all.
+fn is_connect(code: ErrorCode) -> bool {
+    matches!(code, ErrorCode::ConnectRefused | ErrorCode::ConnectFailed | ErrorCode::ConnectTimeout)
 }
 
 /// How many endpoints one request or connection may still try.
@@ -264,7 +306,7 @@ impl Attempts {
 
     /// Whether another endpoint may be tried after one has failed.
     pub(crate) fn another(&mut self, error: &DialError) -> bool {
-        if error.code == weft_http::ErrorCode::ConnectRefused && self.refusals > 0 {
+        if error.code == ErrorCode::ConnectRefused && self.refusals > 0 {
             self.refusals -= 1;
             return true;
         }
@@ -378,7 +420,7 @@ async fn open(
 ) -> Result<Rc<Link>, DialError> {
     let dialed = dial_mesh(worker, links.endpoint.addr(), &upstream.peer, LinkProtocol::Http).await?;
     let failed = |error: h2::Error| DialError {
-        code: weft_http::ErrorCode::TlsFailed,
+        code: ErrorCode::TlsFailed,
         detail: error.to_string().into(),
         blames_endpoint: true,
     };

@@ -187,7 +187,7 @@ fn act(args: &Args, config: &InterceptConfig) -> Result<(), KubeError> {
 
 fn tell(report: &Report, what: &str) {
     for notice in &report.notices {
-        tracing::warn!("{notice}");
+        tracing::info!("{notice}");
     }
     for (family, backend) in &report.families {
         tracing::info!(%family, %backend, "{what}");

@@ -2,10 +2,15 @@
 
 mod alloc;
 mod ca;
+mod control;
 mod init;
+mod inject;
+mod install;
 mod log;
 mod proxy;
+mod style;
 mod version;
+mod wait_ready;
 
 use std::process::ExitCode;
 
@@ -35,6 +40,18 @@ enum Command {
     Proxy(proxy::Args),
     /// Run the mesh certificate authority.
     Ca(ca::Args),
+    /// Wait until the proxy is ready.
+    WaitReady(wait_ready::Args),
+    /// Run the parts of Weft that know of Kubernetes.
+    Control(control::Args),
+    /// Put the sidecar into manifests, as the injector would.
+    Inject(inject::InjectArgs),
+    /// Take away what was injected into manifests.
+    Uninject(inject::UninjectArgs),
+    /// Print the objects of an installation on Kubernetes, for kubectl apply -f -.
+    Install(install::InstallArgs),
+    /// Remove an installation on Kubernetes, with everything that it made in the cluster.
+    Uninstall(install::UninstallArgs),
     /// Tell the version.
     Version,
 }
@@ -45,6 +62,12 @@ fn main() -> ExitCode {
         Command::Init(args) => init::run(&args, cli.log.as_deref(), cli.log_format),
         Command::Proxy(args) => proxy::run(&args, cli.log.as_deref(), cli.log_format),
         Command::Ca(args) => ca::run(&args, cli.log.as_deref(), cli.log_format),
+        Command::WaitReady(args) => wait_ready::run(&args),
+        Command::Control(args) => control::run(&args, cli.log.as_deref(), cli.log_format),
+        Command::Inject(args) => inject::inject(&args),
+        Command::Uninject(args) => inject::uninject(&args),
+        Command::Install(args) => install::install(&args),
+        Command::Uninstall(args) => install::uninstall(&args),
         Command::Version => version::run(),
     }
 }

@@ -1,8 +1,9 @@
 //! Replicas come, crash, vanish, go, and share the load.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use weft_testbed::{Request, Result, eventually, story};
+use weft_testbed::{Request, Result, eventually, rest, story};
 
 use super::shop::{ORDERS, SOON, publish, replica, replicas, served, traffic, wait_served, web};
 
@@ -103,6 +104,37 @@ fn replicas_are_restarted_one_after_another() {
         load.stop()?.all_ok(200)?;
         http2.stop()?.all_ok(50)?;
         post.stop()?.all_ok(50)
+    });
+}
+
+/// The only pod of a service is replaced, as in a cluster: its application ends while its sidecar lives on, and the name
+/// server knows the successor only a moment later. The client's sidecar has the old records for longer still.
+#[test]
+fn the_only_replica_is_replaced() {
+    story("replaced", |mesh| {
+        let pod = mesh.pod("orders-1.shop").start()?;
+        let app = pod.app(8080)?;
+        let sidecar = mesh.sidecar(&pod)?.start()?;
+        let first = super::shop::Replica { pod, sidecar };
+        publish(mesh, &[&first])?;
+        let (web, client) = web(mesh)?;
+        let load = traffic(&web)?;
+        let http2 = web.load_of(Request::get(ORDERS).http2()).rate(50).connections(2).start()?;
+        let post = web.load_of(Request::post(ORDERS, "an order of tea")).rate(50).start()?;
+        post.wait_for(20)?;
+        let second = replica(mesh, 2, "5m")?;
+        app.sigterm();
+        app.wait_exit(SOON)?;
+        rest(Duration::from_millis(500));
+        publish(mesh, &[&second])?;
+        wait_served(&load, "orders-2", 100)?;
+        post.wait_for(20)?;
+        load.stop()?.all_ok(150)?;
+        http2.stop()?.all_ok(20)?;
+        post.stop()?.all_ok(40)?;
+        let again = client.metrics()?.sum("weft_http_retries_total", &[("reason", "unprocessed")]);
+        assert!(again > 0.0, "the application was never away");
+        Ok(())
     });
 }
 

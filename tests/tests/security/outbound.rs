@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 
 use anyhow::{Result, ensure};
 use rustls::HandshakeKind;
-use weft_testbed::{Mesh, Pod, Recorder, Request, Response, Service, Sidecar, story};
+use weft_testbed::{Mesh, Pod, Recorder, Request, Response, Service, Sidecar, eventually, story};
 
+use crate::SOON;
 use crate::certs::{Authority, bad_credentials};
 use crate::peers::{Rogue, send_plain, server};
 
@@ -189,5 +190,71 @@ fn an_outside_name_cannot_take_a_services_address() {
         ensure!(has_code(&answer, 502, "tls-failed"), "{answer:?}");
         ensure!(!plain.text().contains("secret"), "{}", plain.text());
         Ok(())
+    });
+}
+
+/// A service that moves into the mesh: one pod has its sidecar, the other not yet. Who has one is known, not tried out.
+#[test]
+fn a_service_moves_in_pod_by_pod() {
+    story("moving-in", |mesh| {
+        let web = mesh.pod("web.shop").start()?;
+        let moved = mesh.pod("orders-1.shop").start()?;
+        moved.app(8080)?;
+        let server = mesh.sidecar(&moved)?.start()?;
+        let unmoved = mesh.pod("orders-2.shop").start()?;
+        unmoved.app(8080)?;
+        mesh.dns().set(Service::virtual_ip("orders.shop").port(80, 8080).on(&[&moved, &unmoved]))?;
+        let permissive = |known: &[&Pod]| {
+            let endpoints: Vec<_> = known.iter().flat_map(|pod| pod.addresses()).collect();
+            serde_json::json!([{"name": "orders.shop.svc.cluster.local", "mode": "permissive", "endpoints": endpoints}])
+        };
+        let mut client =
+            mesh.sidecar(&web)?.config(|yaml| yaml["mesh"]["modes"] = permissive(&[&moved])).start()?;
+        let load = web.load("http://orders.shop/").rate(100).start()?;
+        eventually("both pods to be served", SOON, || {
+            Ok((load.so_far().served_by.len() == 2 && load.so_far().ok > 100).then_some(()))
+        })?;
+        // The second pod's sidecar comes; the list says so; then the service becomes strict. The application's connections
+        // stay open all the time.
+        let second =
+            mesh.sidecar(&unmoved)?.config(|yaml| yaml["inbound"]["mode"] = "permissive".into()).start()?;
+        client.reconfigure(|yaml| yaml["mesh"]["modes"] = permissive(&[&moved, &unmoved]))?;
+        let meshed = || -> Result<f64> {
+            let labels = [("peer_identity", "spiffe://weft.local/ns/shop/sa/web")];
+            Ok(second.metrics()?.sum("http_server_request_duration_seconds_count", &labels))
+        };
+        eventually("the second pod to get mutual TLS", SOON, || Ok((meshed()? > 20.0).then_some(())))?;
+        client.reconfigure(|yaml| yaml["mesh"]["modes"] = serde_json::json!([]))?;
+        load.wait_for(100)?;
+        load.stop()?.all_ok(200)?;
+        let plain = server.metrics()?.sum("weft_plaintext_connections_total", &[]);
+        ensure!(plain == 0.0, "{plain} plaintext connections came to a pod with a sidecar");
+        Ok(())
+    });
+}
+
+#[test]
+fn an_endpoint_that_is_known_to_have_a_sidecar_gets_no_plaintext() {
+    story("known-endpoint", |mesh| {
+        let (web, mut sidecar, pod) = caller_and_rogue(mesh, "strict")?;
+        let recorder = Recorder::start(&pod, 8080)?;
+        sidecar.reconfigure(|yaml| {
+            yaml["mesh"]["modes"] = serde_json::json!([
+                {"name": "orders.shop.svc.cluster.local", "mode": "permissive", "endpoints": pod.addresses()}
+            ]);
+        })?;
+        let answer = web.send(Request::post("http://orders.shop/pay", "secret-order"))?;
+        ensure!(has_code(&answer, 502, "tls-failed"), "{answer:?}");
+        ensure!(!recorder.text().contains("secret-order"), "{}", recorder.text());
+        // Without a list, permissive falls back; with a list that has another address, plaintext is what is asked for.
+        sidecar.reconfigure(|yaml| {
+            yaml["mesh"]["modes"] = serde_json::json!([
+                {"name": "orders.shop.svc.cluster.local", "mode": "permissive", "endpoints": ["10.77.99.99"]}
+            ]);
+        })?;
+        eventually("plaintext to arrive", SOON, || {
+            web.send(Request::post("http://orders.shop/pay", "open-order"))?;
+            Ok(recorder.text().contains("open-order").then_some(()))
+        })
     });
 }

@@ -26,6 +26,8 @@ struct Tree {
     mount: PathBuf,
     /// Version 2, as the only one.
     unified: bool,
+    /// Version 2 beside the trees of version 1: nobody counts on it, but runc makes groups there too.
+    beside: bool,
     /// Options such as `rw,relatime,pids`.
     options: String,
 }
@@ -54,7 +56,7 @@ impl Groups {
     /// Makes the groups.
     pub(crate) fn make(&self, nodes: impl Iterator<Item = u8>) -> Result<()> {
         let nodes: Vec<String> = nodes.map(plan::node_name).collect();
-        for tree in &self.trees {
+        for tree in self.trees.iter().filter(|tree| !tree.beside) {
             let top = tree.mount.join(&self.name);
             for group in nodes.iter().map(String::as_str).chain(["daemons"]) {
                 let path = top.join(group);
@@ -82,7 +84,7 @@ impl Groups {
     /// A shell command that moves the shell into the daemons' group.
     pub(crate) fn join_script(&self) -> String {
         let mut script = String::new();
-        for tree in &self.trees {
+        for tree in self.trees.iter().filter(|tree| !tree.beside) {
             let file = tree.mount.join(&self.name).join("daemons/cgroup.procs");
             let must = if tree == self.ledger() { "exit 1" } else { "true" };
             // A tree that is not the ledger may refuse, as a set of CPUs without any does.
@@ -164,7 +166,7 @@ fn remove(group: &Path) -> bool {
     fs::remove_dir(group).is_ok() || !group.exists()
 }
 
-/// The trees in a list of mounts: version 2 when it has the whole of it, else those of version 1.
+/// The trees in a list of mounts.
 fn trees(mounts: &str) -> Vec<Tree> {
     let mut all: Vec<Tree> = mounts
         .lines()
@@ -172,8 +174,9 @@ fn trees(mounts: &str) -> Vec<Tree> {
             let fields: Vec<&str> = line.split_whitespace().collect();
             let [_, mount, kind, options, ..] = fields.as_slice() else { return None };
             let unified = *kind == "cgroup2" && *mount == ROOT;
-            let ours = unified || (*kind == "cgroup" && mount.starts_with(ROOT));
-            ours.then(|| Tree { mount: mount.into(), unified, options: (*options).to_owned() })
+            let beside = *kind == "cgroup2" && !unified;
+            let ours = ["cgroup", "cgroup2"].contains(kind) && mount.starts_with(ROOT);
+            ours.then(|| Tree { mount: mount.into(), unified, beside, options: (*options).to_owned() })
         })
         .collect();
     all.dedup();
@@ -192,11 +195,12 @@ mod tests {
     #[test]
     fn both_versions_are_told_apart() {
         let v1 = trees(V1);
-        assert_eq!(v1.len(), 2, "{v1:?}");
+        assert_eq!(v1.len(), 3, "{v1:?}");
+        assert!(v1[2].beside && !v1[1].beside);
         let groups = Groups { name: "weft-cluster-x".into(), trees: v1 };
         assert_eq!(groups.ledger().mount, Path::new("/sys/fs/cgroup/pids"));
         let v2 = trees("cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid 0 0\n");
-        assert!(v2.len() == 1 && v2[0].unified);
+        assert!(v2.len() == 1 && v2[0].unified && !v2[0].beside);
         assert!(trees("proc /proc proc rw 0 0\nbroken\n").is_empty());
     }
 
@@ -206,6 +210,7 @@ mod tests {
         let script = groups.join_script();
         assert!(script.contains("/pids/weft-cluster-x/daemons/cgroup.procs || exit 1"), "{script}");
         assert!(script.contains("/cpu/weft-cluster-x/daemons/cgroup.procs || true"), "{script}");
+        assert!(!script.contains("/unified/"), "{script}");
     }
 
     #[test]
@@ -215,7 +220,8 @@ mod tests {
         fs::create_dir_all(&deep).unwrap();
         fs::write(deep.join("cgroup.procs"), "7\n8\n").unwrap();
         fs::write(directory.path().join("weft-cluster-x/cgroup.procs"), "5\n").unwrap();
-        let tree = Tree { mount: directory.path().into(), unified: true, options: String::new() };
+        let tree =
+            Tree { mount: directory.path().into(), unified: true, beside: false, options: String::new() };
         let groups = Groups { name: "weft-cluster-x".into(), trees: vec![tree] };
         let mut found = groups.processes();
         found.sort_unstable();

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result};
 
 use super::launch::Cluster;
-use super::node;
+use super::{node, parts};
 use crate::dist::oci::Image;
 use crate::{process, setup};
 
@@ -17,6 +17,9 @@ pub(crate) const PAUSE: &str = "docker.io/weft-test/pause:1";
 pub(crate) const COREDNS: &str = "docker.io/weft-test/coredns:1";
 /// A shell, a web server, `nslookup` and the like, for tests.
 pub(crate) const BUSYBOX: &str = "docker.io/library/busybox:1";
+
+/// Where tests send their spans.
+pub(crate) const COLLECTOR: &str = "docker.io/weft-test/otelcol:1";
 
 /// Makes the images of the cluster itself and loads them on every node.
 pub(crate) fn prepare(cluster: &Cluster) -> Result<()> {
@@ -30,13 +33,25 @@ pub(crate) fn prepare(cluster: &Cluster) -> Result<()> {
     for (image, name, file) in
         [(pause, PAUSE, "pause.tar"), (busybox()?, BUSYBOX, "busybox.tar"), (coredns, COREDNS, "coredns.tar")]
     {
-        let file = directory.join(file);
-        image.fast().write(&file, name)?;
-        load(cluster, &file)?;
-        // It is in containerd now.
-        fs::remove_file(&file).with_context(|| format!("cannot remove {}", file.display()))?;
+        put(cluster, image, name, &directory.join(file))?;
     }
     Ok(())
+}
+
+/// Builds an OpenTelemetry Collector and loads it on every node. The image has a shell too, so that a test can read the
+/// file of spans by `kubectl exec`.
+pub(crate) fn collector(cluster: &Cluster) -> Result<()> {
+    let program = parts::collector()?;
+    let bytes = fs::read(&program).with_context(|| format!("cannot read {}", program.display()))?;
+    let image = busybox()?.file("/otelcol", bytes, 0o755).entrypoint(&["/otelcol"]).command(&[]);
+    put(cluster, image, COLLECTOR, &cluster.layout.at("images/otelcol.tar"))
+}
+
+fn put(cluster: &Cluster, image: Image, name: &str, file: &Path) -> Result<()> {
+    image.fast().write(file, name)?;
+    load(cluster, file)?;
+    // It is in containerd now.
+    fs::remove_file(file).with_context(|| format!("cannot remove {}", file.display()))
 }
 
 /// Everything that busybox is, under the names that scripts use.

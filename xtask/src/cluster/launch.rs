@@ -97,8 +97,16 @@ impl Cluster {
 /// `kubectl` with the cluster's configuration and no other.
 pub(crate) fn kubectl(parts: &Parts, layout: &Layout) -> Result<Command> {
     let mut command = Command::new(parts.program("kubectl")?);
-    command.env("KUBECONFIG", layout.kubeconfig());
+    environment(&mut command, layout);
     Ok(command)
+}
+
+/// What makes kubectl and helm work with this cluster, and keeps what they remember of it in its directory.
+pub(crate) fn environment(command: &mut Command, layout: &Layout) {
+    command.env("KUBECONFIG", layout.kubeconfig()).env("KUBECACHEDIR", layout.at("kubectl-cache"));
+    for name in ["CACHE", "CONFIG", "DATA"] {
+        command.env(format!("HELM_{name}_HOME"), layout.at("helm").join(name.to_lowercase()));
+    }
 }
 
 /// The words that run what follows in the namespaces of the process `holder`.

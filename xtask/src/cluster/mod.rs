@@ -62,6 +62,8 @@ enum Action {
         #[arg(required = true)]
         archives: Vec<PathBuf>,
     },
+    /// Build an OpenTelemetry Collector and load it as an image (docker.io/weft-test/otelcol:1).
+    LoadCollector,
     /// Print where the configuration for kubectl is.
     Kubeconfig,
     /// Say which clusters there are and what of them runs; exit code 1 when this cluster is not whole.
@@ -105,6 +107,11 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
                 println!("loaded {} on {} node(s)", archive.display(), cluster.state.plan.nodes);
             }
         }
+        Action::LoadCollector => {
+            let _lock = layout.lock()?;
+            images::collector(&open(&options.name, layout)?)?;
+            println!("loaded {}", images::COLLECTOR);
+        }
         Action::Kubeconfig => {
             running(&layout)?;
             println!("{}", layout.kubeconfig().display());
@@ -124,7 +131,8 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             let mut command = Command::new("nsenter");
             // Only the network: files are this machine's.
             command.arg(format!("--net=/proc/{holder}/ns/net")).args(words);
-            return replace(command.env("KUBECONFIG", layout.kubeconfig()));
+            launch::environment(&mut command, &layout);
+            return replace(&mut command);
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -140,7 +148,8 @@ fn replace(command: &mut Command) -> Result<ExitCode> {
 fn tool(layout: &Layout, name: &str, words: &[String]) -> Result<ExitCode> {
     running(layout)?;
     let mut command = Command::new(Parts::ensure()?.program(name)?);
-    replace(command.args(words).env("KUBECONFIG", layout.kubeconfig()))
+    launch::environment(command.args(words), layout);
+    replace(&mut command)
 }
 
 /// The state of a cluster that is up.

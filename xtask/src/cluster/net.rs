@@ -90,6 +90,10 @@ fn wire(plan: &Plan, holders: &[u32]) -> Result<()> {
         lines.push(format!("link add {name} type veth peer name eth0 netns {holder}"));
         lines.push(format!("link set {name} master wire up"));
     }
+    // To tell a pod that what it wants to reach is not there, the gateway must know where the pod is.
+    for number in plan.numbers() {
+        lines.extend(pod_routes(plan, number));
+    }
     let machine = std::process::id();
     lines.push(format!("link add machine type veth peer name {} netns {machine}", plan.link()));
     lines.push("link set machine master wire up".to_owned());
@@ -111,19 +115,24 @@ fn node(plan: &Plan, number: u8, holders: &[u32]) -> Result<()> {
     let Pair { v4, v6 } = plan.gateway();
     lines.push(format!("route add default via {v4}"));
     if plan.dual_stack {
-        lines.push(format!("-6 route add default via {v6}"));
+        lines.push(format!("route add default via {v6}"));
     }
     for other in plan.numbers().filter(|other| *other != number) {
-        let Pair { v4, v6 } = plan.node(other);
-        for (network, via) in plan.pods(other).iter().zip([v4.to_string(), v6.to_string()]) {
-            lines.push(format!("route add {network} via {via}"));
-        }
+        lines.extend(pod_routes(plan, other));
     }
     sysctl(holder, FORWARD)?;
     if std::path::Path::new("/proc/sys/net/bridge").is_dir() {
         sysctl(holder, BRIDGED)?;
     }
     ip(Some(holder), &lines).with_context(|| format!("linking {}", node_name(number)))
+}
+
+/// The way to the pods of a node.
+fn pod_routes(plan: &Plan, number: u8) -> Vec<String> {
+    let Pair { v4, v6 } = plan.node(number);
+    let networks = plan.pods(number);
+    let via = [v4.to_string(), v6.to_string()];
+    networks.iter().zip(via).map(|(network, via)| format!("route add {network} via {via}")).collect()
 }
 
 fn addresses(plan: &Plan, pair: Pair, link: &str) -> Vec<String> {

@@ -121,6 +121,9 @@ fn containerd_config(cni: &Path) -> String {
         r#"version = 2
 disabled_plugins = ["io.containerd.snapshotter.v1.aufs", "io.containerd.snapshotter.v1.btrfs", "io.containerd.snapshotter.v1.devmapper", "io.containerd.snapshotter.v1.zfs", "io.containerd.internal.v1.tracing"]
 
+[plugins."io.containerd.internal.v1.opt"]
+path = "/var/lib/containerd/opt"
+
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{pause}"
 # Without the right to lower oom_score_adj (CAP_SYS_RESOURCE), as in many containers, no container would start.

@@ -50,6 +50,10 @@ const PARTS: &[Part] = &[
     Part { name: "pause", package: ".", flags: "", links: &[], time: "a second" },
 ];
 
+/// Built only where it is asked for.
+const COLLECTOR: Part =
+    Part { name: "otelcol", package: ".", flags: "", links: &[], time: "a minute or two" };
+
 /// Where the built programs are.
 #[derive(Clone, Debug)]
 pub(crate) struct Parts {
@@ -76,15 +80,7 @@ impl Parts {
     /// # Errors
     /// Go is missing, or a part does not build.
     pub(crate) fn ensure() -> Result<Self> {
-        let Some(go) = find_go() else {
-            return Err(setup::Missing(
-                "the test cluster is built by Go (1.26 or later), which is not here.\n  \
-                 Please install it from https://go.dev/dl and put it on PATH or in /usr/local/go"
-                    .to_owned(),
-            )
-            .into());
-        };
-        let version = process::text(Command::new(&go).arg("version"))?;
+        let (go, version) = go()?;
         let cache = cache()?.join("cluster/parts");
         let directories: Result<Vec<PathBuf>> =
             PARTS.iter().map(|part| part.ensure(&go, &version, &cache)).collect();
@@ -215,6 +211,30 @@ fn watch(title: &str, mut child: Child) -> Result<bool> {
         }
         process::pause(Duration::from_millis(200));
     }
+}
+
+/// Builds the OpenTelemetry Collector where it is not there yet; returns where it is.
+///
+/// # Errors
+/// As [`Parts::ensure`].
+pub(crate) fn collector() -> Result<PathBuf> {
+    let (go, version) = go()?;
+    let directory = COLLECTOR.ensure(&go, &version, &cache()?.join("cluster/parts"))?;
+    Ok(directory.join(COLLECTOR.name))
+}
+
+/// Where Go is, and what it says of itself.
+fn go() -> Result<(PathBuf, String)> {
+    let Some(go) = find_go() else {
+        return Err(setup::Missing(
+            "the test cluster is built by Go (1.26 or later), which is not here.\n  \
+             Please install it from https://go.dev/dl and put it on PATH or in /usr/local/go"
+                .to_owned(),
+        )
+        .into());
+    };
+    let version = process::text(Command::new(&go).arg("version"))?;
+    Ok((go, version))
 }
 
 fn find_go() -> Option<PathBuf> {

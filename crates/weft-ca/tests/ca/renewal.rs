@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use weft_identity::CaSource;
 
-use crate::support::{CA_ID, Client, ORDERS_TOKEN, RunningCa, Site, WEB_TOKEN, tokens};
+use crate::support::{CA_ID, Client, ORDERS_TOKEN, RunningCa, Site, WEB_TOKEN, eventually, log, tokens};
 
 /// A leaf of this life is renewed after 2 to 3 seconds.
 const SHORT: &str = "leafLifetime: 4s";
@@ -45,6 +45,40 @@ async fn a_ca_that_is_away_costs_nothing_and_is_found_again() {
     assert_ne!(renewed.serial, kept.serial);
     assert_eq!(renewed.bundle_hash, kept.bundle_hash, "the same root after a restart");
     assert_eq!(client.identity.status().last_error, None);
+    again.stop().await;
+}
+
+#[tokio::test]
+async fn who_starts_while_the_ca_is_away_says_so_once_and_is_ready_soon_after_it_is_back() {
+    let site = Site::new();
+    let ca = site.ca("").await;
+    let address = ca.address;
+    ca.stop().await;
+    let client = site.client(address, WEB_TOKEN);
+    // Half a second, one, two, four: seven at the most.
+    eventually(|| match client.identity.status().renewals_failed {
+        4.. => Ok(()),
+        few => Err(format!("{few} attempts")),
+    })
+    .await;
+    let said = |part: &str| {
+        let text = log().text();
+        let about = format!("ca=\"{address}\"");
+        text.lines()
+            .filter(|line| line.contains(&about) && line.contains(part))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let lines = said("no identity yet");
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    for part in ["WARN", &format!("error=CA {address} unreachable: "), "since=20", "waiting=0s"] {
+        assert!(lines[0].contains(part), "{lines:?} lacks {part}");
+    }
+    let again = RunningCa::start(&site.config(address, "")).await;
+    let back = std::time::Instant::now();
+    client.ready().await;
+    assert!(back.elapsed() < Duration::from_secs(6), "{:?}", back.elapsed());
+    assert_eq!(said("has given an identity").len(), 1);
     again.stop().await;
 }
 

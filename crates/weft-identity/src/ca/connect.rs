@@ -111,6 +111,10 @@ impl Connector {
                 token_file: self.token_file.clone(),
                 reason: status.message().to_owned(),
             },
+            // The CA's own word has no cause on this side.
+            Code::Unavailable if status.source().is_none() => {
+                IdentityError::CaUnavailable { address, reason: status.message().to_owned() }
+            }
             Code::Unavailable => IdentityError::CaUnreachable { address, reason: describe(status) },
             _ => IdentityError::Ca { address, reason: describe(status) },
         }

@@ -5,6 +5,7 @@
 //! at one moment does not renew at one moment. *Follow* keeps the bundle as the CA streams it: a root rotation reaches
 //! the proxy without a new leaf. Neither gives up; each keeps what it has until it gets something better.
 
+mod complaint;
 mod connect;
 
 use std::path::PathBuf;
@@ -18,6 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 use weft_core::{Drain, SpiffeId};
 
+use self::complaint::Complaint;
 use self::connect::Connector;
 use crate::backoff::Backoff;
 use crate::leaf::rfc3339;
@@ -100,10 +102,12 @@ impl Session {
 
     async fn renew(&self) {
         let mut backoff = Backoff::new();
+        let mut complaint = Complaint::new();
         loop {
             match self.renew_once().await {
                 Ok(due) => {
                     backoff.reset();
+                    complaint.settled(&self.source.address);
                     self.publisher.renewed(Some(due));
                     tokio::select! {
                         () = sleep_until_wall_clock(due) => {}
@@ -112,8 +116,12 @@ impl Session {
                 }
                 Err(error) => {
                     self.publisher.failed(&error);
-                    let pause = backoff.pause();
-                    self.report(&error, pause);
+                    let leaf = self.state().leaf.clone();
+                    let pause = match &leaf {
+                        None => backoff.short_pause(),
+                        Some(_) => backoff.pause(),
+                    };
+                    self.report(&error, leaf.as_ref(), pause, &mut complaint);
                     tokio::select! {
                         () = sleep(pause) => {}
                         () = self.renew_now.notified() => {}
@@ -123,17 +131,26 @@ impl Session {
         }
     }
 
-    fn report(&self, error: &IdentityError, pause: Duration) {
-        let leaf = self.state().leaf.clone();
-        let retry_in =
-            humantime::format_duration(Duration::from_millis(pause.as_millis() as u64)).to_string();
+    fn report(&self, error: &IdentityError, leaf: Option<&Leaf>, pause: Duration, complaint: &mut Complaint) {
+        let retry_in = humantime::format_duration(Duration::from_millis(pause.as_millis() as u64));
         match leaf {
-            None => tracing::warn!(%error, retry_in, "no identity yet"),
+            // The workload is held back for this, so the line has to be found; it must not be one of thousands either.
+            None => {
+                if let Some(waiting) = complaint.due(error) {
+                    tracing::warn!(
+                        %error,
+                        ca = self.source.address,
+                        since = %rfc3339(complaint.since()),
+                        %waiting,
+                        "no identity yet, so not ready; asking the CA again every few seconds"
+                    );
+                }
+            }
             Some(leaf) if SystemTime::now() > leaf.not_after() => {
-                tracing::error!(%error, retry_in, expired = %rfc3339(leaf.not_after()), "leaf expired and not renewed");
+                tracing::error!(%error, %retry_in, expired = %rfc3339(leaf.not_after()), "leaf expired and not renewed");
             }
             Some(leaf) => {
-                tracing::warn!(%error, retry_in, good_until = %rfc3339(leaf.not_after()), "leaf not renewed");
+                tracing::warn!(%error, %retry_in, good_until = %rfc3339(leaf.not_after()), "leaf not renewed");
             }
         }
     }
@@ -180,9 +197,14 @@ impl Session {
             if began.elapsed() >= HEALTHY {
                 backoff.reset();
             }
-            let pause = backoff.pause();
+            let waits = self.state().leaf.is_none();
+            let pause = if waits { backoff.short_pause() } else { backoff.pause() };
             match ended {
                 Ok(()) => tracing::debug!("bundle stream ended; opening it again"),
+                Err(error) if waits => {
+                    self.publisher.bundle_heard(Err(&error));
+                    tracing::debug!(%error, "no bundle stream yet");
+                }
                 Err(error) => {
                     self.publisher.bundle_heard(Err(&error));
                     tracing::warn!(%error, "bundle stream broken; the last bundle stays");

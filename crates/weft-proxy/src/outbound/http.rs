@@ -11,17 +11,18 @@ use weft_balance::{Outcome, Timestamp};
 use weft_core::{EndpointAddr, MtlsMode};
 use weft_http::wire::{self, Original};
 use weft_http::{
-    Abort, Answer, Body, ErrorCode, ExchangeError, Handler, Interim, Opened, Sent, UpgradeIo, UpgradeTask,
-    serve_http1, serve_http2,
+    Abort, Answer, Body, ErrorCode, Handler, Interim, Opened, Replay, Sent, UpgradeIo, UpgradeTask,
+    serve_http1, serve_http2, unanswered,
 };
 use weft_net::{RelayCounters, RelayOptions, relay};
 use weft_telemetry::metrics::{Direction, TlsLabel};
 
+use super::retry::{Again, Spare};
 use super::{Call, rewind};
 use crate::app::{self, App, Failure, Upgraded};
 use crate::dial::DialError;
-use crate::record::{ConnectionFacts, Observed, RequestRecord, complete, head_only, is_replayable};
-use crate::upstream::{Link, Picked, Upstream};
+use crate::record::{ConnectionFacts, Observed, RequestRecord, complete, head_only};
+use crate::upstream::{EndpointLinks, Link, Picked, Upstream};
 use crate::worker::Worker;
 
 /// Serves an application's HTTP/1 connection.
@@ -58,9 +59,9 @@ pub(super) async fn serve2(call: Call, upstream: Rc<Upstream>, first: BytesMut) 
 }
 
 /// The handler of one application connection.
-struct Outbound {
+pub(super) struct Outbound {
     worker: Rc<Worker>,
-    upstream: Rc<Upstream>,
+    pub(super) upstream: Rc<Upstream>,
     facts: Rc<ConnectionFacts>,
 }
 
@@ -108,77 +109,70 @@ impl Outbound {
         }
     }
 
-    /// Sends a request and brings its answer's head. It is sent a second time only where the first surely had no effect,
-    /// or where it is idempotent and had no body.
+    /// Sends a request and brings its answer's head; sends it again elsewhere where that does no harm.
     async fn exchange(
         &self,
+        first: Attempt,
+        interim: &Interim<'_>,
+        record: &mut RequestRecord,
+    ) -> Result<Response<Body>, Failure> {
+        let Attempt { mut request, mut body, mut replay, mut tried, mut because } = first;
+        let used = u32::try_from(tried.len()).unwrap_or(u32::MAX);
+        let mut attempts = self.worker.shared.config.retries.connect_attempts.saturating_sub(used).max(1);
+        if attempts > 1 && replay.is_none() && !body.is_end_stream() {
+            let (kept, first) = Replay::of(body);
+            (replay, body) = (Some(kept), first);
+        }
+        loop {
+            let (picked, way) = match self.way(&mut tried).await {
+                Ok(found) => found,
+                Err(error) if error.code == ErrorCode::NoEndpoints => {
+                    return Err(because.unwrap_or_else(|| error.code.into()));
+                }
+                Err(error) => return Err(error.code.into()),
+            };
+            let links = Rc::clone(&picked.links);
+            attempts -= 1;
+            let spare = Spare::head(&request, attempts > 0).with_body(replay.take());
+            let again = match self.send(way, picked, request, body, interim, record).await {
+                Ok(response) => match unanswered(response.headers()) {
+                    None => {
+                        observe(record, response.status());
+                        return Ok(response);
+                    }
+                    Some(code) => match self.again(code.into(), spare, &links, record) {
+                        Ok(again) => again,
+                        Err(_) => return Ok(response),
+                    },
+                },
+                Err(failure) => self.again(failure, spare, &links, record)?,
+            };
+            (request, body, replay, because) = (again.request, again.body, again.replay, Some(again.because));
+            tried.push(links.endpoint.addr());
+        }
+    }
+
+    async fn send(
+        &self,
+        way: Way,
+        picked: Picked,
         request: Request<()>,
         body: Body,
         interim: &Interim<'_>,
         record: &mut RequestRecord,
-        mut tried: Vec<EndpointAddr>,
     ) -> Result<Response<Body>, Failure> {
-        let replayable = is_replayable(&request, &body);
-        let mut request = request;
-        let mut body = Some(body);
-        let used = u32::try_from(tried.len()).unwrap_or(u32::MAX);
-        let mut attempts = self.worker.shared.config.retries.connect_attempts.saturating_sub(used).max(1);
-        loop {
-            let (picked, way) = self.way(&mut tried).await.map_err(|error| error.code)?;
-            let endpoint = picked.links.endpoint.addr();
-            attempts -= 1;
-            let copy = (replayable && attempts > 0 && picked.others).then(|| request.clone());
-            let version = request.version();
-            let result = match way {
-                Way::Link(link) => {
-                    let series = link.series.get(&self.worker.telemetry.shard, version);
-                    record.served_by(
-                        series,
-                        Some(picked.in_flight),
-                        endpoint.get(),
-                        Some(Arc::clone(&link.peer)),
-                    );
-                    link.client.exchange(request, body.take().unwrap_or_default(), interim).await
-                }
-                Way::Plain(app) => {
-                    let (parts, ()) = request.into_parts();
-                    return self
-                        .plain(&app, parts, body.take().unwrap_or_default(), interim, record, picked)
-                        .await;
-                }
-            };
-            match result {
-                Ok(response) => {
-                    observe(record, response.status());
-                    return Ok(response);
-                }
-                Err(error) => {
-                    request = self.again(error, copy, endpoint, record)?;
-                    tried.push(endpoint);
-                    body = None;
-                }
+        match way {
+            Way::Link(link) => {
+                let series = link.series.get(&self.worker.telemetry.shard, request.version());
+                let endpoint = picked.links.endpoint.addr().get();
+                record.served_by(series, Some(picked.in_flight), endpoint, Some(Arc::clone(&link.peer)));
+                Ok(link.client.exchange(request, body, interim).await?)
+            }
+            Way::Plain(app) => {
+                let (parts, ()) = request.into_parts();
+                self.plain(&app, parts, body, interim, record, picked).await
             }
         }
-    }
-
-    /// Whether a failed exchange may be tried elsewhere: then the request comes back.
-    fn again(
-        &self,
-        error: ExchangeError,
-        copy: Option<Request<()>>,
-        endpoint: EndpointAddr,
-        record: &mut RequestRecord,
-    ) -> Result<Request<()>, Failure> {
-        if let Some(in_flight) = record.in_flight() {
-            in_flight.observe(Timestamp::now(), Outcome::Failure);
-        }
-        let lost = matches!(error, ExchangeError::Connection(_)) || error.is_safe_to_retry();
-        let (Some(copy), true) = (copy, lost) else { return Err(error.into()) };
-        tracing::debug!(%endpoint, %error, "retrying a request");
-        let reason = if error.is_safe_to_retry() { "unprocessed" } else { "connection_lost" };
-        self.upstream.retries.inc(reason);
-        record.retried();
-        Ok(copy)
     }
 
     async fn plain(
@@ -195,8 +189,9 @@ impl Outbound {
         wire::from_link(&mut parts);
         // Nobody behind us will.
         complete(record.trace.context, &mut parts.headers);
-        let response = app.send(parts, body, interim).await?;
-        observe(record, response.status());
+        let mut response = app.send(parts, body, interim).await?;
+        // Without a link nobody may speak for the mesh.
+        wire::strip_internal(response.headers_mut());
         Ok(response)
     }
 
@@ -277,17 +272,36 @@ enum Begun {
     /// On its way: the usual case, an open link and no body.
     Sent(Sent, Box<Pending>),
     /// There is something to wait for: endpoints, a link, the body.
-    Waits(Box<(Request<()>, Body, Box<RequestRecord>)>),
+    Waits(Box<(Attempt, Box<RequestRecord>)>),
     /// An upgrade or CONNECT.
     TakesOver(Box<(Request<()>, Box<RequestRecord>)>),
+}
+
+/// A request to be sent, and what became of it so far.
+struct Attempt {
+    request: Request<()>,
+    body: Body,
+    replay: Option<Replay>,
+    tried: Vec<EndpointAddr>,
+    because: Option<Failure>,
+}
+
+impl Attempt {
+    fn first(request: Request<()>, body: Body) -> Self {
+        Self { request, body, replay: None, tried: Vec::new(), because: None }
+    }
+
+    fn after(again: Again, links: &EndpointLinks) -> Self {
+        let Again { request, body, replay, because } = again;
+        Self { request, body, replay, tried: vec![links.endpoint.addr()], because: Some(because) }
+    }
 }
 
 /// What a request that was sent may still need.
 struct Pending {
     record: Box<RequestRecord>,
-    endpoint: EndpointAddr,
-    /// For sending it again elsewhere.
-    copy: Option<Request<()>>,
+    links: Rc<EndpointLinks>,
+    spare: Spare,
 }
 
 impl Outbound {
@@ -312,7 +326,7 @@ impl Outbound {
             return self.send_now(request, record);
         }
         let body = record.count_request(body);
-        Begun::Waits(Box::new((request, body, record)))
+        Begun::Waits(Box::new((Attempt::first(request, body), record)))
     }
 
     fn send_now(&self, request: Request<()>, mut record: Box<RequestRecord>) -> Begun {
@@ -322,17 +336,17 @@ impl Outbound {
             .flatten();
         let found = picked.and_then(|picked| Some((picked.links.usable(&self.worker)?, picked)));
         let Some((link, picked)) = found else {
-            return Begun::Waits(Box::new((request, Body::Empty, record)));
+            return Begun::Waits(Box::new((Attempt::first(request, Body::Empty), record)));
         };
-        let endpoint = picked.links.endpoint.addr();
-        let retries = picked.others && self.worker.shared.config.retries.connect_attempts > 1;
-        let copy = (retries && is_replayable(&request, &Body::Empty)).then(|| request.clone());
+        let links = Rc::clone(&picked.links);
+        let endpoint = links.endpoint.addr();
+        let spare = Spare::head(&request, self.worker.shared.config.retries.connect_attempts > 1);
         let series = link.series.get(&self.worker.telemetry.shard, request.version());
         record.served_by(series, Some(picked.in_flight), endpoint.get(), Some(Arc::clone(&link.peer)));
         match link.client.send_now(request) {
-            Ok(sent) => Begun::Sent(sent, Box::new(Pending { record, endpoint, copy })),
-            Err(error) => match self.again(error, copy, endpoint, &mut record) {
-                Ok(request) => Begun::Waits(Box::new((request, Body::Empty, record))),
+            Ok(sent) => Begun::Sent(sent, Box::new(Pending { record, links, spare })),
+            Err(error) => match self.again(error.into(), spare, &links, &mut record) {
+                Ok(again) => Begun::Waits(Box::new((Attempt::after(again, &links), record))),
                 Err(failure) => Begun::Refused(Box::new(record.refused(failure.code))),
             },
         }
@@ -352,32 +366,35 @@ impl Outbound {
                 Err(_) => return Ok(pending.record.refused(ErrorCode::UpstreamTimeout).into()),
             },
         };
-        let Pending { mut record, endpoint, copy } = *pending;
-        match head {
+        let Pending { mut record, links, spare } = *pending;
+        let again = match head {
             Ok(mut response) => {
-                observe(&mut record, response.status());
-                wire::response_from_link(&mut response);
-                Ok(record.answered(response).into())
-            }
-            Err(error) => match self.again(error, copy, endpoint, &mut record) {
-                Ok(request) => {
-                    Box::pin(self.carry(request, Body::Empty, interim, record, vec![endpoint])).await
+                let Some(code) = unanswered(response.headers()) else {
+                    observe(&mut record, response.status());
+                    wire::response_from_link(&mut response);
+                    return Ok(record.answered(response).into());
+                };
+                match self.again(code.into(), spare, &links, &mut record) {
+                    Ok(again) => again,
+                    Err(_) => return Ok(record.answered(response).into()),
                 }
-                Err(failure) => record.failed_with(&failure),
+            }
+            Err(error) => match self.again(error.into(), spare, &links, &mut record) {
+                Ok(again) => again,
+                Err(failure) => return record.failed_with(&failure),
             },
-        }
+        };
+        Box::pin(self.carry(Attempt::after(again, &links), interim, record)).await
     }
 
     /// Carries a request through everything that may have to be waited for.
     async fn carry(
         &self,
-        request: Request<()>,
-        body: Body,
+        attempt: Attempt,
         interim: &Interim<'_>,
         mut record: Box<RequestRecord>,
-        tried: Vec<EndpointAddr>,
     ) -> Result<Answer<Observed>, Abort> {
-        let exchange = self.exchange(request, body, interim, &mut record, tried);
+        let exchange = self.exchange(attempt, interim, &mut record);
         let exchanged = match self.worker.shared.config.timeouts.request {
             None => exchange.await,
             Some(limit) => {
@@ -408,8 +425,8 @@ impl Handler for Outbound {
                 Begun::Refused(response) => Ok((*response).into()),
                 Begun::Sent(sent, pending) => self.finish(sent, pending, &interim).await,
                 Begun::Waits(waits) => {
-                    let (request, body, record) = *waits;
-                    Box::pin(self.carry(request, body, &interim, record, Vec::new())).await
+                    let (attempt, record) = *waits;
+                    Box::pin(self.carry(attempt, &interim, record)).await
                 }
                 Begun::TakesOver(taken) => {
                     let (request, record) = *taken;

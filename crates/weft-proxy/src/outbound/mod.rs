@@ -5,6 +5,7 @@
 
 mod http;
 mod passthrough;
+mod retry;
 mod tcp;
 
 use std::rc::Rc;

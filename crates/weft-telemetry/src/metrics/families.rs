@@ -204,6 +204,24 @@ families! {
         ["outcome"],
         "Certificates fetched: ok, or why not.";
 
+    // The CA
+    CA_SIGNATURES = Kind::Counter, "weft_ca_signatures_total",
+        ["outcome"],
+        "Calls to the CA by outcome: signed, refused, unavailable (nobody could check the credential), or failed.";
+    CA_BUNDLE_STREAMS = Kind::Gauge, "weft_ca_bundle_streams",
+        [],
+        "Open bundle streams: one for each connected proxy.";
+    CA_ROOT_NOT_AFTER = Kind::Gauge, "weft_ca_root_expiry_timestamp_seconds",
+        [],
+        "When the certificate that leaves are signed with expires, in Unix time.";
+    // The injector
+    INJECTIONS = Kind::Counter, "weft_injections_total",
+        ["outcome"],
+        "Admission reviews answered: injected, skipped, refused, or invalid.";
+    INJECTION_DURATION = SECONDS_HISTOGRAM, "weft_injection_duration_seconds",
+        [],
+        "Time from the head of an admission review to its answer.";
+
     // The process and telemetry itself
     CONFIG_RELOADS = Kind::Counter, "weft_config_reloads_total",
         ["outcome"],

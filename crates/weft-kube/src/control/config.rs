@@ -1,0 +1,317 @@
+//! `config.yaml` of `weft control`, with mistakes named by file, line and field.
+
+use std::fmt::Display;
+use std::path::Path;
+use std::str::FromStr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
+use serde_saphyr::Spanned;
+use weft_core::{MtlsMode, Namespace, TrustDomain};
+
+use crate::KubeError;
+
+/// Where Weft is installed unless told otherwise.
+const NAMESPACE: &str = "weft-system";
+
+/// Sections of `weft.yaml` that are the controller's own; `proxy` may not set them.
+const RESERVED: [(&str, &str); 3] = [
+    ("identity", "it follows from trustDomain and the CA's address"),
+    ("mesh", "the controller writes it"),
+    ("inbound.mode", "set the annotation weft.dev/mode on the namespace or the pod"),
+];
+
+/// Everything `weft control` can be told. Fields have the names of the file, in Rust's spelling.
+#[derive(Debug, Clone)]
+pub struct ControlConfig {
+    /// `trustDomain`, default `weft.local`: the mesh that the CA vouches for.
+    pub trust_domain: TrustDomain,
+    /// `clusterDomain`, default `cluster.local`: the suffix of the cluster's DNS names.
+    pub cluster_domain: String,
+    /// `namespace`: Weft's own. By default the one it runs in (`POD_NAMESPACE`), else `weft-system`.
+    pub namespace: Namespace,
+    /// `ca`: lifetimes.
+    pub ca: CaSettings,
+    /// `injector`: what is put into pods. Only the injector needs it.
+    pub injector: Option<InjectorSettings>,
+    /// `mesh`: addresses that are in the mesh without a name.
+    pub mesh: MeshSettings,
+    /// `proxy`: merged into every `weft.yaml`; an object, without `identity`, `mesh` and `inbound.mode`.
+    pub proxy: serde_json::Map<String, serde_json::Value>,
+}
+
+/// The `ca` section.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CaSettings {
+    /// `leafLifetime`, default 24 h: the life of a workload's certificate.
+    pub leaf_lifetime: Duration,
+    /// `rootLifetime`, default 10 years: the life of a root that is made.
+    pub root_lifetime: Duration,
+}
+
+/// The `injector` section.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct InjectorSettings {
+    /// `image` of `weft-init` and `weft-proxy`.
+    pub image: String,
+}
+
+/// The `mesh` section.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MeshSettings {
+    /// `podCidrs`: networks of pods; empty means those of the nodes.
+    pub pod_cidrs: Vec<IpNet>,
+    /// `podCidrMode`, default permissive: towards pods that are dialed by address.
+    pub pod_cidr_mode: MtlsMode,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct Raw {
+    #[serde(default, deserialize_with = "parsed")]
+    trust_domain: Option<TrustDomain>,
+    cluster_domain: Option<Spanned<String>>,
+    #[serde(default, deserialize_with = "parsed")]
+    namespace: Option<Namespace>,
+    #[serde(default)]
+    ca: RawCa,
+    injector: Option<InjectorSettings>,
+    #[serde(default)]
+    mesh: RawMesh,
+    proxy: Option<Spanned<serde_json::Map<String, serde_json::Value>>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawCa {
+    leaf_lifetime: Option<Spanned<String>>,
+    root_lifetime: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+struct RawMesh {
+    #[serde(default)]
+    pod_cidrs: Vec<IpNet>,
+    pod_cidr_mode: Option<MtlsMode>,
+}
+
+impl ControlConfig {
+    /// Reads and checks the file.
+    ///
+    /// # Errors
+    /// [`KubeError::Config`] naming file, line and field.
+    pub fn load(path: &Path) -> Result<Self, KubeError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| mistake(path, None, "", format!("cannot be read: {error}")))?;
+        let pod_namespace = std::env::var("POD_NAMESPACE").ok();
+        Self::from_yaml(path, &text, pod_namespace.as_deref())
+    }
+
+    /// The same from text. `path` is for error messages; `pod_namespace` is where the process runs, if in a pod.
+    ///
+    /// # Errors
+    /// [`KubeError::Config`].
+    pub fn from_yaml(path: &Path, text: &str, pod_namespace: Option<&str>) -> Result<Self, KubeError> {
+        let raw: Raw = parse(path, if text.trim().is_empty() { "{}" } else { text })?;
+        let namespace = match (raw.namespace, pod_namespace) {
+            (Some(namespace), _) => namespace,
+            (None, Some(found)) => found
+                .parse()
+                .map_err(|error| mistake(path, None, "namespace", format!("POD_NAMESPACE: {error}")))?,
+            (None, None) => known(NAMESPACE, path)?,
+        };
+        Ok(Self {
+            trust_domain: match raw.trust_domain {
+                Some(domain) => domain,
+                None => known("weft.local", path)?,
+            },
+            cluster_domain: cluster_domain(path, raw.cluster_domain)?,
+            namespace,
+            ca: raw.ca.check(path)?,
+            injector: raw.injector,
+            mesh: MeshSettings {
+                pod_cidrs: raw.mesh.pod_cidrs,
+                pod_cidr_mode: raw.mesh.pod_cidr_mode.unwrap_or(MtlsMode::Permissive),
+            },
+            proxy: proxy(path, raw.proxy)?,
+        })
+    }
+
+    /// Where proxies find the CA, `host:port`.
+    pub fn ca_address(&self) -> String {
+        format!("weft-ca.{}.svc.{}:15012", self.namespace, self.cluster_domain)
+    }
+}
+
+impl RawCa {
+    fn check(self, path: &Path) -> Result<CaSettings, KubeError> {
+        let defaults = weft_ca::Lifetimes::default();
+        let leaf = duration(path, "ca.leafLifetime", self.leaf_lifetime.as_ref(), defaults.leaf)?;
+        let root = duration(path, "ca.rootLifetime", self.root_lifetime.as_ref(), defaults.root)?;
+        let lifetimes = weft_ca::Lifetimes { leaf, root };
+        lifetimes.check().map_err(|(field, reason)| {
+            let at = if field == "leafLifetime" { self.leaf_lifetime } else { self.root_lifetime };
+            mistake(path, at.map(|raw| raw.defined.line()), &format!("ca.{field}"), reason)
+        })?;
+        Ok(CaSettings { leaf_lifetime: leaf, root_lifetime: root })
+    }
+}
+
+fn duration(
+    path: &Path,
+    field: &str,
+    raw: Option<&Spanned<String>>,
+    default: Duration,
+) -> Result<Duration, KubeError> {
+    let Some(raw) = raw else { return Ok(default) };
+    humantime::parse_duration(&raw.value).map_err(|error| {
+        mistake(path, Some(raw.defined.line()), field, format!("{error}; write it as 24h or 30m"))
+    })
+}
+
+fn cluster_domain(path: &Path, raw: Option<Spanned<String>>) -> Result<String, KubeError> {
+    let Some(raw) = raw else { return Ok("cluster.local".to_owned()) };
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+    };
+    if raw.value.len() > 253 || !raw.value.split('.').all(label) {
+        let reason = "is not a DNS name in lower case without a dot at the end, such as cluster.local";
+        return Err(mistake(path, Some(raw.defined.line()), "clusterDomain", reason));
+    }
+    Ok(raw.value)
+}
+
+fn proxy(
+    path: &Path,
+    raw: Option<Spanned<serde_json::Map<String, serde_json::Value>>>,
+) -> Result<serde_json::Map<String, serde_json::Value>, KubeError> {
+    let Some(raw) = raw else { return Ok(serde_json::Map::new()) };
+    for (field, reason) in RESERVED {
+        let mut keys = field.split('.');
+        let first = keys.next().and_then(|key| raw.value.get(key));
+        if keys.fold(first, |value, key| value.and_then(|value| value.get(key))).is_some() {
+            let reason = format!("cannot be set here: {reason}");
+            return Err(mistake(path, Some(raw.defined.line()), &format!("proxy.{field}"), reason));
+        }
+    }
+    Ok(raw.value)
+}
+
+/// A constant of ours as a checked value.
+fn known<T: FromStr>(text: &str, path: &Path) -> Result<T, KubeError>
+where
+    T::Err: Display,
+{
+    text.parse().map_err(|error: T::Err| mistake(path, None, "", error))
+}
+
+/// A value of a type that parses itself.
+fn parsed<'de, D: Deserializer<'de>, T: FromStr>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    T::Err: Display,
+{
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| text.parse().map_err(D::Error::custom)).transpose()
+}
+
+fn parse<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, KubeError> {
+    serde_saphyr::from_str(text).map_err(|error| {
+        let line = error.location().map(|location| location.line());
+        let field = line.and_then(|line| key_at(text, line)).unwrap_or_default();
+        let message = error.without_snippet().to_string();
+        mistake(path, line, &field, message.lines().next().unwrap_or_default().trim())
+    })
+}
+
+/// The key on a line of block-style YAML.
+fn key_at(text: &str, line: u64) -> Option<String> {
+    let line = text.lines().nth(usize::try_from(line.checked_sub(1)?).ok()?)?;
+    let (key, _) = line.split_once(':')?;
+    let key = key.trim_start_matches([' ', '-', '{']).trim();
+    key.bytes().all(|byte| byte.is_ascii_alphanumeric()).then(|| key.to_owned())
+}
+
+fn mistake(path: &Path, line: Option<u64>, field: &str, reason: impl Display) -> KubeError {
+    KubeError::Config { path: path.to_owned(), line, field: field.to_owned(), reason: reason.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<ControlConfig, KubeError> {
+        ControlConfig::from_yaml(Path::new("/etc/weft-control/config.yaml"), text, None)
+    }
+
+    #[test]
+    fn an_empty_file_has_the_defaults() {
+        for text in ["", "\n", "{}", "# nothing\n{}"] {
+            let config = load(text).unwrap();
+            assert_eq!(config.trust_domain.as_str(), "weft.local");
+            assert_eq!(config.ca_address(), "weft-ca.weft-system.svc.cluster.local:15012");
+            assert_eq!(config.ca.leaf_lifetime, Duration::from_secs(24 * 3600));
+            assert_eq!(config.mesh.pod_cidr_mode, MtlsMode::Permissive);
+            assert!(config.mesh.pod_cidrs.is_empty() && config.injector.is_none() && config.proxy.is_empty());
+        }
+    }
+
+    #[test]
+    fn every_field_is_read() {
+        let config = load(
+            "trustDomain: prod.example\nclusterDomain: k8s.example\nnamespace: mesh\n\
+             ca: {leafLifetime: 1h, rootLifetime: 1year}\ninjector:\n  image: weft:1\n\
+             mesh: {podCidrs: [10.244.0.0/16, 'fd00::/64'], podCidrMode: strict}\n\
+             proxy:\n  inbound: {opaquePorts: [1]}\n  log: debug\n",
+        )
+        .unwrap();
+        assert_eq!(config.ca_address(), "weft-ca.mesh.svc.k8s.example:15012");
+        assert_eq!(config.trust_domain.as_str(), "prod.example");
+        assert_eq!(config.ca.leaf_lifetime, Duration::from_secs(3600));
+        assert_eq!(config.mesh.pod_cidrs.len(), 2);
+        assert_eq!(config.mesh.pod_cidr_mode, MtlsMode::Strict);
+        assert_eq!(config.injector.unwrap().image, "weft:1");
+        assert_eq!(config.proxy["log"], "debug");
+    }
+
+    #[test]
+    fn the_namespace_is_the_files_then_the_pods_own() {
+        let path = Path::new("c");
+        let of = |text, pod| ControlConfig::from_yaml(path, text, pod).unwrap().namespace.to_string();
+        assert_eq!(of("namespace: a", Some("b")), "a");
+        assert_eq!(of("{}", Some("b")), "b");
+        assert_eq!(of("{}", None), "weft-system");
+    }
+
+    #[test]
+    fn mistakes_are_named_with_file_line_and_field() {
+        let cases = [
+            ("trustDomain: Weft", ":1: trustDomain: "),
+            ("\nclusterDomain: cluster.local.", ":2: clusterDomain: "),
+            ("namespace: a/b", ":1: namespace: "),
+            ("\n\ntrustDomian: a", ":3: trustDomian: unknown field"),
+            ("ca:\n  leafLifetime: soon", ":2: ca.leafLifetime: "),
+            ("ca:\n  leafLifetime: 90days", ":2: ca.leafLifetime: must be between"),
+            (
+                "ca:\n  rootLifetime: 1h\n  leafLifetime: 2h",
+                ":3: ca.leafLifetime: is longer than rootLifetime",
+            ),
+            ("ca:\n  leaf: 1h", ":2: leaf: "),
+            ("mesh:\n  podCidrs: [10.0.0.0/33]", ":2: podCidrs: "),
+            ("mesh:\n  podCidrMode: loose", ":2: podCidrMode: "),
+            ("proxy:\n  mesh: {}", "proxy.mesh: cannot be set here"),
+            ("proxy:\n  inbound: {mode: strict}", "proxy.inbound.mode: cannot be set here"),
+            ("proxy: [a]", ":1: proxy: "),
+        ];
+        for (text, expected) in cases {
+            let error = load(text).unwrap_err().to_string();
+            assert!(error.starts_with("/etc/weft-control/config.yaml:"), "{error}");
+            assert!(error.contains(expected), "{error:?} lacks {expected:?}");
+            assert_eq!(error.lines().count(), 1, "{error:?}");
+        }
+    }
+}

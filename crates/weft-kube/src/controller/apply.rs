@@ -1,0 +1,184 @@
+//! Writes. Each is safe to repeat, and none touches an object that is not Weft's.
+//!
+//! ConfigMaps are applied by the server, so that what was edited comes back and what is the same is no write. Twins are
+//! made, replaced and removed under a condition (absence, version, uid), because a Service that somebody else made under
+//! the name must never be overwritten, not even in a race.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Pod, Service};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::runtime::events::{Event, EventType, Recorder, Reporter};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+
+use super::facts::{Facts as _, INJECTED_CONDITION, Key, MANAGED_BY, ServiceFacts};
+use super::notices::{Notice, SLIPPED};
+use super::twins::Twin;
+use super::{CONTROLLER, MESH_CONFIG, STATE_CONFIG, STATE_KEY};
+
+/// How a write ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Written {
+    Done,
+    /// The object is another by now, or gone: what is seen next will tell.
+    Moved,
+}
+
+type Outcome = Result<Written, kube::Error>;
+
+/// Writes to the API.
+pub(crate) struct Writer {
+    client: Client,
+    events: Recorder,
+}
+
+/// A conflict, an object that is there already, or one that is gone: not a failure of the write, but of the view that
+/// led to it.
+fn moved<T>(answer: Result<T, kube::Error>) -> Outcome {
+    match answer {
+        Ok(_) => Ok(Written::Done),
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {
+            tracing::debug!(reason = %status.message, "the object has changed meanwhile");
+            Ok(Written::Moved)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn apply() -> PatchParams {
+    PatchParams::apply(CONTROLLER).force()
+}
+
+fn only(uid: &str) -> DeleteParams {
+    let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
+    DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }
+}
+
+impl Writer {
+    pub(crate) fn new(client: Client, identity: &str) -> Self {
+        let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(identity.to_owned()) };
+        Self { events: Recorder::new(client.clone(), reporter), client }
+    }
+
+    fn config_maps(&self, namespace: &str) -> Api<ConfigMap> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    async fn config_map(&self, key: &Key, data: &BTreeMap<&str, &str>, extra: &[String]) -> Outcome {
+        let labels = json!({ MANAGED_BY.0: MANAGED_BY.1 });
+        let object = json!({
+            "apiVersion": "v1", "kind": "ConfigMap",
+            "metadata": {"name": key.name, "namespace": key.namespace, "labels": labels},
+            "data": data,
+        });
+        let api = self.config_maps(&key.namespace);
+        // Not `moved`: a namespace that is gone is told by the watch, anything else is a failure.
+        api.patch(&key.name, &apply(), &Patch::Apply(&object)).await?;
+        if !extra.is_empty() {
+            // What somebody else has added is theirs to the server, so applying does not take it away.
+            let nothing: BTreeMap<&String, Value> = extra.iter().map(|name| (name, Value::Null)).collect();
+            let patch = json!({"data": nothing, "binaryData": nothing});
+            let params = PatchParams { field_manager: Some(CONTROLLER.to_owned()), ..PatchParams::default() };
+            api.patch(&key.name, &params, &Patch::Merge(&patch)).await?;
+        }
+        Ok(Written::Done)
+    }
+
+    /// Writes `weft-mesh` of a namespace; `extra` are keys that somebody else has added.
+    pub(crate) async fn mesh(&self, namespace: &str, yaml: &str, roots: &str, extra: &[String]) -> Outcome {
+        let data = BTreeMap::from([("weft.yaml", yaml), ("root.pem", roots)]);
+        self.config_map(&Key::new(namespace, MESH_CONFIG), &data, extra).await
+    }
+
+    /// Removes the `weft-mesh` with this uid.
+    pub(crate) async fn remove_mesh(&self, namespace: &str, uid: &str) -> Outcome {
+        moved(self.config_maps(namespace).delete(MESH_CONFIG, &only(uid)).await)
+    }
+
+    /// Writes `weft-state`.
+    pub(crate) async fn state(&self, namespace: &str, text: &str) -> Outcome {
+        self.config_map(&Key::new(namespace, STATE_CONFIG), &BTreeMap::from([(STATE_KEY, text)]), &[]).await
+    }
+
+    /// The text in `weft-state`, as it is now.
+    pub(crate) async fn read_state(&self, namespace: &str) -> Result<Option<String>, kube::Error> {
+        let found = self.config_maps(namespace).get_opt(STATE_CONFIG).await?;
+        Ok(found.and_then(|map| map.data).and_then(|mut data| data.remove(STATE_KEY)))
+    }
+
+    fn services(&self, namespace: &str) -> Api<Service> {
+        Api::namespaced(self.client.clone(), namespace)
+    }
+
+    /// Makes a twin; one that is there already is left as it is.
+    pub(crate) async fn create_twin(&self, twin: &Twin) -> Outcome {
+        let params = PostParams { field_manager: Some(CONTROLLER.to_owned()), ..PostParams::default() };
+        moved(self.services(&twin.key.namespace).create(&params, &twin.over(None)).await)
+    }
+
+    /// Puts a twin back into shape.
+    pub(crate) async fn update_twin(&self, twin: &Twin) -> Outcome {
+        let api = self.services(&twin.key.namespace);
+        let Some(found) = api.get_opt(&twin.key.name).await? else { return Ok(Written::Moved) };
+        if !ServiceFacts::take(&found).1.is_twin() {
+            return Ok(Written::Moved);
+        }
+        let params = PostParams { field_manager: Some(CONTROLLER.to_owned()), ..PostParams::default() };
+        // The version in what was read makes this fail where it has changed since.
+        moved(api.replace(&twin.key.name, &params, &twin.over(Some(found))).await)
+    }
+
+    /// Removes the twin with this uid.
+    pub(crate) async fn remove_twin(&self, key: &Key, uid: &str) -> Outcome {
+        moved(self.services(&key.namespace).delete(&key.name, &only(uid)).await)
+    }
+
+    /// Sets the condition of a pod that slipped by, and tells it.
+    pub(crate) async fn report(&self, key: &Key, uid: &str) -> Outcome {
+        let condition = json!({
+            "type": INJECTED_CONDITION, "status": "False", "reason": "SidecarMissing", "message": SLIPPED,
+            "lastTransitionTime": Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+        });
+        let written = self.condition(key, uid, &condition).await?;
+        if written == Written::Done {
+            self.tell(&Notice::slipped(key, uid)).await?;
+        }
+        Ok(written)
+    }
+
+    /// Takes the condition away.
+    pub(crate) async fn clear(&self, key: &Key, uid: &str) -> Outcome {
+        self.condition(key, uid, &json!({"$patch": "delete", "type": INJECTED_CONDITION})).await
+    }
+
+    async fn condition(&self, key: &Key, uid: &str, condition: &Value) -> Outcome {
+        let pods = Api::<Pod>::namespaced(self.client.clone(), &key.namespace);
+        // The uid makes this fail for another pod of the name.
+        let patch = json!({"metadata": {"uid": uid}, "status": {"conditions": [condition]}});
+        let params = PatchParams { field_manager: Some(CONTROLLER.to_owned()), ..PatchParams::default() };
+        moved(pods.patch_status(&key.name, &params, &Patch::Strategic(&patch)).await)
+    }
+
+    /// Tells a notice as an Event.
+    pub(crate) async fn tell(&self, notice: &Notice) -> Outcome {
+        let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        let reference = ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some(notice.about.kind().to_owned()),
+            namespace: text(&notice.key.namespace),
+            name: text(&notice.key.name),
+            uid: text(&notice.uid),
+            ..ObjectReference::default()
+        };
+        let event = Event {
+            type_: if notice.warning { EventType::Warning } else { EventType::Normal },
+            reason: notice.reason.to_owned(),
+            note: Some(notice.note.clone()),
+            action: "Reconcile".to_owned(),
+            secondary: None,
+        };
+        moved(self.events.publish(&event, &reference).await)
+    }
+}

@@ -1,0 +1,488 @@
+//! What the controller knows of each object: plain values, taken from the objects as they arrive.
+//!
+//! An object of the API is large, and changes all the time in ways that do not matter here. Keeping facts alone bounds
+//! the memory of a controller that sees every pod of a cluster, and an object whose facts are the same is no reason to
+//! compute anything. All decisions look at facts only, so they are tested without an API server.
+//!
+//! A further kind (of the Gateway API, say) comes in here: a struct, its [`Facts`] implementation, a store in
+//! `stores`, and a field in [`World`](super::world::World).
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Namespace, Node, Pod, PodSpec, Service, ServicePort, ServiceSpec,
+};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use weft_core::MtlsMode;
+
+/// `weft.dev/inject`, a label of namespaces and pods.
+pub(crate) const INJECT: &str = "weft.dev/inject";
+/// `weft.dev/mode`, an annotation of namespaces, pods and Services.
+pub(crate) const MODE: &str = "weft.dev/mode";
+/// `weft.dev/mesh`, an annotation of Services.
+pub(crate) const MESH: &str = "weft.dev/mesh";
+/// `weft.dev/twin-of`, a label of twins.
+pub(crate) const TWIN_OF: &str = "weft.dev/twin-of";
+/// The label that says who manages an object, and its value.
+pub(crate) const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "weft");
+/// The condition of pods that slipped by.
+pub(crate) const INJECTED_CONDITION: &str = "weft.dev/SidecarInjected";
+/// The annotation of a static pod's copy in the API.
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// An object's place: namespace (empty for a cluster's own objects) and name.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Key {
+    pub(crate) namespace: String,
+    pub(crate) name: String,
+}
+
+impl Key {
+    pub(crate) fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    fn of(meta: &ObjectMeta) -> Self {
+        Self::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+/// Facts about objects of kind `K`.
+pub(crate) trait Facts<K>: Sized + PartialEq {
+    /// Where the object is, and what matters about it.
+    fn take(object: &K) -> (Key, Self);
+}
+
+/// The value of `weft.dev/inject`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Inject {
+    /// No label, or one that cannot be read.
+    #[default]
+    Unsaid,
+    Enabled,
+    Disabled,
+}
+
+/// Reads labels and annotations, and keeps what cannot be read: a Namespace or Service is never refused, so the mistake is
+/// told in an Event instead.
+struct Words<'m> {
+    meta: &'m ObjectMeta,
+    mistakes: Vec<String>,
+}
+
+impl<'m> Words<'m> {
+    /// `known`: the annotations of Weft that this kind may have.
+    fn of(meta: &'m ObjectMeta, known: &[&str]) -> Self {
+        let ours =
+            meta.annotations.iter().flatten().map(|(key, _)| key).filter(|key| key.starts_with("weft.dev/"));
+        let unknown = ours.filter(|key| !known.contains(&key.as_str()));
+        let mistakes =
+            unknown.map(|key| format!("the annotation {} has no meaning here", cut(key))).collect();
+        Self { meta, mistakes }
+    }
+
+    fn read<T: Copy>(
+        &mut self,
+        kind: &str,
+        key: &str,
+        found: Option<&str>,
+        allowed: &[(&str, T)],
+    ) -> Option<T> {
+        let found = found?;
+        let read = allowed.iter().find(|(word, _)| *word == found).map(|(_, value)| *value);
+        if read.is_none() {
+            let words: Vec<&str> = allowed.iter().map(|(word, _)| *word).collect();
+            let words = words.join(", ");
+            self.mistakes
+                .push(format!("the {kind} {key}: {:?} cannot be read; write one of {words}", cut(found)));
+        }
+        read
+    }
+
+    fn annotation<T: Copy>(&mut self, key: &str, allowed: &[(&str, T)]) -> Option<T> {
+        self.read("annotation", key, annotation(self.meta, key), allowed)
+    }
+
+    fn inject(&mut self) -> Inject {
+        let allowed = &[("enabled", Inject::Enabled), ("disabled", Inject::Disabled)];
+        self.read("label", INJECT, label(self.meta, INJECT), allowed).unwrap_or_default()
+    }
+}
+
+const INBOUND_MODES: &[(&str, MtlsMode)] =
+    &[("strict", MtlsMode::Strict), ("permissive", MtlsMode::Permissive)];
+const MODES: &[(&str, MtlsMode)] =
+    &[("strict", MtlsMode::Strict), ("permissive", MtlsMode::Permissive), ("disable", MtlsMode::Disable)];
+
+/// What was written goes into an Event, which has its limit.
+fn cut(text: &str) -> String {
+    text.chars().take(64).collect()
+}
+
+fn label<'m>(meta: &'m ObjectMeta, key: &str) -> Option<&'m str> {
+    meta.labels.as_ref()?.get(key).map(String::as_str)
+}
+
+fn annotation<'m>(meta: &'m ObjectMeta, key: &str) -> Option<&'m str> {
+    meta.annotations.as_ref()?.get(key).map(String::as_str)
+}
+
+/// A namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NamespaceFacts {
+    pub(crate) uid: String,
+    pub(crate) inject: Inject,
+    /// `strict` or `permissive`, where it is said.
+    pub(crate) mode: Option<MtlsMode>,
+    /// Being deleted: nothing can be created in it.
+    pub(crate) ending: bool,
+    /// What could not be read.
+    pub(crate) mistakes: Vec<String>,
+}
+
+impl Facts<Namespace> for NamespaceFacts {
+    fn take(object: &Namespace) -> (Key, Self) {
+        let meta = &object.metadata;
+        let mut words = Words::of(meta, &[MODE]);
+        let facts = Self {
+            uid: meta.uid.clone().unwrap_or_default(),
+            inject: words.inject(),
+            mode: words.annotation(MODE, INBOUND_MODES),
+            ending: meta.deletion_timestamp.is_some(),
+            mistakes: words.mistakes,
+        };
+        (Key::of(meta), facts)
+    }
+}
+
+/// A pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct PodFacts {
+    pub(crate) uid: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    pub(crate) inject: Inject,
+    /// Its own inbound mode; a mistake was refused by the injector and counts as nothing.
+    pub(crate) mode: Option<MtlsMode>,
+    /// Succeeded or failed.
+    pub(crate) finished: bool,
+    /// Being deleted.
+    pub(crate) ending: bool,
+    pub(crate) ready: bool,
+    /// Has the containers of a sidecar.
+    pub(crate) injected: bool,
+    /// Never injected, whatever the labels: in the node's network, the copy of a static pod (its kubelet starts it without
+    /// asking), or of an operating system without iptables.
+    pub(crate) left_alone: bool,
+    pub(crate) ips: Vec<IpAddr>,
+    /// It carries the condition of one that slipped by.
+    pub(crate) reported: bool,
+}
+
+impl PodFacts {
+    /// Whether mutual TLS is what its sidecar expects from clients.
+    pub(crate) fn takes_mesh_links(&self) -> bool {
+        self.injected && self.mode != Some(MtlsMode::Disable)
+    }
+}
+
+impl Facts<Pod> for PodFacts {
+    fn take(object: &Pod) -> (Key, Self) {
+        let meta = &object.metadata;
+        let spec = object.spec.as_ref();
+        let status = object.status.as_ref();
+        let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+        let condition = |kind: &str| {
+            conditions.iter().find(|c| c.type_ == kind).map(|condition| condition.status.as_str())
+        };
+        let phase = status.and_then(|status| status.phase.as_deref());
+        // Mistakes on pods are the injector's to tell.
+        let mut words = Words { meta, mistakes: Vec::new() };
+        let ips = status.and_then(|status| status.pod_ips.as_deref()).unwrap_or_default();
+        let facts = Self {
+            uid: meta.uid.clone().unwrap_or_default(),
+            labels: meta.labels.clone().unwrap_or_default(),
+            inject: words.inject(),
+            mode: words.annotation(MODE, MODES),
+            finished: matches!(phase, Some("Succeeded" | "Failed")),
+            ending: meta.deletion_timestamp.is_some(),
+            ready: condition("Ready") == Some("True"),
+            injected: injected(object),
+            left_alone: spec.is_some_and(left_alone) || annotation(meta, MIRROR).is_some(),
+            ips: ips.iter().filter_map(|ip| ip.ip.parse().ok()).collect(),
+            reported: condition(INJECTED_CONDITION) == Some("False"),
+        };
+        (Key::of(meta), facts)
+    }
+}
+
+fn left_alone(spec: &PodSpec) -> bool {
+    let windows = spec.os.as_ref().is_some_and(|os| os.name.eq_ignore_ascii_case("windows"));
+    spec.host_network == Some(true) || windows
+}
+
+/// Whether a pod has a sidecar: its containers tell, and nothing else.
+fn injected(pod: &Pod) -> bool {
+    let Some(spec) = &pod.spec else { return false };
+    let init = spec.init_containers.as_deref().unwrap_or_default();
+    let has = |name: &str| init.iter().any(|container| container.name == name);
+    has("weft-init") && (has("weft-proxy") || spec.containers.iter().any(|c| c.name == "weft-proxy"))
+}
+
+/// What a Service stands for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ServiceKind {
+    /// A virtual IP (ClusterIP, NodePort, LoadBalancer).
+    #[default]
+    Virtual,
+    /// `clusterIP: None`.
+    Headless,
+    /// `type: ExternalName`.
+    External,
+}
+
+/// A port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct PortFacts {
+    pub(crate) name: Option<String>,
+    pub(crate) port: i32,
+    pub(crate) target: IntOrString,
+    pub(crate) protocol: String,
+    pub(crate) app_protocol: Option<String>,
+}
+
+impl PortFacts {
+    fn of(port: &ServicePort) -> Self {
+        Self {
+            name: port.name.clone(),
+            port: port.port,
+            target: port.target_port.clone().unwrap_or(IntOrString::Int(port.port)),
+            protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
+            app_protocol: port.app_protocol.clone(),
+        }
+    }
+}
+
+/// The object that owns a Service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(crate) kind: String,
+    pub(crate) name: String,
+    pub(crate) uid: String,
+}
+
+/// A Service, twins included.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ServiceFacts {
+    pub(crate) uid: String,
+    pub(crate) kind: ServiceKind,
+    /// Empty: none, its endpoints are written by somebody else.
+    pub(crate) selector: BTreeMap<String, String>,
+    pub(crate) ports: Vec<PortFacts>,
+    pub(crate) publish_not_ready: bool,
+    pub(crate) ip_families: Vec<String>,
+    pub(crate) ip_family_policy: Option<String>,
+    /// `weft.dev/mode`.
+    pub(crate) mode: Option<MtlsMode>,
+    /// `weft.dev/mesh: disabled`.
+    pub(crate) mesh_disabled: bool,
+    /// `weft.dev/twin-of`, beside the label of Weft's own objects.
+    pub(crate) twin_of: Option<String>,
+    pub(crate) owner: Option<Owner>,
+    pub(crate) ending: bool,
+    /// What could not be read.
+    pub(crate) mistakes: Vec<String>,
+}
+
+impl ServiceFacts {
+    /// Whether it is a twin that the controller made: the labels alone do not count, anybody can copy them.
+    pub(crate) fn is_twin(&self) -> bool {
+        let owned_by = |name| self.owner.as_ref().is_some_and(|o| o.kind == "Service" && o.name == name);
+        self.twin_of.as_deref().is_some_and(owned_by)
+    }
+}
+
+impl Facts<Service> for ServiceFacts {
+    fn take(object: &Service) -> (Key, Self) {
+        let meta = &object.metadata;
+        let mut words = Words::of(meta, &[MODE, MESH]);
+        let none = ServiceSpec::default();
+        let spec = object.spec.as_ref().unwrap_or(&none);
+        let ours = label(meta, MANAGED_BY.0) == Some(MANAGED_BY.1);
+        let owners = meta.owner_references.as_deref().unwrap_or_default();
+        let facts = Self {
+            uid: meta.uid.clone().unwrap_or_default(),
+            kind: match (spec.type_.as_deref(), spec.cluster_ip.as_deref()) {
+                (Some("ExternalName"), _) => ServiceKind::External,
+                (_, Some("None")) => ServiceKind::Headless,
+                _ => ServiceKind::Virtual,
+            },
+            selector: spec.selector.clone().unwrap_or_default(),
+            ports: spec.ports.iter().flatten().map(PortFacts::of).collect(),
+            publish_not_ready: spec.publish_not_ready_addresses == Some(true),
+            ip_families: spec.ip_families.clone().unwrap_or_default(),
+            ip_family_policy: spec.ip_family_policy.clone(),
+            mode: words.annotation(MODE, MODES),
+            mesh_disabled: words.annotation(MESH, &[("disabled", ())]).is_some(),
+            twin_of: label(meta, TWIN_OF).filter(|_| ours).map(str::to_owned),
+            owner: owners.first().map(|owner| Owner {
+                kind: owner.kind.clone(),
+                name: owner.name.clone(),
+                uid: owner.uid.clone(),
+            }),
+            ending: meta.deletion_timestamp.is_some(),
+            mistakes: words.mistakes,
+        };
+        (Key::of(meta), facts)
+    }
+}
+
+/// A node: the networks of its pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct NodeFacts {
+    pub(crate) pod_cidrs: Vec<IpNet>,
+}
+
+impl Facts<Node> for NodeFacts {
+    fn take(object: &Node) -> (Key, Self) {
+        let spec = object.spec.as_ref();
+        let many = spec.and_then(|spec| spec.pod_cidrs.as_deref()).unwrap_or_default();
+        let one = spec.and_then(|spec| spec.pod_cidr.as_ref()).into_iter();
+        let mut pod_cidrs: Vec<IpNet> = many.iter().chain(one).filter_map(|cidr| cidr.parse().ok()).collect();
+        pod_cidrs.sort_unstable();
+        pod_cidrs.dedup();
+        (Key::of(&object.metadata), Self { pod_cidrs })
+    }
+}
+
+/// A ConfigMap of ours, each value as its [`digest`]: texts may be large, and there is one in each namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ConfigMapFacts {
+    pub(crate) uid: String,
+    pub(crate) data: BTreeMap<String, u64>,
+    /// Whether it has Weft's label.
+    pub(crate) labelled: bool,
+}
+
+impl Facts<ConfigMap> for ConfigMapFacts {
+    fn take(object: &ConfigMap) -> (Key, Self) {
+        let meta = &object.metadata;
+        let text = object.data.iter().flatten().map(|(key, value)| (key.clone(), digest(value.as_bytes())));
+        let binary = object.binary_data.iter().flatten();
+        let binary = binary.map(|(key, value)| (key.clone(), digest(&value.0)));
+        let facts = Self {
+            uid: meta.uid.clone().unwrap_or_default(),
+            data: text.chain(binary).collect(),
+            labelled: label(meta, MANAGED_BY.0) == Some(MANAGED_BY.1),
+        };
+        (Key::of(meta), facts)
+    }
+}
+
+/// A short stand-in for a value, for comparison within this process.
+pub(crate) fn digest(value: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(json: serde_json::Value) -> PodFacts {
+        PodFacts::take(&serde_json::from_value::<Pod>(json).unwrap()).1
+    }
+
+    #[test]
+    fn containers_say_whether_a_pod_is_injected_and_the_annotation_does_not() {
+        let with = |init: &[&str], app: &[&str]| {
+            let named =
+                |names: &[&str]| names.iter().map(|n| serde_json::json!({"name": n})).collect::<Vec<_>>();
+            pod(serde_json::json!({
+                "metadata": {"name": "a", "namespace": "n", "annotations": {"weft.dev/injected": "{}"}},
+                "spec": {"initContainers": named(init), "containers": named(app)},
+            }))
+            .injected
+        };
+        assert!(with(&["weft-init", "weft-proxy"], &["app"]));
+        assert!(with(&["weft-init"], &["weft-proxy", "app"]));
+        assert!(!with(&[], &["app"]));
+        assert!(!with(&["weft-proxy"], &["app"]));
+        assert!(!with(&["weft-init"], &["app"]));
+    }
+
+    #[test]
+    fn a_pods_state_is_read() {
+        let facts = pod(serde_json::json!({
+            "metadata": {"name": "a", "namespace": "n", "uid": "u", "labels": {"weft.dev/inject": "enabled"},
+                         "annotations": {"weft.dev/mode": "disable"}, "deletionTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"containers": [], "hostNetwork": true},
+            "status": {"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}, {"ip": "fd00::1"}, {"ip": "odd"}],
+                       "conditions": [{"type": "Ready", "status": "True"},
+                                      {"type": "weft.dev/SidecarInjected", "status": "False"}]},
+        }));
+        assert!(facts.ready && facts.ending && facts.left_alone && facts.reported && !facts.finished);
+        assert_eq!((facts.inject, facts.mode), (Inject::Enabled, Some(MtlsMode::Disable)));
+        assert_eq!(facts.ips.len(), 2);
+    }
+
+    #[test]
+    fn some_pods_are_left_alone() {
+        for (change, alone) in [
+            (serde_json::json!({}), false),
+            (serde_json::json!({"spec": {"containers": [], "os": {"name": "windows"}}}), true),
+            (serde_json::json!({"spec": {"containers": [], "os": {"name": "linux"}}}), false),
+            (serde_json::json!({"metadata": {"name": "a", "annotations": {MIRROR: "x"}}}), true),
+        ] {
+            let mut json = serde_json::json!({"metadata": {"name": "a"}, "spec": {"containers": []}});
+            json.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+            assert_eq!(pod(json.clone()).left_alone, alone, "{json}");
+        }
+    }
+
+    #[test]
+    fn services_are_told_apart() {
+        let service = |json| ServiceFacts::take(&serde_json::from_value::<Service>(json).unwrap()).1;
+        let external = service(serde_json::json!({
+            "metadata": {"name": "a", "annotations": {"weft.dev/mode": "sometimes", "weft.dev/mesh": "off", "weft.dev/mod": "strict"}},
+            "spec": {"type": "ExternalName", "externalName": "x.example"},
+        }));
+        assert_eq!(external.kind, ServiceKind::External);
+        assert_eq!((external.mode, external.mesh_disabled), (None, false));
+        for (told, named) in external.mistakes.iter().zip(["weft.dev/mod ", "\"sometimes\"", "\"off\""]) {
+            assert!(told.contains(named), "{told}");
+        }
+        assert_eq!(external.mistakes.len(), 3);
+        let twin = |owner: &str, managed: &str| {
+            service(serde_json::json!({
+                "metadata": {"name": "a-endpoints", "labels": {TWIN_OF: "a", MANAGED_BY.0: managed},
+                             "ownerReferences": [{"apiVersion": "v1", "kind": "Service", "name": owner, "uid": "u"}]},
+                "spec": {"clusterIP": "None", "ports": [{"port": 80, "targetPort": "web"}, {"port": 81}]},
+            }))
+        };
+        assert!(twin("a", "weft").is_twin());
+        assert!(!twin("b", "weft").is_twin() && !twin("a", "helm").is_twin());
+        assert_eq!(twin("a", "weft").kind, ServiceKind::Headless);
+        assert_eq!(twin("a", "weft").ports[1].target, IntOrString::Int(81));
+    }
+
+    #[test]
+    fn nodes_tell_their_networks_once() {
+        let node = serde_json::json!({
+            "metadata": {"name": "n"},
+            "spec": {"podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:1::/64"]},
+        });
+        let facts = NodeFacts::take(&serde_json::from_value::<Node>(node).unwrap()).1;
+        assert_eq!(facts.pod_cidrs.len(), 2);
+    }
+}

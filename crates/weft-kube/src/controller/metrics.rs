@@ -1,0 +1,161 @@
+//! What the controller tells about itself, as Prometheus text.
+//!
+//! Written a few times a second at the most, so a lock is fine here; the rules of the request path do not apply.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+/// Upper bounds of the buckets of a pass's duration, in seconds: a pass over a small cluster takes a millisecond, one
+/// with many writes seconds.
+const BUCKETS: [f64; 8] = [0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0];
+
+/// The controller's metrics; one per process, shared by reference.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    leader: AtomicBool,
+    ok: AtomicU64,
+    failed: AtomicU64,
+    writes: AtomicU64,
+    duration_micros: AtomicU64,
+    buckets: [AtomicU64; BUCKETS.len()],
+    figures: Mutex<Figures>,
+}
+
+/// What the last pass of the leader found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Figures {
+    /// Services by the mode of clients towards them.
+    pub(crate) services: BTreeMap<&'static str, u64>,
+    /// Uninjected pods that should have been injected, by namespace.
+    pub(crate) uninjected: BTreeMap<String, u64>,
+    /// Injected pods by namespace.
+    pub(crate) injected: BTreeMap<String, u64>,
+    /// Twins that are not possible: a foreign Service of the name, or too long a name.
+    pub(crate) twin_conflicts: u64,
+    /// Twins that are kept.
+    pub(crate) twins: u64,
+}
+
+impl Metrics {
+    pub(crate) fn lead(&self, leads: bool) {
+        self.leader.store(leads, Ordering::Relaxed);
+        if !leads {
+            // Only the leader tells figures: two replicas that both did would be counted twice.
+            self.tell(Figures::default());
+        }
+    }
+
+    /// Whether this replica leads, for `/ready` and tests.
+    pub fn leads(&self) -> bool {
+        self.leader.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn tell(&self, figures: Figures) {
+        *self.figures.lock().unwrap_or_else(PoisonError::into_inner) = figures;
+    }
+
+    pub(crate) fn wrote(&self) {
+        self.writes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn pass(&self, took: Duration, ok: bool) {
+        let counter = if ok { &self.ok } else { &self.failed };
+        counter.fetch_add(1, Ordering::Relaxed);
+        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        self.duration_micros.fetch_add(micros, Ordering::Relaxed);
+        for (bound, bucket) in BUCKETS.iter().zip(&self.buckets) {
+            if took.as_secs_f64() <= *bound {
+                bucket.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Appends all families in the Prometheus text format to `out`.
+    pub fn render(&self, out: &mut String) {
+        let family = |out: &mut String, name: &str, kind: &str, help: &str| {
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        };
+        let (ok, failed) = (self.ok.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed));
+        family(out, "weft_controller_leader", "gauge", "1 on the replica that leads.");
+        let _ = writeln!(out, "weft_controller_leader {}", u8::from(self.leads()));
+        family(out, "weft_controller_reconciles_total", "counter", "Passes over the whole state, by result.");
+        let _ = writeln!(out, "weft_controller_reconciles_total{{result=\"ok\"}} {ok}");
+        let _ = writeln!(out, "weft_controller_reconciles_total{{result=\"error\"}} {failed}");
+        family(out, "weft_controller_writes_total", "counter", "Objects written or removed.");
+        let _ = writeln!(out, "weft_controller_writes_total {}", self.writes.load(Ordering::Relaxed));
+        let name = "weft_controller_reconcile_duration_seconds";
+        family(out, name, "histogram", "How long a pass took, its writes included.");
+        for (bound, bucket) in BUCKETS.iter().zip(&self.buckets) {
+            let _ = writeln!(out, "{name}_bucket{{le=\"{bound}\"}} {}", bucket.load(Ordering::Relaxed));
+        }
+        let sum = Duration::from_micros(self.duration_micros.load(Ordering::Relaxed)).as_secs_f64();
+        let count = ok + failed;
+        let _ = writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum}\n{name}_count {count}");
+        self.figures.lock().unwrap_or_else(PoisonError::into_inner).render(out);
+    }
+}
+
+impl Figures {
+    fn render(&self, out: &mut String) {
+        let mut by = |name: &str, label: &str, help: &str, values: &mut dyn Iterator<Item = (&str, u64)>| {
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
+            for (value, count) in values {
+                // Names of namespaces and modes need no escaping.
+                let _ = writeln!(out, "{name}{{{label}=\"{value}\"}} {count}");
+            }
+        };
+        let services = &mut self.services.iter().map(|(mode, count)| (*mode, *count));
+        by("weft_services", "mode", "Services of the mesh by the mode of clients towards them.", services);
+        let uninjected = &mut self.uninjected.iter().map(|(ns, count)| (ns.as_str(), *count));
+        by("weft_uninjected_pods", "namespace", "Pods without a sidecar that should have one.", uninjected);
+        let injected = &mut self.injected.iter().map(|(ns, count)| (ns.as_str(), *count));
+        by("weft_injected_pods", "namespace", "Pods with a sidecar.", injected);
+        let mut one = |name: &str, help: &str, value: u64| {
+            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
+        };
+        one("weft_twins", "Headless twins that are kept.", self.twins);
+        one(
+            "weft_twin_conflicts",
+            "Services whose twin cannot be made; see their Events.",
+            self.twin_conflicts,
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_counted_is_told_and_a_former_leader_tells_no_figures() {
+        let metrics = Metrics::default();
+        metrics.lead(true);
+        metrics.pass(Duration::from_millis(3), true);
+        metrics.pass(Duration::from_secs(3), false);
+        metrics.tell(Figures {
+            services: [("strict", 2), ("permissive", 1)].into(),
+            uninjected: [("shop".to_owned(), 4)].into(),
+            ..Figures::default()
+        });
+        let mut text = String::new();
+        metrics.render(&mut text);
+        for line in [
+            "weft_controller_leader 1",
+            "weft_controller_reconciles_total{result=\"error\"} 1",
+            "weft_controller_reconcile_duration_seconds_bucket{le=\"0.005\"} 1",
+            "weft_controller_reconcile_duration_seconds_bucket{le=\"10\"} 2",
+            "weft_controller_reconcile_duration_seconds_sum 3.003",
+            "weft_services{mode=\"strict\"} 2",
+            "weft_uninjected_pods{namespace=\"shop\"} 4",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} in {text}");
+        }
+        metrics.lead(false);
+        let mut text = String::new();
+        metrics.render(&mut text);
+        assert!(!text.contains("shop") && text.contains("weft_controller_leader 0"), "{text}");
+    }
+}

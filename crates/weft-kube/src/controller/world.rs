@@ -1,0 +1,271 @@
+//! One look at everything: who participates, which pods a Service selects.
+//!
+//! A pass works on one such look, so that all that it decides fits together.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use weft_core::MtlsMode;
+
+use super::facts::{
+    ConfigMapFacts, Inject, Key, NamespaceFacts, NodeFacts, PodFacts, ServiceFacts, ServiceKind,
+};
+use super::stores::Stores;
+
+/// Namespaces that never take part.
+const SYSTEM: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
+
+/// The facts of one moment.
+#[derive(Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) namespaces: BTreeMap<Key, Arc<NamespaceFacts>>,
+    pub(crate) pods: BTreeMap<Key, Arc<PodFacts>>,
+    pub(crate) services: BTreeMap<Key, Arc<ServiceFacts>>,
+    pub(crate) nodes: BTreeMap<Key, Arc<NodeFacts>>,
+    pub(crate) meshes: BTreeMap<Key, Arc<ConfigMapFacts>>,
+    pub(crate) state: BTreeMap<Key, Arc<ConfigMapFacts>>,
+}
+
+impl From<&Stores> for Seen {
+    fn from(stores: &Stores) -> Self {
+        Self {
+            namespaces: stores.namespaces.all(),
+            pods: stores.pods.all(),
+            services: stores.services.all(),
+            nodes: stores.nodes.all(),
+            meshes: stores.meshes.all(),
+            state: stores.state.all(),
+        }
+    }
+}
+
+/// [`Seen`], with what follows from it.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) seen: Seen,
+    /// Weft's own namespace.
+    pub(crate) own: String,
+    /// Participating namespaces.
+    pub(crate) members: BTreeSet<String>,
+    /// Pods that run or will, by the hash of their namespace and each of their labels. Hashes may meet: who looks
+    /// something up compares.
+    by_label: HashMap<u64, Vec<(String, Arc<PodFacts>)>>,
+    /// Injected pods that run or will, by namespace.
+    pub(crate) injected: BTreeMap<String, u64>,
+}
+
+fn hash(namespace: &str, key: &str, value: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (namespace, key, value).hash(&mut hasher);
+    hasher.finish()
+}
+
+impl World {
+    pub(crate) fn new(own: &str, seen: Seen) -> Self {
+        let own = own.to_owned();
+        let mut world =
+            Self { seen, own, members: BTreeSet::new(), by_label: HashMap::new(), injected: BTreeMap::new() };
+        let asked = |inject: &Inject| *inject == Inject::Enabled;
+        let mut members: BTreeSet<String> = BTreeSet::new();
+        let namespaces = world.seen.namespaces.iter();
+        members.extend(namespaces.filter(|(_, ns)| asked(&ns.inject)).map(|(key, _)| key.name.clone()));
+        // A finished pod counts too: a namespace with one job a day would come and go.
+        let pods = world.seen.pods.iter();
+        members.extend(pods.filter(|(_, pod)| asked(&pod.inject)).map(|(key, _)| key.namespace.clone()));
+        members.retain(|namespace| world.may_participate(namespace));
+        world.members = members;
+        for (key, pod) in world.seen.pods.iter().filter(|(_, pod)| !pod.finished) {
+            for (label, value) in &pod.labels {
+                let entry = world.by_label.entry(hash(&key.namespace, label, value)).or_default();
+                entry.push((key.namespace.clone(), Arc::clone(pod)));
+            }
+            if pod.injected {
+                *world.injected.entry(key.namespace.clone()).or_default() += 1;
+            }
+        }
+        world
+    }
+
+    /// Whether the namespace exists and is neither a system's, Weft's own, nor kept out.
+    pub(crate) fn may_participate(&self, namespace: &str) -> bool {
+        let kept_out = SYSTEM.contains(&namespace) || namespace == self.own;
+        !kept_out && self.namespace(namespace).is_some_and(|ns| ns.inject != Inject::Disabled)
+    }
+
+    pub(crate) fn namespace(&self, name: &str) -> Option<&NamespaceFacts> {
+        self.seen.namespaces.get(&Key::new("", name)).map(|facts| &**facts)
+    }
+
+    /// Whether objects can be written in the namespace.
+    pub(crate) fn writable(&self, namespace: &str) -> bool {
+        self.namespace(namespace).is_some_and(|ns| !ns.ending)
+    }
+
+    /// The inbound mode of a namespace's pods.
+    pub(crate) fn inbound(&self, namespace: &str) -> MtlsMode {
+        self.namespace(namespace).and_then(|ns| ns.mode).unwrap_or(MtlsMode::Permissive)
+    }
+
+    /// The Services of participating namespaces; twins are not Services of their own.
+    pub(crate) fn services(&self) -> impl Iterator<Item = (&Key, &ServiceFacts)> {
+        let services = self.seen.services.iter().map(|(key, facts)| (key, &**facts));
+        services.filter(|(key, facts)| self.members.contains(&key.namespace) && !facts.is_twin())
+    }
+
+    /// Those of [`services`](Self::services) whose pods are in the mesh.
+    pub(crate) fn mesh_services(&self) -> impl Iterator<Item = (&Key, &ServiceFacts)> {
+        self.services().filter(|(_, service)| !is_exception(service))
+    }
+
+    /// The pods that a Service selects, those that have finished left out.
+    pub(crate) fn pods_of(&self, key: &Key, service: &ServiceFacts) -> Vec<&PodFacts> {
+        let of_label = |(label, value): (&String, &String)| {
+            self.by_label.get(&hash(&key.namespace, label, value)).map(Vec::as_slice).unwrap_or_default()
+        };
+        // The rarest label first: the others are compared.
+        let Some(fewest) = service.selector.iter().map(of_label).min_by_key(|pods| pods.len()) else {
+            return Vec::new();
+        };
+        let selected = |(namespace, pod): &&(String, Arc<PodFacts>)| {
+            *namespace == key.namespace
+                && service.selector.iter().all(|(label, value)| pod.labels.get(label) == Some(value))
+        };
+        fewest.iter().filter(selected).map(|(_, pod)| &**pod).collect()
+    }
+
+    /// The networks of the nodes' pods, neighbours joined.
+    pub(crate) fn pod_cidrs(&self) -> Vec<IpNet> {
+        let mut all: Vec<IpNet> = self.seen.nodes.values().flat_map(|node| node.pod_cidrs.clone()).collect();
+        all = IpNet::aggregate(&all);
+        all.sort_unstable();
+        all
+    }
+}
+
+/// Whether a Service of a participating namespace is outside all the same.
+pub(crate) fn is_exception(service: &ServiceFacts) -> bool {
+    service.mesh_disabled || service.kind == ServiceKind::External || service.selector.is_empty()
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A world in the making.
+    #[derive(Default)]
+    pub(crate) struct Draft(pub(crate) Seen);
+
+    impl Draft {
+        pub(crate) fn namespace(mut self, name: &str, inject: Inject, mode: Option<MtlsMode>) -> Self {
+            let facts = NamespaceFacts { uid: name.to_owned(), inject, mode, ..NamespaceFacts::default() };
+            self.0.namespaces.insert(Key::new("", name), Arc::new(facts));
+            self
+        }
+
+        pub(crate) fn service(
+            mut self,
+            namespace: &str,
+            name: &str,
+            change: impl FnOnce(&mut ServiceFacts),
+        ) -> Self {
+            let mut facts = ServiceFacts {
+                uid: format!("{namespace}-{name}"),
+                selector: [("app".to_owned(), name.to_owned())].into(),
+                ..ServiceFacts::default()
+            };
+            change(&mut facts);
+            self.0.services.insert(Key::new(namespace, name), Arc::new(facts));
+            self
+        }
+
+        /// A ready pod of the Service `app`, at `ip`.
+        pub(crate) fn pod(
+            mut self,
+            namespace: &str,
+            app: &str,
+            ip: &str,
+            injected: bool,
+            change: impl FnOnce(&mut PodFacts),
+        ) -> Self {
+            let mut facts = PodFacts {
+                uid: ip.to_owned(),
+                labels: [("app".to_owned(), app.to_owned()), ("tier".to_owned(), "any".to_owned())].into(),
+                ready: true,
+                injected,
+                ips: vec![ip.parse().unwrap()],
+                ..PodFacts::default()
+            };
+            change(&mut facts);
+            self.0.pods.insert(Key::new(namespace, format!("{app}-{ip}")), Arc::new(facts));
+            self
+        }
+
+        pub(crate) fn node(mut self, name: &str, cidr: &str) -> Self {
+            let facts = NodeFacts { pod_cidrs: vec![cidr.parse().unwrap()] };
+            self.0.nodes.insert(Key::new("", name), Arc::new(facts));
+            self
+        }
+
+        pub(crate) fn world(self) -> World {
+            World::new("weft-system", self.0)
+        }
+    }
+
+    pub(crate) fn no_change<T>(_: &mut T) {}
+
+    #[test]
+    fn labels_decide_who_participates_and_systems_never_do() {
+        let enabled = |pod: &mut PodFacts| pod.inject = Inject::Enabled;
+        let world = Draft::default()
+            .namespace("shop", Inject::Enabled, None)
+            .namespace("data", Inject::Unsaid, None)
+            .namespace("kept-out", Inject::Disabled, None)
+            .namespace("plain", Inject::Unsaid, None)
+            .namespace("kube-system", Inject::Enabled, None)
+            .namespace("weft-system", Inject::Enabled, None)
+            .pod("data", "db", "10.0.0.1", true, enabled)
+            .pod("kept-out", "x", "10.0.0.2", false, enabled)
+            .pod("plain", "x", "10.0.0.3", false, no_change)
+            .pod("kube-system", "x", "10.0.0.4", false, enabled)
+            // Of a namespace that is not known (yet).
+            .pod("gone", "x", "10.0.0.5", false, enabled)
+            .world();
+        assert_eq!(world.members.iter().map(String::as_str).collect::<Vec<_>>(), ["data", "shop"]);
+    }
+
+    #[test]
+    fn a_service_selects_by_all_its_labels_within_its_namespace() {
+        let both = |service: &mut ServiceFacts| {
+            service.selector.insert("tier".to_owned(), "any".to_owned());
+        };
+        let world = Draft::default()
+            .namespace("shop", Inject::Enabled, None)
+            .service("shop", "orders", both)
+            .service("shop", "nothing", |service| service.selector.clear())
+            .pod("shop", "orders", "10.0.0.1", true, no_change)
+            .pod("shop", "orders", "10.0.0.2", true, |pod| pod.finished = true)
+            .pod("shop", "other", "10.0.0.3", true, no_change)
+            .pod("data", "orders", "10.0.0.4", true, no_change)
+            .world();
+        let found = |name| {
+            let key = Key::new("shop", name);
+            let facts = Arc::clone(&world.seen.services[&key]);
+            world.pods_of(&key, &facts).iter().map(|pod| pod.uid.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(found("orders"), ["10.0.0.1"]);
+        assert!(found("nothing").is_empty());
+    }
+
+    #[test]
+    fn neighbouring_networks_are_joined() {
+        let world = Draft::default()
+            .node("b", "10.244.1.0/24")
+            .node("a", "10.244.0.0/24")
+            .node("c", "fd00:1::/64")
+            .world();
+        let cidrs: Vec<String> = world.pod_cidrs().iter().map(ToString::to_string).collect();
+        assert_eq!(cidrs, ["10.244.0.0/23", "fd00:1::/64"]);
+    }
+}

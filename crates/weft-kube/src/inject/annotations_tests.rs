@@ -1,0 +1,112 @@
+use serde_json::json;
+
+use super::super::settings::InjectSettings;
+use super::*;
+
+fn read(annotations: &[(&str, &str)]) -> (Asked, Vec<String>) {
+    let annotations: serde_json::Map<String, serde_json::Value> =
+        annotations.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
+    let pod = json!({"metadata": {"annotations": annotations}, "spec": {"containers": [{"name": "app"}]}});
+    let mut problems = Vec::new();
+    let asked = Asked::read(&Pod::read(&pod).unwrap(), &InjectSettings::new("weft").resources, &mut problems);
+    (asked, problems.iter().map(Problem::to_string).collect())
+}
+
+fn refused(name: &str, value: &str) -> String {
+    let (_, problems) = read(&[(name, value)]);
+    assert_eq!(problems.len(), 1, "{name}: {value:?}: {problems:?}");
+    problems.into_iter().next().unwrap_or_default()
+}
+
+#[test]
+fn every_annotation_is_read() {
+    let (asked, problems) = read(&[
+        (MODE, "strict"),
+        (SKIP_INBOUND, "22, 9000-9010,22"),
+        (SKIP_OUTBOUND, "25"),
+        (SKIP_CIDRS, "10.9.0.0/16,fd00::/8, 10.0.0.1"),
+        (OPAQUE, "3306,6000-6100"),
+        (LOG, "info,weft_proxy=debug"),
+        (CONFIG, "\n# a comment\n timeouts.connect = 2s\nmesh.namespaces=shop,data\n"),
+        (REWRITE_PROBES, "disabled"),
+        (CPU_REQUEST, "100m"),
+        (CPU_LIMIT, "1"),
+        (MEMORY_LIMIT, "1Gi"),
+        (INJECTED, "anything"),
+        ("example.com/other", "x"),
+    ]);
+    assert!(problems.is_empty(), "{problems:?}");
+    assert_eq!(asked.mode.as_deref(), Some("strict"));
+    assert_eq!((asked.skip_inbound.as_str(), asked.skip_outbound.as_str()), ("22,9000-9010", "25"));
+    assert_eq!(asked.skip_cidrs, "10.9.0.0/16,fd00::/8,10.0.0.1/32");
+    assert_eq!(asked.opaque, "3306,6000-6100");
+    assert_eq!(asked.log.as_deref(), Some("info,weft_proxy=debug"));
+    let sets = [("timeouts.connect", "2s"), ("mesh.namespaces", "shop,data")];
+    assert_eq!(asked.config, sets.map(|(field, value)| (field.to_owned(), value.to_owned())));
+    assert!(asked.keep_probes);
+    assert_eq!(asked.resources.requests["cpu"].as_str(), "100m");
+    assert_eq!(asked.resources.requests["memory"].as_str(), "24Mi");
+    assert_eq!(asked.resources.limits["memory"].as_str(), "1Gi");
+}
+
+#[test]
+fn values_that_cannot_be_read_name_annotation_value_and_cure() {
+    for (name, value, said) in [
+        (MODE, "Strict", "strict or permissive or disable"),
+        (MODE, "", "strict or permissive or disable"),
+        (SKIP_INBOUND, "80,http", "range such as 6000-6100"),
+        (SKIP_INBOUND, "80,", "range such as 6000-6100"),
+        (SKIP_INBOUND, "80:90", "range such as 6000-6100"),
+        (SKIP_OUTBOUND, "70000", "1 to 65535"),
+        (SKIP_OUTBOUND, "0", "1 to 65535"),
+        (SKIP_CIDRS, "10.0.0.5/24", "10.0.0.0/24"),
+        (SKIP_CIDRS, "10.0.0.0/33", "10.0.0.0/8"),
+        (OPAQUE, "9-8", "range such as"),
+        (LOG, "loud", "debug"),
+        (REWRITE_PROBES, "true", "enabled or disabled"),
+        (CPU_REQUEST, "100mm", "100m, 0.5"),
+        (MEMORY_LIMIT, "100000000500m", "thousandths"),
+        (MEMORY_REQUEST, "512Mi", "above the memory limit 256Mi"),
+        (CONFIG, "timeouts.connect", "field=value"),
+    ] {
+        let problem = refused(name, value);
+        assert!(problem.contains(name) && problem.contains(said), "{problem}");
+    }
+    assert!(refused(MODE, "Strict").contains("\"Strict\""));
+}
+
+#[test]
+fn what_the_proxy_would_refuse_is_refused_before_it_starts() {
+    for (value, said) in [
+        ("timeouts.connect=soon", "timeouts.connect"),
+        ("timeouts.conect=1s", "timeouts.conect"),
+        ("services=a", "services"),
+        ("inbound.mode=open", "inbound.mode"),
+        ("bind.inbound=1", "belongs to the injector"),
+        ("workload.name=other", "belongs to the injector"),
+        ("log=info\nlog=debug", "set above already"),
+    ] {
+        assert!(refused(CONFIG, value).contains(said), "{value}");
+    }
+    let (_, problems) = read(&[(CONFIG, "a=1\nb=2\ntimeouts.connect=1s")]);
+    assert_eq!(problems.len(), 2, "all mistakes at once: {problems:?}");
+}
+
+#[test]
+fn a_field_is_set_in_one_place_only() {
+    let (_, problems) = read(&[(MODE, "strict"), (CONFIG, "inbound.mode=permissive")]);
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].contains(MODE) && problems[0].contains("inbound.mode"), "{problems:?}");
+}
+
+#[test]
+fn unknown_annotations_are_refused_with_a_hint() {
+    assert!(
+        refused("weft.dev/skip-inbound-port", "80").contains("did you mean weft.dev/skip-inbound-ports?")
+    );
+    assert!(refused("weft.dev/inject", "true").contains("label"));
+    assert!(refused("weft.dev/mesh", "disabled").contains("Service"));
+    assert!(refused("weft.dev/whatever-this-is", "80").contains("there are: weft.dev/mode"));
+    let long = "x".repeat(10_000);
+    assert!(refused(MODE, &long).len() < 300);
+}

@@ -1,0 +1,152 @@
+//! The two containers and the volumes that are added.
+
+use serde_json::{Map, Value, json};
+
+use super::annotations::Asked;
+use super::pod::{INIT, PROXY};
+use super::probes::HEALTH_PORT;
+use super::settings::InjectSettings;
+use crate::PROXY_UID;
+
+const MESH: &str = "weft-mesh";
+const TOKEN: &str = "weft-token";
+const EMPTY: &str = "weft-empty";
+/// What the CA asks for, and how long a token is good: the kubelet renews it at four fifths.
+const AUDIENCE: &str = "weft-ca";
+const TOKEN_SECONDS: u32 = 3600;
+/// Where the API server mounts the pod's API token into every container that has nothing there.
+const API_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// `weft-init`.
+pub(crate) fn init(settings: &InjectSettings, asked: &Asked) -> Value {
+    let mut args = vec!["init".to_owned(), "--verify".to_owned(), format!("--proxy-uid={PROXY_UID}")];
+    let skipped = [
+        ("--exclude-inbound-ports", &asked.skip_inbound),
+        ("--exclude-outbound-ports", &asked.skip_outbound),
+        ("--exclude-outbound-cidrs", &asked.skip_cidrs),
+    ];
+    args.extend(
+        skipped.into_iter().filter(|(_, list)| !list.is_empty()).map(|(flag, list)| format!("{flag}={list}")),
+    );
+    json!({
+        "name": INIT,
+        "image": settings.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "args": args,
+        "resources": settings.init_resources,
+        "securityContext": {
+            "runAsUser": 0,
+            "runAsGroup": 0,
+            "runAsNonRoot": false,
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [no_api_token()],
+    })
+}
+
+/// `weft-proxy`; `probes` are those that it answers for.
+pub(crate) fn proxy(settings: &InjectSettings, asked: &Asked, probes: &Value, native: bool) -> Value {
+    let mut args = vec!["proxy".to_owned(), "--config=/etc/weft/weft.yaml".to_owned()];
+    args.extend(asked.config.iter().map(|(field, value)| literal(&format!("--set={field}={value}"))));
+    let ready = json!({"path": "/ready", "port": HEALTH_PORT});
+    let mut container = json!({
+        "name": PROXY,
+        "image": settings.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "args": args,
+        "env": env(asked, probes),
+        "ports": [
+            {"name": "weft-metrics", "containerPort": 15020, "protocol": "TCP"},
+            {"name": "weft-health", "containerPort": HEALTH_PORT, "protocol": "TCP"},
+        ],
+        "resources": asked.resources,
+        // The next container waits for this one: every second counts. Ten minutes without an identity, and the kubelet
+        // starts it anew.
+        "startupProbe": {"httpGet": ready, "periodSeconds": 1, "timeoutSeconds": 2, "failureThreshold": 600},
+        "readinessProbe": {"httpGet": ready, "periodSeconds": 5, "timeoutSeconds": 2, "failureThreshold": 3},
+        "securityContext": {
+            "runAsUser": PROXY_UID,
+            "runAsGroup": PROXY_UID,
+            "runAsNonRoot": true,
+            "allowPrivilegeEscalation": false,
+            "readOnlyRootFilesystem": true,
+            "capabilities": {"drop": ["ALL"]},
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": MESH, "mountPath": "/etc/weft", "readOnly": true},
+            {"name": TOKEN, "mountPath": "/var/run/secrets/weft", "readOnly": true},
+            no_api_token(),
+        ],
+    });
+    if let Some(container) = container.as_object_mut() {
+        if native {
+            container.insert("restartPolicy".to_owned(), json!("Always"));
+        } else {
+            // The kubelet starts the next container when this has returned.
+            let wait = json!({"postStart": {"exec": {"command": ["weft", "wait-ready"]}}});
+            container.insert("lifecycle".to_owned(), wait);
+        }
+    }
+    container
+}
+
+/// The API server would give its token to these containers as well, because they are there before it looks again
+/// (admission plugins run once more after a webhook's change). They have no use for it.
+fn no_api_token() -> Value {
+    json!({"name": EMPTY, "mountPath": API_TOKEN, "readOnly": true})
+}
+
+fn env(asked: &Asked, probes: &Value) -> Vec<Value> {
+    let field =
+        |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
+    let mut env = vec![
+        field("WEFT_WORKLOAD_NAME", "metadata.name"),
+        field("WEFT_WORKLOAD_NAMESPACE", "metadata.namespace"),
+        field("WEFT_WORKLOAD_SERVICE_ACCOUNT", "spec.serviceAccountName"),
+        field("WEFT_WORKLOAD_ADDRESSES", "status.podIPs"),
+    ];
+    let opaque = (!asked.opaque.is_empty()).then(|| asked.opaque.clone());
+    let probes = probes.as_array().is_some_and(|list| !list.is_empty()).then(|| probes.to_string());
+    let set = [
+        ("WEFT_INBOUND_MODE", asked.mode.clone()),
+        ("WEFT_INBOUND_OPAQUE_PORTS", opaque.clone()),
+        ("WEFT_OUTBOUND_OPAQUE_PORTS", opaque),
+        ("WEFT_LOG", asked.log.clone()),
+        ("WEFT_PROBES", probes),
+    ];
+    let set = set.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    env.extend(set.map(|(name, value)| json!({"name": name, "value": literal(&value)})));
+    env
+}
+
+/// Kubernetes puts variables in for `$(NAME)` in arguments and values, and reads `$$` as `$`.
+fn literal(text: &str) -> String {
+    text.replace('$', "$$")
+}
+
+/// The volumes.
+pub(crate) fn volumes() -> Vec<Value> {
+    let token = json!({"serviceAccountToken": {"audience": AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": "token"}});
+    vec![
+        json!({"name": MESH, "configMap": {"name": MESH}}),
+        json!({"name": TOKEN, "projected": {"sources": [token]}}),
+        json!({"name": EMPTY, "emptyDir": {}}),
+    ]
+}
+
+/// The value of the annotation `weft.dev/injected`.
+pub(crate) fn injected(settings: &InjectSettings, originals: Map<String, Value>) -> String {
+    let mut told = Map::new();
+    told.insert("version".to_owned(), json!(env!("CARGO_PKG_VERSION")));
+    told.insert("image".to_owned(), json!(settings.image));
+    if !originals.is_empty() {
+        told.insert("probes".to_owned(), Value::Object(originals));
+    }
+    Value::Object(told).to_string()
+}

@@ -1,0 +1,231 @@
+//! What is injected into a pod, as a pure function.
+//!
+//! The webhook and `weft inject` must never disagree, and what is done to a pod must be told from the pod and the
+//! settings alone: so everything is here, without a clock, a network or a cluster. The order is: is it left alone, is
+//! there anything in the way, and only then is anything changed; a refusal tells everything at once.
+//!
+//! | module | |
+//! |---|---|
+//! | `settings`, `quantity` | the `injector` section of `config.yaml` |
+//! | `pod` | a pod, as far as it is looked at |
+//! | `annotations` | `weft.dev/*` |
+//! | `refuse` | what cannot be injected |
+//! | `probes` | the application's probes, brought to the proxy |
+//! | `containers` | what is added |
+//! | `patch` | the difference as a JSON patch |
+//! | `workload` | where the pod is in a Deployment, a CronJob, ... |
+//! | `uninject` | all of it taken away again |
+//! | `stream` | files of manifests |
+
+mod annotations;
+mod containers;
+mod patch;
+mod pod;
+mod probes;
+mod problem;
+mod quantity;
+mod refuse;
+mod settings;
+mod stream;
+mod uninject;
+mod workload;
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+pub use annotations::{INJECT_LABEL, INJECTED, POD_ANNOTATIONS};
+pub use patch::patch;
+pub use problem::Problem;
+pub use quantity::Quantity;
+pub use settings::{InjectSettings, NativeSidecar, PullPolicy, Resources};
+pub use stream::{Done, Manifests, Mistake};
+pub use uninject::uninject;
+pub use workload::{Workload, workloads};
+
+use annotations::Asked;
+use pod::Pod;
+
+/// Namespaces that are never injected, whatever their labels: without them nothing else comes up. Weft's own is one more.
+pub const RESERVED_NAMESPACES: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
+const MIRROR: &str = "kubernetes.io/config.mirror";
+
+/// Who injects.
+#[derive(Clone, Debug)]
+pub struct Injector {
+    /// The `injector` section.
+    pub settings: InjectSettings,
+    /// Whether `weft-proxy` is a native sidecar: [`NativeSidecar::resolve`].
+    pub native: bool,
+    /// Weft's own namespace.
+    pub own_namespace: String,
+}
+
+/// The namespace of the pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its name; `None` where it is not known, as offline.
+    pub name: Option<String>,
+    /// Its labels; `None` where they are not known. Then only the pod's own label counts, and without that the pod is
+    /// injected: the API server asks only about pods that are to be, and `weft inject` is only run for such.
+    pub labels: Option<BTreeMap<String, String>>,
+}
+
+/// What became of a pod.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Outcome {
+    /// It stays as it is.
+    Skip(Skip),
+    /// It must not run like this.
+    Refuse(Vec<Problem>),
+    /// It is no pod: the place and what is wrong there.
+    Invalid(String),
+    /// It is injected.
+    Patched(Injected),
+}
+
+/// An injected pod.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Injected {
+    /// The whole object.
+    pub object: Value,
+    /// What its author should know.
+    pub warnings: Vec<String>,
+}
+
+/// Why a pod stays as it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Skip {
+    /// It has its sidecar.
+    Injected,
+    /// Neither its own label nor the namespace's asks for it.
+    NotAsked,
+    /// Its own label, or that of its namespace, is against it.
+    Disabled,
+    /// The namespace belongs to Kubernetes or to Weft.
+    Reserved,
+    /// It uses the node's network, which is not a pod's to capture.
+    HostNetwork,
+    /// A mirror of what a kubelet runs from a file; a change to it would change nothing.
+    Mirror,
+    /// There is no iptables.
+    Windows,
+}
+
+impl Skip {
+    /// One word for logs.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Injected => "injected already",
+            Self::NotAsked => "not asked for",
+            Self::Disabled => "disabled by label",
+            Self::Reserved => "reserved namespace",
+            Self::HostNetwork => "host network",
+            Self::Mirror => "mirror pod",
+            Self::Windows => "windows",
+        }
+    }
+}
+
+/// Injects `pod`: an object with `metadata` and `spec`, such as a Pod or the template of a Deployment.
+pub fn inject(pod: &Value, namespace: &Namespace, injector: &Injector) -> Outcome {
+    let read = match Pod::read(pod) {
+        Ok(read) => read,
+        Err(reason) => return Outcome::Invalid(reason),
+    };
+    if let Some(skip) = skip(&read, namespace, injector) {
+        return Outcome::Skip(skip);
+    }
+    let mut problems = Vec::new();
+    label(&read, &mut problems);
+    let asked = Asked::read(&read, &injector.settings.resources, &mut problems);
+    refuse::conflicts(&read, &mut problems);
+    refuse::pod_security(namespace, &mut problems);
+    let mut rewrites = probes::plan(&read, &mut problems);
+    if !problems.is_empty() {
+        return Outcome::Refuse(problems);
+    }
+    if asked.keep_probes {
+        rewrites.clear();
+    }
+    match build(pod, injector, &asked, &rewrites) {
+        Some(object) => Outcome::Patched(Injected { object, warnings: warnings(&read, injector) }),
+        // `Pod::read` has seen that each part is what it should be; this is for parts that it does not look at.
+        None => Outcome::Invalid("metadata or spec: a part of this is not of its type".to_owned()),
+    }
+}
+
+fn skip(pod: &Pod, namespace: &Namespace, injector: &Injector) -> Option<Skip> {
+    let reserved = |name: &str| RESERVED_NAMESPACES.contains(&name) || name == injector.own_namespace;
+    if namespace.name.as_deref().is_some_and(reserved) {
+        return Some(Skip::Reserved);
+    }
+    let of_namespace = namespace.labels.as_ref().map(|labels| labels.get(INJECT_LABEL).map(String::as_str));
+    let of_pod = pod.labels.get(INJECT_LABEL).map(String::as_str);
+    match (of_namespace, of_pod) {
+        (Some(Some("disabled")), _) | (_, Some("disabled")) => return Some(Skip::Disabled),
+        (Some(of_namespace), None) if of_namespace != Some("enabled") => return Some(Skip::NotAsked),
+        _ => {}
+    }
+    if pod.spec.host_network == Some(true) {
+        return Some(Skip::HostNetwork);
+    }
+    if pod.spec.os.as_ref().is_some_and(|os| os.name.eq_ignore_ascii_case("windows")) {
+        return Some(Skip::Windows);
+    }
+    if pod.annotations.contains_key(MIRROR) {
+        return Some(Skip::Mirror);
+    }
+    pod.is_injected().then_some(Skip::Injected)
+}
+
+/// A pod whose label cannot be read may have meant to stay out.
+fn label(pod: &Pod, problems: &mut Vec<Problem>) {
+    if let Some(value) = pod.labels.get(INJECT_LABEL).filter(|value| *value != "enabled") {
+        let what = format!("label {INJECT_LABEL}: {value:?}");
+        problems.push(Problem::new(what, "this value is not known", "write enabled or disabled"));
+    }
+}
+
+fn warnings(pod: &Pod, injector: &Injector) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if !injector.native && pod.owners.iter().any(|owner| owner.kind == "Job") {
+        warnings.push(
+            "weft: as a classic container the proxy does not end with the Job; it needs Kubernetes 1.29 to"
+                .to_owned(),
+        );
+    }
+    warnings
+}
+
+/// The pod with everything added. `None` where a part is not of its type.
+fn build(pod: &Value, injector: &Injector, asked: &Asked, rewrites: &[probes::Rewrite]) -> Option<Value> {
+    let settings = &injector.settings;
+    let mut injected = pod.clone();
+    let object = injected.as_object_mut()?;
+    let annotations = pod::object(pod::object(object, "metadata")?, "annotations")?;
+    annotations
+        .insert(INJECTED.to_owned(), json!(containers::injected(settings, probes::originals(rewrites))));
+    let spec = pod::object(object, "spec")?;
+    for list in ["initContainers", "containers"] {
+        if let Some(containers) = spec.get_mut(list).and_then(Value::as_array_mut) {
+            probes::apply(containers, rewrites);
+        }
+    }
+    let init = containers::init(settings, asked);
+    let proxy = containers::proxy(settings, asked, &probes::entries(rewrites), injector.native);
+    let inits = pod::list(spec, "initContainers")?;
+    if injector.native {
+        inits.splice(0..0, [init, proxy]);
+    } else {
+        // The proxy starts after all init containers: until then nothing may be captured.
+        inits.push(init);
+        pod::list(spec, "containers")?.insert(0, proxy);
+    }
+    pod::list(spec, "volumes")?.extend(containers::volumes());
+    Some(injected)
+}
+
+#[cfg(test)]
+#[path = "inject_tests.rs"]
+mod tests;

@@ -1,0 +1,288 @@
+//! Probes of the application, brought to the proxy.
+//!
+//! The kubelet has no certificate: under strict its plaintext would be refused, and a TCP probe would find the proxy's
+//! own listener open whatever became of the application. So the kubelet asks the proxy, which asks the application. What
+//! was there goes to the proxy in `WEFT_PROBES`, and into the annotation `weft.dev/injected` for the way back.
+
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::pod::{Container, Pod};
+use super::problem::Problem;
+use crate::OWN_PORTS;
+
+/// Where the proxy answers for probes.
+pub(crate) const HEALTH_PORT: u16 = 15021;
+/// The kubelet's default.
+const DEFAULT_TIMEOUT: i64 = 1;
+/// A hook has no timeout of its own. Before the container's stop the pod's grace period ends it; after its start nothing
+/// does, and this is long enough for what is waited for there.
+const POST_START_TIMEOUT: i64 = 300;
+const DEFAULT_GRACE: i64 = 30;
+/// The longest that the proxy takes.
+const LONGEST: i64 = 3600;
+/// The probes, by the last part of their path: and where they are in a container.
+pub(crate) const KINDS: [(&str, &[&str]); 5] = [
+    ("startup", &["startupProbe"]),
+    ("readiness", &["readinessProbe"]),
+    ("liveness", &["livenessProbe"]),
+    ("postStart", &["lifecycle", "postStart"]),
+    ("preStop", &["lifecycle", "preStop"]),
+];
+
+/// A probe that moves to the proxy.
+#[derive(Debug)]
+pub(crate) struct Rewrite {
+    container: String,
+    /// Where it is in its container.
+    place: &'static [&'static str],
+    /// `/probe/<container>/<kind>`.
+    path: String,
+    /// `httpGet`, `tcpSocket` or `grpc`.
+    handler: &'static str,
+    /// The handler as it was written.
+    original: Value,
+    /// What the proxy has to do.
+    entry: Value,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Port {
+    Number(u16),
+    Name(String),
+}
+
+#[derive(Deserialize)]
+struct Handler {
+    port: Port,
+    path: Option<String>,
+    scheme: Option<String>,
+    host: Option<String>,
+    service: Option<String>,
+}
+
+impl Handler {
+    /// The number, where there is one. A name that the container does not have stays a matter of the kubelet, which
+    /// tells it in its events.
+    fn port(&self, container: &Container) -> Option<u16> {
+        match &self.port {
+            Port::Number(port) => Some(*port),
+            // The kubelet takes a number in quotes as well.
+            Port::Name(name) => container.port(name).or_else(|| name.parse().ok()),
+        }
+        .filter(|port| *port != 0)
+    }
+
+    /// What the proxy has to do; `None` where there is no such thing.
+    fn entry(&self, handler: &str, port: u16) -> Option<(&'static str, Value)> {
+        Some(match handler {
+            "tcpSocket" => ("tcp", json!({"port": port})),
+            "grpc" => ("grpc", json!({"port": port, "service": self.service.as_deref().unwrap_or("")})),
+            _ => {
+                let scheme = self.scheme.as_deref().filter(|scheme| !scheme.is_empty()).unwrap_or("HTTP");
+                if !["HTTP", "HTTPS"].contains(&scheme) {
+                    return None;
+                }
+                let path = target(self.path.as_deref().unwrap_or(""));
+                ("http", json!({"port": port, "path": path, "scheme": scheme}))
+            }
+        })
+    }
+}
+
+/// The path as the kubelet would send it: from the root, without a fragment, and with what does not belong into a URL
+/// escaped.
+fn target(path: &str) -> String {
+    let path = path.split('#').next().unwrap_or("");
+    let mut target = String::from(if path.starts_with('/') { "" } else { "/" });
+    for byte in path.bytes() {
+        if byte.is_ascii_graphic() {
+            target.push(char::from(byte));
+        } else {
+            target.push_str(&format!("%{byte:02X}"));
+        }
+    }
+    target
+}
+
+/// The probes of `pod` that move. What is on a port of the proxy's is a problem.
+pub(crate) fn plan(pod: &Pod, problems: &mut Vec<Problem>) -> Vec<Rewrite> {
+    let mut rewrites = Vec::new();
+    for container in pod.all() {
+        for (kind, place) in KINDS {
+            let Some(probe) = probe_of(container, kind) else { continue };
+            let Some((handler, original)) = handler_of(probe, kind) else { continue };
+            let Ok(read) = Handler::deserialize(original) else { continue };
+            // Another host's answer is not this pod's business, nor is it changed by this pod's proxy.
+            if read.host.as_deref().is_some_and(|host| !host.is_empty()) {
+                continue;
+            }
+            let Some(port) = read.port(container) else { continue };
+            if OWN_PORTS.contains(&port) {
+                let what = format!("container {}: {} on port {port}", container.name, place.join("."));
+                problems.push(Problem::new(what, "Weft's proxy uses this port", super::refuse::OTHER_PORT));
+                continue;
+            }
+            let path = format!("/probe/{}/{kind}", container.name);
+            let Some((protocol, detail)) = read.entry(handler, port) else { continue };
+            let timeout = timeout(pod, probe, kind);
+            rewrites.push(Rewrite {
+                container: container.name.clone(),
+                place,
+                handler,
+                original: original.clone(),
+                entry: json!({"path": path, protocol: detail, "timeoutSeconds": timeout}),
+                path,
+            });
+        }
+    }
+    rewrites
+}
+
+fn probe_of<'a>(container: &'a Container, kind: &str) -> Option<&'a Map<String, Value>> {
+    let lifecycle = container.lifecycle.as_ref();
+    match kind {
+        "startup" => container.startup_probe.as_ref(),
+        "readiness" => container.readiness_probe.as_ref(),
+        "liveness" => container.liveness_probe.as_ref(),
+        "postStart" => lifecycle.and_then(|lifecycle| lifecycle.post_start.as_ref()),
+        _ => lifecycle.and_then(|lifecycle| lifecycle.pre_stop.as_ref()),
+    }
+}
+
+/// The one handler that moves. Two in one probe are a mistake that the API server tells; a `tcpSocket` hook has never
+/// worked.
+fn handler_of<'a>(probe: &'a Map<String, Value>, kind: &str) -> Option<(&'static str, &'a Value)> {
+    let hook = matches!(kind, "postStart" | "preStop");
+    let moving: &[&'static str] = if hook { &["httpGet"] } else { &["httpGet", "tcpSocket", "grpc"] };
+    let all = ["httpGet", "tcpSocket", "grpc", "exec", "sleep"];
+    let given = |name: &&str| probe.get(*name).is_some_and(|handler| !handler.is_null());
+    if all.iter().filter(|name| given(name)).count() != 1 {
+        return None;
+    }
+    moving.iter().find(|name| given(name)).and_then(|name| Some((*name, probe.get(*name)?)))
+}
+
+fn timeout(pod: &Pod, probe: &Map<String, Value>, kind: &str) -> i64 {
+    let seconds = match kind {
+        "postStart" => POST_START_TIMEOUT,
+        "preStop" => pod.spec.termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE),
+        _ => probe.get("timeoutSeconds").and_then(Value::as_i64).unwrap_or(DEFAULT_TIMEOUT),
+    };
+    seconds.clamp(1, LONGEST)
+}
+
+/// What the proxy is told: `WEFT_PROBES`.
+pub(crate) fn entries(rewrites: &[Rewrite]) -> Value {
+    rewrites.iter().map(|rewrite| rewrite.entry.clone()).collect()
+}
+
+/// What the annotation keeps: each handler as it was written, by its new path.
+pub(crate) fn originals(rewrites: &[Rewrite]) -> Map<String, Value> {
+    let kept = |rewrite: &Rewrite| (rewrite.path.clone(), json!({rewrite.handler: rewrite.original}));
+    rewrites.iter().map(kept).collect()
+}
+
+/// Points the probes of `containers` at the proxy.
+pub(crate) fn apply(containers: &mut [Value], rewrites: &[Rewrite]) {
+    for rewrite in rewrites {
+        let Some(container) =
+            containers.iter_mut().find(|c| super::pod::name_of(c) == Some(&rewrite.container))
+        else {
+            continue;
+        };
+        let probe = rewrite.place.iter().try_fold(container, |at, key| at.get_mut(*key));
+        let Some(probe) = probe.and_then(Value::as_object_mut) else { continue };
+        let mut moved = json!({"path": rewrite.path, "port": HEALTH_PORT});
+        if let (Some(headers), Some(moved)) = (rewrite.original.get("httpHeaders"), moved.as_object_mut()) {
+            moved.insert("httpHeaders".to_owned(), headers.clone());
+        }
+        probe.remove(rewrite.handler);
+        probe.insert("httpGet".to_owned(), moved);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pod(container: Value) -> Value {
+        json!({"spec": {"containers": [container]}})
+    }
+
+    /// The container with its probes moved, what the proxy is told, and the problems.
+    fn moved(container: &Value) -> (Value, Value, Vec<Problem>) {
+        let object = pod(container.clone());
+        let read = Pod::read(&object).unwrap();
+        let mut problems = Vec::new();
+        let rewrites = plan(&read, &mut problems);
+        let mut containers = vec![container.clone()];
+        apply(&mut containers, &rewrites);
+        (containers.remove(0), entries(&rewrites), problems)
+    }
+
+    #[test]
+    fn each_kind_of_probe_moves_and_keeps_timings_and_headers() {
+        let app = json!({
+            "name": "app",
+            "ports": [{"name": "http", "containerPort": 8080}, {"name": "grpc", "containerPort": 9000}],
+            "startupProbe": {"grpc": {"port": 9000}, "failureThreshold": 30},
+            "readinessProbe": {"httpGet": {"path": "/healthz", "port": "http", "httpHeaders": [{"name": "Host", "value": "a"}]}, "periodSeconds": 3, "timeoutSeconds": 2},
+            "livenessProbe": {"tcpSocket": {"port": "8080"}},
+            "lifecycle": {"postStart": {"httpGet": {"port": 8080, "scheme": "HTTPS", "path": "hello you?x=1#y"}}, "preStop": {"httpGet": {"port": "http", "path": "/bye"}}},
+        });
+        let (after, told, problems) = moved(&app);
+        assert!(problems.is_empty());
+        let at = |kind: &str| json!({"path": format!("/probe/app/{kind}"), "port": 15021});
+        assert_eq!(after["startupProbe"], json!({"httpGet": at("startup"), "failureThreshold": 30}));
+        let readiness = &after["readinessProbe"];
+        assert_eq!(readiness["httpGet"]["path"], "/probe/app/readiness");
+        assert_eq!(readiness["httpGet"]["httpHeaders"][0]["name"], "Host");
+        assert_eq!((&readiness["periodSeconds"], &readiness["timeoutSeconds"]), (&json!(3), &json!(2)));
+        assert_eq!(after["livenessProbe"], json!({"httpGet": at("liveness")}));
+        assert_eq!(
+            after["lifecycle"],
+            json!({"postStart": {"httpGet": at("postStart")}, "preStop": {"httpGet": at("preStop")}})
+        );
+        assert_eq!(
+            told,
+            json!([
+                {"path": "/probe/app/startup", "grpc": {"port": 9000, "service": ""}, "timeoutSeconds": 1},
+                {"path": "/probe/app/readiness", "http": {"port": 8080, "path": "/healthz", "scheme": "HTTP"}, "timeoutSeconds": 2},
+                {"path": "/probe/app/liveness", "tcp": {"port": 8080}, "timeoutSeconds": 1},
+                {"path": "/probe/app/postStart", "http": {"port": 8080, "path": "/hello%20you?x=1", "scheme": "HTTPS"}, "timeoutSeconds": 300},
+                {"path": "/probe/app/preStop", "http": {"port": 8080, "path": "/bye", "scheme": "HTTP"}, "timeoutSeconds": 30},
+            ])
+        );
+    }
+
+    #[test]
+    fn what_does_not_go_through_the_proxy_stays() {
+        for (probe, handler) in [
+            ("livenessProbe", json!({"exec": {"command": ["true"]}})),
+            ("livenessProbe", json!({"httpGet": {"port": 80, "host": "10.0.0.1"}})),
+            ("readinessProbe", json!({"tcpSocket": {"port": 80, "host": "db.example"}})),
+            ("readinessProbe", json!({"httpGet": {"port": "nowhere"}})),
+            ("readinessProbe", json!({"httpGet": {"port": 80}, "exec": {}})),
+            ("startupProbe", json!({"httpGet": {"port": true}})),
+            ("startupProbe", json!({"httpGet": {"port": 80, "scheme": "ftp"}})),
+            ("startupProbe", json!({})),
+            ("lifecycle", json!({"preStop": {"sleep": {"seconds": 5}}})),
+            ("lifecycle", json!({"preStop": {"tcpSocket": {"port": 80}}})),
+        ] {
+            let app = json!({"name": "app", probe: handler});
+            let (after, told, problems) = moved(&app);
+            assert_eq!((after, told, problems), (app, json!([]), vec![]));
+        }
+    }
+
+    #[test]
+    fn a_probe_on_a_port_of_the_proxy_is_a_problem() {
+        for port in OWN_PORTS {
+            let (_, _, problems) =
+                moved(&json!({"name": "app", "livenessProbe": {"tcpSocket": {"port": port}}}));
+            assert!(problems[0].to_string().contains(&port.to_string()), "{problems:?}");
+        }
+    }
+}

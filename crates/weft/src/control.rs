@@ -1,0 +1,110 @@
+//! `weft control`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use weft_kube::control::{Binds, Control, ControlConfig, ControlOptions, Part};
+use weft_telemetry::metrics::BuildInfo;
+
+use crate::log::{self, Format};
+
+/// How long what is in progress may take at the end. Signing takes milliseconds; a client that is slower asks again.
+const GRACE: Duration = Duration::from_secs(5);
+/// The client library writes an answer that it cannot read into its log, whole: here that could be a token or a key.
+const QUIET: &str = "kube_client::client=error";
+
+/// Run the parts of Weft that know of Kubernetes.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", default_value = "/etc/weft-control/config.yaml", env = "WEFT_CONFIG")]
+    config: PathBuf,
+    /// Run only these parts, separated by commas: ca.
+    #[arg(long, value_name = "PARTS", value_delimiter = ',')]
+    only: Vec<Part>,
+    /// Weft's own namespace; overrides the configuration.
+    #[arg(long, value_name = "NAMESPACE")]
+    namespace: Option<weft_core::Namespace>,
+    /// Where the CA listens; port 15012 of every address by default.
+    #[arg(long, value_name = "IP:PORT")]
+    bind_ca: Option<SocketAddr>,
+    /// Where /metrics is served; port 15020 of every address by default.
+    #[arg(long, value_name = "IP:PORT")]
+    bind_metrics: Option<SocketAddr>,
+    /// Where /live and /ready are served; port 15021 of every address by default.
+    #[arg(long, value_name = "IP:PORT")]
+    bind_health: Option<SocketAddr>,
+}
+
+pub(crate) fn run(args: &Args, log: Option<&str>, format: Format) -> ExitCode {
+    let env = std::env::var("WEFT_LOG").ok();
+    let directives = format!("{},{QUIET}", log.or(env.as_deref()).unwrap_or("info"));
+    if let Err(error) = log::start(&[Some(&directives)], format) {
+        return crate::usage(error);
+    }
+    let mut config = match ControlConfig::load(&args.config) {
+        Ok(config) => config,
+        Err(error) => return crate::usage(error),
+    };
+    if let Some(namespace) = &args.namespace {
+        config.namespace = namespace.clone();
+    }
+    match serve(args.options(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = %format!("{error:#}"), "control stopped");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Args {
+    fn options(&self, config: ControlConfig) -> ControlOptions {
+        let default = Binds::default();
+        ControlOptions {
+            config,
+            parts: if self.only.is_empty() { Part::ALL.into() } else { self.only.iter().copied().collect() },
+            binds: Binds {
+                ca: self.bind_ca.unwrap_or(default.ca),
+                metrics: self.bind_metrics.unwrap_or(default.metrics),
+                health: self.bind_health.unwrap_or(default.health),
+            },
+            build: BuildInfo {
+                version: env!("CARGO_PKG_VERSION"),
+                revision: crate::version::REVISION,
+                rustc: crate::version::RUSTC,
+            },
+        }
+    }
+}
+
+fn serve(options: ControlOptions) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (trigger, drain) = weft_core::drain();
+        let mut term = signal(SignalKind::terminate())?;
+        let mut int = signal(SignalKind::interrupt())?;
+        let stop = async {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+            tracing::info!("draining");
+            trigger.start(GRACE);
+            tokio::time::sleep(GRACE).await;
+            trigger.close();
+            std::future::pending::<()>().await;
+        };
+        let served = async {
+            let client = weft_kube::control::client().await?;
+            Control::bind(options, client).await?.serve(drain).await
+        };
+        tokio::select! {
+            result = served => Ok(result?),
+            () = stop => Ok(()),
+        }
+    })
+}
