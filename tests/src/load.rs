@@ -84,7 +84,7 @@ impl Report {
     }
 
     /// Adds what another client of the same load saw; latencies stay with whoever measured them.
-    pub(crate) fn join(&mut self, other: Self) {
+    pub fn join(&mut self, other: Self) {
         self.sent += other.sent;
         self.ok += other.ok;
         for (reason, count) in other.failed {

@@ -139,7 +139,8 @@ impl Shop {
     /// One connection for each request that is under way, kept for the next.
     async fn call_orders(&self, context: &HeaderMap) -> Result<String> {
         let request = || {
-            let mut request = Request::get("/orders/42").header("host", host(ORDERS.0)).body(Full::default())?;
+            let mut request =
+                Request::get("/orders/42").header("host", host(ORDERS.0)).body(Full::default())?;
             request.headers_mut().extend(context.clone());
             anyhow::Ok(request)
         };
@@ -255,8 +256,9 @@ fn host(service: &str) -> String {
 
 async fn connect((service, port): (&str, u16)) -> Result<TcpStream> {
     let host = host(service);
-    let stream =
-        TcpStream::connect((host.as_str(), port)).await.with_context(|| format!("connecting to {host}:{port}"))?;
+    let stream = TcpStream::connect((host.as_str(), port))
+        .await
+        .with_context(|| format!("connecting to {host}:{port}"))?;
     stream.set_nodelay(true).context("TCP_NODELAY")?;
     Ok(stream)
 }

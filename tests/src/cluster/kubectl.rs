@@ -136,7 +136,9 @@ impl Kubectl {
     /// # Errors
     /// It is not within a minute.
     pub fn wait_for(&self, namespace: &str, kind: &str, name: &str) -> Result<Value> {
-        eventually(&format!("{kind} {name} in {namespace}"), SOON, || Ok(self.get(namespace, kind, name).ok()))
+        eventually(&format!("{kind} {name} in {namespace}"), SOON, || {
+            Ok(self.get(namespace, kind, name).ok())
+        })
     }
 
     /// Forwards a free port of this machine to one of `target`, such as `pod/web-0` or `svc/web`.

@@ -148,7 +148,8 @@ impl Cluster {
         }
         for namespace in self.made() {
             // A story that failed has said what it has to say; the next does not wait for this.
-            let _ = self.kubectl.run(&["delete", "namespace", &namespace, "--wait=false", "--ignore-not-found"]);
+            let _ =
+                self.kubectl.run(&["delete", "namespace", &namespace, "--wait=false", "--ignore-not-found"]);
         }
     }
 }

@@ -33,7 +33,14 @@ impl Workload {
                 "terminationGracePeriodSeconds": 30, "containers": [],
             },
         });
-        Self { kind, name: name.to_owned(), replicas: 1, template, services: Vec::new(), annotations: Map::new() }
+        Self {
+            kind,
+            name: name.to_owned(),
+            replicas: 1,
+            template,
+            services: Vec::new(),
+            annotations: Map::new(),
+        }
     }
 
     /// A Deployment, which never has fewer pods than it should while it is rolled.
@@ -163,7 +170,10 @@ impl Workload {
 fn container(name: &str, words: &[&str]) -> Value {
     json!({
         "name": name, "image": APP_IMAGE, "imagePullPolicy": "Never", "args": words,
-        "env": [{ "name": "POD", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } }],
+        "env": [
+            { "name": "POD", "valueFrom": { "fieldRef": { "fieldPath": "metadata.name" } } },
+            { "name": "TESTAPP_LINGER_MS", "value": "2000" },
+        ],
         "securityContext": { "allowPrivilegeEscalation": false, "capabilities": { "drop": ["ALL"] } },
     })
 }
@@ -179,7 +189,8 @@ fn push(list: &mut Value, item: Value) {
 pub fn objects_of(workload: &Workload, namespace: &str) -> Vec<Value> {
     let Workload { kind, name, replicas, template, services, annotations } = workload;
     let account = &template["spec"]["serviceAccountName"];
-    let mut objects = vec![json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": account } })];
+    let mut objects =
+        vec![json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": { "name": account } })];
     objects.extend(services.iter().cloned());
     let metadata = json!({ "name": name, "labels": { "app": name }, "annotations": annotations });
     let selector = json!({ "matchLabels": { "app": name } });
@@ -194,9 +205,11 @@ pub fn objects_of(workload: &Workload, namespace: &str) -> Vec<Value> {
         "CronJob" => json!({ "apiVersion": "batch/v1", "kind": "CronJob", "metadata": metadata, "spec": {
             "schedule": "* * * * *", "jobTemplate": { "spec": job },
         }}),
-        "StatefulSet" => json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": metadata, "spec": {
-            "replicas": replicas, "selector": selector, "serviceName": name, "template": template,
-        }}),
+        "StatefulSet" => {
+            json!({ "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": metadata, "spec": {
+                "replicas": replicas, "selector": selector, "serviceName": name, "template": template,
+            }})
+        }
         _ => json!({ "apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": {
             "replicas": replicas, "selector": selector, "template": template,
             "strategy": { "rollingUpdate": { "maxUnavailable": 0, "maxSurge": 1 } },
@@ -221,14 +234,18 @@ mod tests {
         assert!(objects.iter().all(|object| object["metadata"]["namespace"] == "shop"));
         let spec = &objects[2]["spec"];
         assert_eq!(spec["replicas"], 2);
-        assert_eq!(spec["template"]["spec"]["containers"][0]["env"][1]["value"], "b");
+        assert_eq!(spec["template"]["spec"]["containers"][0]["env"][2]["value"], "b");
     }
 
     #[test]
     fn a_job_is_wrapped_for_cron() {
-        let object = objects_of(&Workload::cron_job("tick").container("app", &["get", "http://web"], |_| {}), "a");
+        let object =
+            objects_of(&Workload::cron_job("tick").container("app", &["get", "http://web"], |_| {}), "a");
         let template = &object[1]["spec"]["jobTemplate"]["spec"]["template"];
         assert_eq!(template["spec"]["restartPolicy"], "Never");
-        assert!(template["spec"]["containers"][0]["lifecycle"].is_null(), "a job has nobody who waits for its end");
+        assert!(
+            template["spec"]["containers"][0]["lifecycle"].is_null(),
+            "a job has nobody who waits for its end"
+        );
     }
 }
