@@ -38,8 +38,13 @@ pub(crate) fn run(args: &Args) -> ExitCode {
             eprintln!("weft: the proxy was not ready within {}: {why}", args.timeout);
             return ExitCode::FAILURE;
         }
-        std::thread::sleep(PAUSE);
+        pause();
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "there is one thread, and nothing else for it to do")]
+fn pause() {
+    std::thread::sleep(PAUSE);
 }
 
 /// One request by hand: a client library would be more than the question.
@@ -66,7 +71,7 @@ mod tests {
         std::thread::spawn(move || {
             for answer in answers {
                 let (mut stream, _) = listener.accept().unwrap();
-                stream.read(&mut [0; 512]).unwrap();
+                assert!(stream.read(&mut [0; 512]).unwrap() > 0);
                 stream.write_all(answer.as_bytes()).unwrap();
             }
         });

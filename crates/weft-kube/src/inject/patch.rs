@@ -38,7 +38,7 @@ fn object(
         match before.get(key) {
             Some(before) => value(&below(at, key), before, after, into),
             None => {
-                into.push(PatchOperation::Add(AddOperation { path: below(at, key), value: after.clone() }))
+                into.push(PatchOperation::Add(AddOperation { path: below(at, key), value: after.clone() }));
             }
         }
     }

@@ -207,13 +207,13 @@ pub(crate) fn apply(containers: &mut [Value], rewrites: &[Rewrite]) {
 mod tests {
     use super::*;
 
-    fn pod(container: Value) -> Value {
+    fn pod(container: &Value) -> Value {
         json!({"spec": {"containers": [container]}})
     }
 
     /// The container with its probes moved, what the proxy is told, and the problems.
     fn moved(container: &Value) -> (Value, Value, Vec<Problem>) {
-        let object = pod(container.clone());
+        let object = pod(container);
         let read = Pod::read(&object).unwrap();
         let mut problems = Vec::new();
         let rewrites = plan(&read, &mut problems);

@@ -71,7 +71,8 @@ pub struct Webhook {
 /// # Errors
 /// [`KubeError::Listen`] and [`KubeError::Serving`] at the start; later failures are logged.
 pub async fn run(options: WebhookOptions, drain: Drain) -> Result<(), KubeError> {
-    Webhook::bind(options).await?.serve(drain).await;
+    let webhook = Webhook::bind(options).await?;
+    Box::pin(webhook.serve(drain)).await;
     Ok(())
 }
 
@@ -125,7 +126,7 @@ async fn forever(work: Option<impl Future<Output = ()>>) {
     if let Some(work) = work {
         work.await;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Takes connections until the drain begins, and returns when all are done.

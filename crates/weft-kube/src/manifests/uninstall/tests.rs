@@ -75,7 +75,7 @@ fn client(server: &Shared) -> Client {
     Client::new(service, "default")
 }
 
-fn put(server: &Shared, path: &str, by: &str, extra: Value) {
+fn put(server: &Shared, path: &str, by: &str, extra: &Value) {
     let parts: Vec<&str> = path.split('/').collect();
     let namespace =
         path.split("/namespaces/").nth(1).and_then(|rest| rest.split_once('/')).map(|(name, _)| name);
@@ -107,17 +107,17 @@ fn installed(by: &str) -> Shared {
         &format!("{NS}/services/weft-ca"),
         "/apis/rbac.authorization.k8s.io/v1/clusterroles/weft-control",
     ] {
-        put(&server, path, by, json!({}));
+        put(&server, path, by, &json!({}));
     }
     for path in [&format!("{NS}/secrets/weft-ca"), "/api/v1/namespaces/shop/configmaps/weft-mesh"] {
-        put(&server, path, "weft", json!({}));
+        put(&server, path, "weft", &json!({}));
     }
-    put(&server, "/api/v1/namespaces/shop/configmaps/other", "weft", json!({}));
+    put(&server, "/api/v1/namespaces/shop/configmaps/other", "weft", &json!({}));
     let twin = json!({"labels": {"weft.dev/twin-of": "web"}});
-    put(&server, "/api/v1/namespaces/shop/services/web-endpoints", "weft", twin);
-    put(&server, "/api/v1/namespaces/shop/services/web", "somebody", json!({}));
+    put(&server, "/api/v1/namespaces/shop/services/web-endpoints", "weft", &twin);
+    put(&server, "/api/v1/namespaces/shop/services/web", "somebody", &json!({}));
     let control = json!({"spec": {"containers": [{"name": "weft-control"}]}});
-    put(&server, &format!("{NS}/pods/weft-control-1"), "weft", control);
+    put(&server, &format!("{NS}/pods/weft-control-1"), "weft", &control);
     server
 }
 
@@ -185,7 +185,7 @@ async fn pods_with_a_sidecar_are_named() {
     let classic = json!({"spec": {"containers": [container("weft-proxy"), container("app")], "initContainers": [container("weft-init")]}});
     let neither = json!({"spec": {"containers": [container("weft-proxy")]}});
     for (name, spec) in [("b-native", native), ("a-classic", classic), ("c-neither", neither)] {
-        put(&server, &format!("/api/v1/namespaces/shop/pods/{name}"), "x", spec);
+        put(&server, &format!("/api/v1/namespaces/shop/pods/{name}"), "x", &spec);
     }
     let survey = all().survey(&client(&server)).await.unwrap();
     assert_eq!(survey.injected, ["shop/a-classic", "shop/b-native"]);
