@@ -60,11 +60,6 @@ fn run() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
     let mut words = std::env::args().skip(1);
     match std::env::args().nth(1).as_deref() {
-        Some("collector-binary") => {
-            let binary = crate::collector_binary(|text| report(text))?;
-            std::io::Write::write_all(&mut std::io::stdout(), format!("{}\n", binary.display()).as_bytes())
-                .context("standard output")
-        }
         Some("load") => runtime.block_on(load::load(words.skip(1))),
         Some("get") => runtime.block_on(load::get(words.skip(1))),
         _ => runtime.block_on(serve(parse(&mut words)?)),

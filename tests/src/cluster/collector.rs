@@ -53,6 +53,8 @@ impl<'a> OtelCollector<'a> {
                     { "name": "reports", "mountPath": REPORTS }, { "name": "config", "mountPath": "/etc/otelcol" },
                 ]);
                 container["lifecycle"] = json!(null);
+                // The directory of the node is root's.
+                container["securityContext"] = json!({ "runAsUser": 0 });
             })
             .edit(|pod| {
                 pod["spec"]["volumes"] = json!([

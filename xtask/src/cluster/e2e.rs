@@ -45,17 +45,16 @@ pub(crate) struct Options {
 /// The image under test, and the same program under another version.
 const IMAGE: &str = "docker.io/weft-test/weft:a";
 const NEXT_IMAGE: &str = "docker.io/weft-test/weft:b";
-/// The others are named in `tests/src/cluster/mod.rs`.
+/// It is named in `tests/src/cluster/mod.rs`.
 const APP: &str = "docker.io/weft-test/testapp:1";
-const COLLECTOR: &str = "docker.io/weft-test/otelcol:1";
 
 /// Runs the command.
 pub(super) fn run(name: &str, options: &Options) -> Result<ExitCode> {
     needs()?;
     setup::ensure("cargo xtask cluster e2e", &[setup::PODS, setup::STORIES, setup::DIST])?;
-    // As `cargo xtask test` builds them: the same features, so nothing is compiled twice.
     cargo::build(Profile::Debug, &["-p", "weft"])?;
-    cargo::build(Profile::Debug, &["-p", "weft-testbed", "--bins"])?;
+    // With the tests, whose features of shared dependencies they have: nothing is compiled twice.
+    cargo::build(Profile::Debug, &["-p", "weft-testbed", "--bins", "--test", "cluster"])?;
     let weft = match &options.binary {
         Some(binary) => std::path::absolute(binary)?,
         None => cargo::binary(Profile::Debug, "weft")?,
@@ -81,17 +80,13 @@ fn load(name: &str, layout: &Layout, weft: &Path) -> Result<()> {
     let app = work.path().join("testapp.tar");
     application(&cargo::binary(Profile::Debug, "weft-testapp")?)?.fast().write(&app, APP)?;
     archives.push(app);
-    let collector = work.path().join("otelcol.tar");
-    let program = read(&collector_binary()?)?;
-    let image = Image::new().file("/otelcol", program, 0o755).entrypoint(&["/otelcol"]);
-    image.fast().write(&collector, COLLECTOR)?;
-    archives.push(collector);
     let _lock = layout.lock()?;
     let cluster = open(name, layout.clone())?;
     for archive in &archives {
         images::load(&cluster, archive)?;
     }
-    println!("loaded {IMAGE}, {NEXT_IMAGE}, {APP} and {COLLECTOR}");
+    images::collector(&cluster)?;
+    println!("loaded {IMAGE}, {NEXT_IMAGE}, {APP} and {}", images::COLLECTOR);
     Ok(())
 }
 
@@ -127,12 +122,6 @@ fn application(testapp: &Path) -> Result<Image> {
 
 fn read(file: &Path) -> Result<Vec<u8>> {
     fs::read(file).with_context(|| format!("cannot read {}", file.display()))
-}
-
-/// The collector that the test bed builds and keeps.
-fn collector_binary() -> Result<PathBuf> {
-    let testapp = cargo::binary(Profile::Debug, "weft-testapp")?;
-    Ok(process::text(Command::new(testapp).arg("collector-binary"))?.trim().into())
 }
 
 fn stories(layout: &Layout, weft: &Path, options: &Options) -> Result<bool> {
