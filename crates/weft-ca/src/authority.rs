@@ -30,6 +30,26 @@ struct Inner {
     bundle: watch::Sender<TrustBundle>,
 }
 
+/// Tells of each change of an [`Authority`]: of its bundle, and of what it signs with.
+#[derive(Debug)]
+pub struct AuthorityWatch {
+    signer: watch::Receiver<Arc<Signer>>,
+    bundle: watch::Receiver<TrustBundle>,
+}
+
+impl AuthorityWatch {
+    /// Resolves when there was a change since the last call, or since the watch was made. Nothing is lost by dropping it
+    /// half-way.
+    pub async fn changed(&mut self) {
+        tokio::select! {
+            Ok(()) = self.signer.changed() => {}
+            Ok(()) = self.bundle.changed() => {}
+            // The authority is gone, and with it all change.
+            else => std::future::pending().await,
+        }
+    }
+}
+
 /// A certificate for a TLS server that is known by DNS names, with its key.
 #[derive(Debug)]
 pub struct ServerCertificate {
@@ -124,6 +144,11 @@ impl Authority {
     /// Tells of each change of the bundle.
     pub fn watch_bundle(&self) -> watch::Receiver<TrustBundle> {
         self.0.bundle.subscribe()
+    }
+
+    /// Tells of each change of what is signed with or trusted.
+    pub fn watch(&self) -> AuthorityWatch {
+        AuthorityWatch { signer: self.0.signer.subscribe(), bundle: self.0.bundle.subscribe() }
     }
 
     /// The end of the certificate that leaves are signed with.

@@ -35,7 +35,7 @@ mod tokens;
 mod watchers;
 mod yaml;
 
-pub use authority::{Authority, ServerCertificate};
+pub use authority::{Authority, AuthorityWatch, ServerCertificate};
 pub use config::{CaConfig, Lifetimes, RootSource};
 pub use credential::{Credentials, PodRef, Proof, Proving, Unproven};
 pub use error::CaError;

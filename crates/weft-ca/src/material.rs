@@ -103,6 +103,12 @@ pub(crate) fn bundle(pem: &RootPem, names: &Names) -> Result<TrustBundle, CaErro
     TrustBundle::from_pem(pem.bundle.as_bytes()).map_err(|error| CaError::file(&names.bundle, error))
 }
 
+impl fmt::Debug for Signer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Signer").field("subject", &self.subject).finish_non_exhaustive()
+    }
+}
+
 impl Signer {
     /// Checks certificate and key, and that peers who trust `bundle` would accept what they sign.
     pub(crate) fn new(

@@ -12,10 +12,14 @@
 //! | `backend` | which iptables: legacy or nft, and the machine's capabilities |
 //! | `install` | write, check, remove |
 //! | `probe` | the self-test |
+//! | [`control`] | `weft control`: the parts that know of Kubernetes, put together |
+//! | [`credentials`] | the CA's: whose token it is, and where the root is kept |
 //! | [`controller`] | membership, twins and modes, kept as the cluster's pods and Services ask for |
+//! | [`check`], [`status`] | what people ask of a mesh that runs; `scrape` and `view` are their eyes |
 //! | `manifests` | the objects of an installation, and their removal |
 
 mod backend;
+pub mod check;
 mod config;
 pub mod control;
 pub mod controller;
@@ -26,10 +30,14 @@ mod install;
 pub mod manifests;
 mod probe;
 mod rules;
+pub mod scrape;
+pub mod status;
+pub(crate) mod view;
 pub mod webhook;
 
 pub use backend::{Backend, BackendChoice, Families};
 pub use config::{Family, InterceptConfig, OWN_PORTS, PROXY_UID, PortRange};
 pub use error::KubeError;
 pub use install::{Host, Report, install, remove, verify_installed};
+pub use kube::Client;
 pub use probe::verify;

@@ -96,7 +96,7 @@ proxy:
     resource: {"deployment.environment": "yes"}
   outbound: {opaquePorts: [3306, "6000-6100"]}
   timeouts: {connect: 1s, request: none}
-  numbers: {one: 1.0, small: 0.25, negative: -3, list: [[1], {a: null}]}
+  services: [{name: db.example, port: 5432, endpoints: ["192.0.2.7:5432", "[2001:db8::7]:5432"], protocol: opaque}]
 "#],
         sets: &[],
     },
@@ -105,7 +105,7 @@ proxy:
         namespace: "weft-system",
         files: &[
             "control: {resources: {limits: null}, replicas: 3}\nimage: {tag: a}\n",
-            "image: {tag: b}\ninjector: {resources: {requests: null, limits: {cpu: 500m}}}\n",
+            "image: {tag: b}\ninjector: {resources: {requests: null, limits: {cpu: 500m}}}\nproxy: {telemetry: {tracing: {endpoint: 'http://a:4317', sampling: 1.0}}}\n",
             "# nothing\n",
             "networkPolicy: {enabled: yes}\npodDisruptionBudget: {enabled: off}\n",
         ],

@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// The configuration file.
     #[arg(long, value_name = "FILE", default_value = "/etc/weft-control/config.yaml", env = "WEFT_CONFIG")]
     config: PathBuf,
-    /// Run only these parts, separated by commas: ca.
+    /// Run only these parts, separated by commas: ca, injector, controller.
     #[arg(long, value_name = "PARTS", value_delimiter = ',')]
     only: Vec<Part>,
     /// Weft's own namespace; overrides the configuration.
@@ -31,6 +31,9 @@ pub(crate) struct Args {
     /// Where the CA listens; port 15012 of every address by default.
     #[arg(long, value_name = "IP:PORT")]
     bind_ca: Option<SocketAddr>,
+    /// Where the injector listens; port 15443 of every address by default.
+    #[arg(long, value_name = "IP:PORT")]
+    bind_injector: Option<SocketAddr>,
     /// Where /metrics is served; port 15020 of every address by default.
     #[arg(long, value_name = "IP:PORT")]
     bind_metrics: Option<SocketAddr>,
@@ -66,9 +69,12 @@ impl Args {
         let default = Binds::default();
         ControlOptions {
             config,
+            file: Some(self.config.clone()),
+            replica: replica(),
             parts: if self.only.is_empty() { Part::ALL.into() } else { self.only.iter().copied().collect() },
             binds: Binds {
                 ca: self.bind_ca.unwrap_or(default.ca),
+                injector: self.bind_injector.unwrap_or(default.injector),
                 metrics: self.bind_metrics.unwrap_or(default.metrics),
                 health: self.bind_health.unwrap_or(default.health),
             },
@@ -79,6 +85,12 @@ impl Args {
             },
         }
     }
+}
+
+/// The pod's name, by which the Lease of the leader is held; the host's elsewhere.
+fn replica() -> String {
+    let name = std::env::var("POD_NAME").or_else(|_| std::fs::read_to_string("/proc/sys/kernel/hostname"));
+    name.map_or_else(|_| std::process::id().to_string(), |name| name.trim().to_owned())
 }
 
 fn serve(options: ControlOptions) -> anyhow::Result<()> {

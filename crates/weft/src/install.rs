@@ -189,7 +189,7 @@ fn running(survey: &Survey) -> String {
     let more = survey.injected.len().saturating_sub(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     format!(
-        "{} pods have a sidecar, which needs the CA: {}{more}.\n\
+        "pods that run with a sidecar, which needs the CA: {} ({}{more}).\n\
          Take the label weft.dev/inject off their namespaces (or set it to disabled on the pods) and restart their workloads, \
          or give --force: they then go on until their certificates end",
         survey.injected.len(),
@@ -244,7 +244,9 @@ mod tests {
         let injected = (0..12).map(|i| format!("shop/web-{i}")).collect();
         let said = running(&Survey { injected, removals: Vec::new(), own_namespace: false });
         assert!(
-            said.starts_with("12 pods") && said.contains("shop/web-9 and 2 more") && said.contains("--force"),
+            said.contains("the CA: 12 (shop/web-0,")
+                && said.contains("shop/web-9 and 2 more")
+                && said.contains("--force"),
             "{said}"
         );
     }

@@ -1,13 +1,17 @@
 //! The `weft` binary: one module per subcommand, wiring only.
 
 mod alloc;
+mod ask;
 mod ca;
+mod certs;
+mod check;
 mod control;
 mod init;
 mod inject;
 mod install;
 mod log;
 mod proxy;
+mod status;
 mod style;
 mod version;
 mod wait_ready;
@@ -52,6 +56,12 @@ enum Command {
     Install(install::InstallArgs),
     /// Remove an installation on Kubernetes, with everything that it made in the cluster.
     Uninstall(install::UninstallArgs),
+    /// Check whether Weft can be installed, or whether it and its mesh are well.
+    Check(check::Args),
+    /// Tell what the workloads of the mesh do, without Prometheus.
+    Status(status::Args),
+    /// Tell the certificates and trust bundles of the sidecars.
+    Certs(certs::Args),
     /// Tell the version.
     Version,
 }
@@ -68,6 +78,9 @@ fn main() -> ExitCode {
         Command::Uninject(args) => inject::uninject(&args),
         Command::Install(args) => install::install(&args),
         Command::Uninstall(args) => install::uninstall(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Status(args) => status::run(&args),
+        Command::Certs(args) => certs::run(&args),
         Command::Version => version::run(),
     }
 }

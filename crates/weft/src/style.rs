@@ -20,6 +20,8 @@ pub(crate) enum Tone {
     Strong,
     /// Beside the point.
     Faint,
+    /// As it is.
+    Plain,
 }
 
 /// Whether to colour.
@@ -30,7 +32,6 @@ pub(crate) struct Style {
 
 impl Style {
     /// For standard output.
-    #[allow(dead_code, reason = "for commands whose report goes there")]
     pub(crate) fn stdout() -> Self {
         Self::new(std::io::stdout().is_terminal())
     }
@@ -38,6 +39,12 @@ impl Style {
     /// For standard error.
     pub(crate) fn stderr() -> Self {
         Self::new(std::io::stderr().is_terminal())
+    }
+
+    /// Without colour.
+    #[cfg(test)]
+    pub(crate) fn plain() -> Self {
+        Self { colour: false }
     }
 
     fn new(terminal: bool) -> Self {
@@ -63,7 +70,7 @@ impl<T: Display> Display for Painted<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // ECMA-48 SGR.
         let code = match self.tone {
-            None => return self.text.fmt(f),
+            None | Some(Tone::Plain) => return self.text.fmt(f),
             Some(Tone::Good) => "32",
             Some(Tone::Warning) => "33",
             Some(Tone::Bad) => "31",

@@ -18,7 +18,7 @@ use tokio::task::AbortHandle;
 use weft_core::{Drain, DrainPhase};
 use weft_telemetry::Registry;
 
-use crate::KubeError;
+use crate::{KubeError, controller};
 
 /// How long a request head may take, and how long a connection may stay without one.
 const HEAD_READ: Duration = Duration::from_secs(10);
@@ -76,6 +76,7 @@ impl PartReadiness {
 pub(super) struct Pages {
     pub(super) registry: Registry,
     pub(super) readiness: Readiness,
+    pub(super) controller: Option<Arc<controller::Metrics>>,
     pub(super) drain: Drain,
 }
 
@@ -107,6 +108,9 @@ async fn ready(State(pages): State<Pages>) -> Response {
 async fn text(State(pages): State<Pages>) -> Response {
     let mut text = String::with_capacity(16 * 1024);
     pages.registry.encode(&mut text);
+    if let Some(controller) = &pages.controller {
+        controller.render(&mut text);
+    }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 

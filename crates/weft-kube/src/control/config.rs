@@ -5,41 +5,35 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
-use weft_core::{MtlsMode, Namespace, TrustDomain};
+use weft_core::{DnsName, Namespace, TrustDomain};
 
 use crate::KubeError;
+use crate::controller::{MeshSettings, ProxySection, Settings};
+use crate::inject::InjectSettings;
 
 /// Where Weft is installed unless told otherwise.
 const NAMESPACE: &str = "weft-system";
 
-/// Sections of `weft.yaml` that are the controller's own; `proxy` may not set them.
-const RESERVED: [(&str, &str); 3] = [
-    ("identity", "it follows from trustDomain and the CA's address"),
-    ("mesh", "the controller writes it"),
-    ("inbound.mode", "set the annotation weft.dev/mode on the namespace or the pod"),
-];
-
 /// Everything `weft control` can be told. Fields have the names of the file, in Rust's spelling.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ControlConfig {
     /// `trustDomain`, default `weft.local`: the mesh that the CA vouches for.
     pub trust_domain: TrustDomain,
     /// `clusterDomain`, default `cluster.local`: the suffix of the cluster's DNS names.
-    pub cluster_domain: String,
+    pub cluster_domain: DnsName,
     /// `namespace`: Weft's own. By default the one it runs in (`POD_NAMESPACE`), else `weft-system`.
     pub namespace: Namespace,
     /// `ca`: lifetimes.
     pub ca: CaSettings,
     /// `injector`: what is put into pods. Only the injector needs it.
-    pub injector: Option<InjectorSettings>,
+    pub injector: Option<InjectSettings>,
     /// `mesh`: addresses that are in the mesh without a name.
     pub mesh: MeshSettings,
-    /// `proxy`: merged into every `weft.yaml`; an object, without `identity`, `mesh` and `inbound.mode`.
-    pub proxy: serde_json::Map<String, serde_json::Value>,
+    /// `proxy`: merged into every `weft.yaml`.
+    pub proxy: ProxySection,
 }
 
 /// The `ca` section.
@@ -49,23 +43,6 @@ pub struct CaSettings {
     pub leaf_lifetime: Duration,
     /// `rootLifetime`, default 10 years: the life of a root that is made.
     pub root_lifetime: Duration,
-}
-
-/// The `injector` section.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct InjectorSettings {
-    /// `image` of `weft-init` and `weft-proxy`.
-    pub image: String,
-}
-
-/// The `mesh` section.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct MeshSettings {
-    /// `podCidrs`: networks of pods; empty means those of the nodes.
-    pub pod_cidrs: Vec<IpNet>,
-    /// `podCidrMode`, default permissive: towards pods that are dialed by address.
-    pub pod_cidr_mode: MtlsMode,
 }
 
 #[derive(Deserialize)]
@@ -78,10 +55,10 @@ struct Raw {
     namespace: Option<Namespace>,
     #[serde(default)]
     ca: RawCa,
-    injector: Option<InjectorSettings>,
+    injector: Option<Spanned<InjectSettings>>,
     #[serde(default)]
-    mesh: RawMesh,
-    proxy: Option<Spanned<serde_json::Map<String, serde_json::Value>>>,
+    mesh: MeshSettings,
+    proxy: Option<Spanned<ProxySection>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -89,14 +66,6 @@ struct Raw {
 struct RawCa {
     leaf_lifetime: Option<Spanned<String>>,
     root_lifetime: Option<Spanned<String>>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-struct RawMesh {
-    #[serde(default)]
-    pod_cidrs: Vec<IpNet>,
-    pod_cidr_mode: Option<MtlsMode>,
 }
 
 impl ControlConfig {
@@ -124,7 +93,8 @@ impl ControlConfig {
                 .map_err(|error| mistake(path, None, "namespace", format!("POD_NAMESPACE: {error}")))?,
             (None, None) => known(NAMESPACE, path)?,
         };
-        Ok(Self {
+        let proxy_line = raw.proxy.as_ref().map(|proxy| proxy.defined.line());
+        let config = Self {
             trust_domain: match raw.trust_domain {
                 Some(domain) => domain,
                 None => known("weft.local", path)?,
@@ -132,18 +102,40 @@ impl ControlConfig {
             cluster_domain: cluster_domain(path, raw.cluster_domain)?,
             namespace,
             ca: raw.ca.check(path)?,
-            injector: raw.injector,
-            mesh: MeshSettings {
-                pod_cidrs: raw.mesh.pod_cidrs,
-                pod_cidr_mode: raw.mesh.pod_cidr_mode.unwrap_or(MtlsMode::Permissive),
-            },
-            proxy: proxy(path, raw.proxy)?,
-        })
+            injector: injector(path, raw.injector)?,
+            mesh: raw.mesh,
+            proxy: raw.proxy.map(|proxy| proxy.value).unwrap_or_default(),
+        };
+        // A mistake in `proxy` would reach every proxy of the mesh: it is judged by their own reader.
+        config.settings().check().map_err(|error| {
+            let reason = error.to_string();
+            mistake(path, proxy_line, "proxy", reason.strip_prefix("config.yaml: ").unwrap_or(&reason))
+        })?;
+        Ok(config)
     }
 
-    /// Where proxies find the CA, `host:port`.
-    pub fn ca_address(&self) -> String {
-        format!("weft-ca.{}.svc.{}:15012", self.namespace, self.cluster_domain)
+    /// What of it concerns the controller.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            trust_domain: self.trust_domain.clone(),
+            cluster_domain: self.cluster_domain.clone(),
+            namespace: self.namespace.clone(),
+            mesh: self.mesh.clone(),
+            proxy: self.proxy.clone(),
+        }
+    }
+
+    /// Takes what can change while it runs (`mesh`, `proxy`) from `new`. Returns the names of the other
+    /// fields that differ: those wait for a restart.
+    pub(super) fn follow(&self, new: Self) -> (Self, Vec<&'static str>) {
+        let differing = [
+            ("trustDomain", self.trust_domain != new.trust_domain),
+            ("clusterDomain", self.cluster_domain != new.cluster_domain),
+            ("ca", self.ca != new.ca),
+            ("injector", self.injector != new.injector),
+        ];
+        let waiting = differing.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
+        (Self { mesh: new.mesh, proxy: new.proxy, ..self.clone() }, waiting)
     }
 }
 
@@ -173,33 +165,17 @@ fn duration(
     })
 }
 
-fn cluster_domain(path: &Path, raw: Option<Spanned<String>>) -> Result<String, KubeError> {
-    let Some(raw) = raw else { return Ok("cluster.local".to_owned()) };
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-    };
-    if raw.value.len() > 253 || !raw.value.split('.').all(label) {
-        let reason = "is not a DNS name in lower case without a dot at the end, such as cluster.local";
-        return Err(mistake(path, Some(raw.defined.line()), "clusterDomain", reason));
+fn injector(path: &Path, raw: Option<Spanned<InjectSettings>>) -> Result<Option<InjectSettings>, KubeError> {
+    let Some(raw) = raw else { return Ok(None) };
+    match raw.value.problems().as_slice() {
+        [] => Ok(Some(raw.value)),
+        problems => Err(mistake(path, Some(raw.defined.line()), "injector", problems.join("; "))),
     }
-    Ok(raw.value)
 }
 
-fn proxy(
-    path: &Path,
-    raw: Option<Spanned<serde_json::Map<String, serde_json::Value>>>,
-) -> Result<serde_json::Map<String, serde_json::Value>, KubeError> {
-    let Some(raw) = raw else { return Ok(serde_json::Map::new()) };
-    for (field, reason) in RESERVED {
-        let mut keys = field.split('.');
-        let first = keys.next().and_then(|key| raw.value.get(key));
-        if keys.fold(first, |value, key| value.and_then(|value| value.get(key))).is_some() {
-            let reason = format!("cannot be set here: {reason}");
-            return Err(mistake(path, Some(raw.defined.line()), &format!("proxy.{field}"), reason));
-        }
-    }
-    Ok(raw.value)
+fn cluster_domain(path: &Path, raw: Option<Spanned<String>>) -> Result<DnsName, KubeError> {
+    let Some(raw) = raw else { return known("cluster.local", path) };
+    raw.value.parse().map_err(|error| mistake(path, Some(raw.defined.line()), "clusterDomain", error))
 }
 
 /// A constant of ours as a checked value.
@@ -243,6 +219,7 @@ fn mistake(path: &Path, line: Option<u64>, field: &str, reason: impl Display) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::controller::PodCidrMode;
 
     fn load(text: &str) -> Result<ControlConfig, KubeError> {
         ControlConfig::from_yaml(Path::new("/etc/weft-control/config.yaml"), text, None)
@@ -253,10 +230,10 @@ mod tests {
         for text in ["", "\n", "{}", "# nothing\n{}"] {
             let config = load(text).unwrap();
             assert_eq!(config.trust_domain.as_str(), "weft.local");
-            assert_eq!(config.ca_address(), "weft-ca.weft-system.svc.cluster.local:15012");
+            assert_eq!(config.cluster_domain.as_str(), "cluster.local");
             assert_eq!(config.ca.leaf_lifetime, Duration::from_secs(24 * 3600));
-            assert_eq!(config.mesh.pod_cidr_mode, MtlsMode::Permissive);
-            assert!(config.mesh.pod_cidrs.is_empty() && config.injector.is_none() && config.proxy.is_empty());
+            assert_eq!(config.mesh, MeshSettings::default());
+            assert!(config.injector.is_none() && config.proxy.0.is_empty());
         }
     }
 
@@ -269,13 +246,13 @@ mod tests {
              proxy:\n  inbound: {opaquePorts: [1]}\n  log: debug\n",
         )
         .unwrap();
-        assert_eq!(config.ca_address(), "weft-ca.mesh.svc.k8s.example:15012");
+        assert_eq!(config.cluster_domain.as_str(), "k8s.example");
         assert_eq!(config.trust_domain.as_str(), "prod.example");
         assert_eq!(config.ca.leaf_lifetime, Duration::from_secs(3600));
         assert_eq!(config.mesh.pod_cidrs.len(), 2);
-        assert_eq!(config.mesh.pod_cidr_mode, MtlsMode::Strict);
+        assert_eq!(config.mesh.pod_cidr_mode, PodCidrMode::Strict);
         assert_eq!(config.injector.unwrap().image, "weft:1");
-        assert_eq!(config.proxy["log"], "debug");
+        assert_eq!(config.proxy.0["log"], "debug");
     }
 
     #[test]
@@ -288,10 +265,20 @@ mod tests {
     }
 
     #[test]
+    fn some_changes_are_followed_and_others_wait() {
+        let old = load("trustDomain: a\nproxy: {log: info}").unwrap();
+        let (now, waiting) =
+            old.follow(load("trustDomain: b\nproxy: {log: debug}\nca: {leafLifetime: 1h}").unwrap());
+        assert_eq!(waiting, ["trustDomain", "ca"]);
+        assert_eq!((now.trust_domain.as_str(), &now.proxy.0["log"]), ("a", &"debug".into()));
+        assert_eq!(now.ca, old.ca);
+    }
+
+    #[test]
     fn mistakes_are_named_with_file_line_and_field() {
         let cases = [
             ("trustDomain: Weft", ":1: trustDomain: "),
-            ("\nclusterDomain: cluster.local.", ":2: clusterDomain: "),
+            ("\nclusterDomain: cluster..local", ":2: clusterDomain: "),
             ("namespace: a/b", ":1: namespace: "),
             ("\n\ntrustDomian: a", ":3: trustDomian: unknown field"),
             ("ca:\n  leafLifetime: soon", ":2: ca.leafLifetime: "),
@@ -303,9 +290,16 @@ mod tests {
             ("ca:\n  leaf: 1h", ":2: leaf: "),
             ("mesh:\n  podCidrs: [10.0.0.0/33]", ":2: podCidrs: "),
             ("mesh:\n  podCidrMode: loose", ":2: podCidrMode: "),
-            ("proxy:\n  mesh: {}", "proxy.mesh: cannot be set here"),
-            ("proxy:\n  inbound: {mode: strict}", "proxy.inbound.mode: cannot be set here"),
+            ("proxy:\n  mesh: {}", ":2: proxy: proxy.mesh is written by the controller"),
+            (
+                "proxy:\n  inbound: {mode: strict}",
+                ":2: proxy: proxy.inbound.mode is written by the controller",
+            ),
             ("proxy: [a]", ":1: proxy: "),
+            ("injector:\n  imagePullPolicy: Never", "missing field"),
+            ("injector:\n  image: 'a b'", "injector: injector.image"),
+            ("injector:\n  image: a\n  pull: b", ":3: pull: "),
+            ("proxy:\n  timeouts: {conect: 2s}", "timeouts.conect"),
         ];
         for (text, expected) in cases {
             let error = load(text).unwrap_err().to_string();

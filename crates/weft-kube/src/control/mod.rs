@@ -7,17 +7,24 @@
 //! | module | |
 //! |---|---|
 //! | `config` | `config.yaml` |
+//! | `follow` | its changes |
 //! | `client` | the way to the API server |
 //! | `admin` | `/metrics`, `/live`, `/ready` |
-//! | `run` | the parts, put together |
+//! | `run`, `parts` | the parts, put together |
+//! | `injector` | what the injector needs of the CA, and when it is ready |
+//! | `wait` | waiting for the API server |
 
 mod admin;
 mod client;
 mod config;
+mod follow;
+mod injector;
+mod parts;
 mod run;
+mod wait;
 
 pub use admin::{PartReadiness, Readiness};
 pub use client::client;
 pub(crate) use client::describe;
-pub use config::{CaSettings, ControlConfig, InjectorSettings, MeshSettings};
+pub use config::{CaSettings, ControlConfig};
 pub use run::{Binds, Control, ControlOptions, Part};

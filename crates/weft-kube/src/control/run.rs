@@ -1,55 +1,45 @@
 //! The parts, put together.
 
 use std::collections::BTreeSet;
-use std::future::Future;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::pin::Pin;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use futures_util::stream::FuturesUnordered;
 use kube::Client;
 use tokio::net::TcpListener;
-use tokio::time::{Instant, timeout};
-use weft_ca::{Authority, Ca, CaError, CaParts};
-use weft_core::{Drain, SpiffeId};
-use weft_identity::IdentityError;
+use tokio::sync::watch;
+use weft_core::Drain;
 use weft_telemetry::Registry;
 use weft_telemetry::metrics::{BuildInfo, register_process};
 
-use super::admin::{self, Pages, PartReadiness, Readiness};
+use super::admin::{self, Pages, Readiness};
 use super::config::ControlConfig;
-use crate::KubeError;
-use crate::credentials::{IssuerSecret, TokenReviewer};
-
-/// The service account that the CA's certificate names.
-const CA_ACCOUNT: &str = "weft-ca";
-/// One look at the Secret, its creation included.
-const OPEN: Duration = Duration::from_secs(15);
-/// The pause after the first failure to reach the API server; it doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-/// Short, because pods wait for their certificates meanwhile.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-/// The same failure is told again after this time.
-const REMIND: Duration = Duration::from_secs(60);
+use super::follow::follow;
+use super::parts::Shared;
+use crate::{KubeError, controller};
 
 /// A part of `weft control`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Part {
     /// The certificate authority.
     Ca,
+    /// The mutating webhook.
+    Injector,
+    /// Membership, twins and modes.
+    Controller,
 }
 
 impl Part {
     /// All there are.
-    pub const ALL: [Self; 1] = [Self::Ca];
+    pub const ALL: [Self; 3] = [Self::Ca, Self::Injector, Self::Controller];
 
     /// Its name on the command line.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Ca => "ca",
+            Self::Injector => "injector",
+            Self::Controller => "controller",
         }
     }
 }
@@ -70,6 +60,8 @@ impl FromStr for Part {
 pub struct Binds {
     /// The CA, gRPC over TLS.
     pub ca: SocketAddr,
+    /// The injector, HTTPS.
+    pub injector: SocketAddr,
     /// `/metrics`.
     pub metrics: SocketAddr,
     /// `/live` and `/ready`.
@@ -85,6 +77,7 @@ impl Default for Binds {
         };
         Self {
             ca: SocketAddr::new(any, 15012),
+            injector: SocketAddr::new(any, 15443),
             metrics: SocketAddr::new(any, 15020),
             health: SocketAddr::new(any, 15021),
         }
@@ -95,6 +88,10 @@ impl Default for Binds {
 pub struct ControlOptions {
     /// The settings.
     pub config: ControlConfig,
+    /// Where they are from; changes are followed.
+    pub file: Option<PathBuf>,
+    /// This replica's name, unique among the replicas: the pod's.
+    pub replica: String,
     /// The parts to run.
     pub parts: BTreeSet<Part>,
     /// Where to listen.
@@ -106,6 +103,8 @@ pub struct ControlOptions {
 /// `weft control` with its health and metrics addresses, about to run.
 pub struct Control {
     config: ControlConfig,
+    file: Option<PathBuf>,
+    replica: String,
     parts: BTreeSet<Part>,
     binds: Binds,
     client: Client,
@@ -115,16 +114,22 @@ pub struct Control {
     health: TcpListener,
 }
 
-/// A part at work. Ends when the drain has begun and its work is done.
-type Running<'a> = Pin<Box<dyn Future<Output = Result<(), KubeError>> + Send + 'a>>;
-
 impl Control {
     /// Binds the pages. The API server is not asked yet.
     ///
     /// # Errors
-    /// [`KubeError::Listen`].
+    /// [`KubeError::Listen`]; [`KubeError::Config`] where a part lacks its section.
     pub async fn bind(options: ControlOptions, client: Client) -> Result<Self, KubeError> {
-        let ControlOptions { config, parts, mut binds, build } = options;
+        let ControlOptions { config, file, replica, parts, mut binds, build } = options;
+        if parts.contains(&Part::Injector) && config.injector.is_none() {
+            return Err(KubeError::Config {
+                path: file.unwrap_or_else(|| "config.yaml".into()),
+                line: None,
+                field: "injector.image".to_owned(),
+                reason: "is missing and has no default; the injector needs it (--only leaves a part out)"
+                    .to_owned(),
+            });
+        }
         let registry = Registry::default();
         register_process(&registry, build);
         let (metrics, address) = admin::bind("metrics", binds.metrics).await?;
@@ -139,7 +144,18 @@ impl Control {
             health = %binds.health,
             "control starts"
         );
-        Ok(Self { config, parts, binds, client, registry, readiness: Readiness::default(), metrics, health })
+        Ok(Self {
+            config,
+            file,
+            replica,
+            parts,
+            binds,
+            client,
+            registry,
+            readiness: Readiness::default(),
+            metrics,
+            health,
+        })
     }
 
     /// Where it listens; the ports of the pages are those that were bound.
@@ -152,131 +168,40 @@ impl Control {
     /// # Errors
     /// What a part cannot work without and waiting will not bring: [`KubeError::Issuer`], [`KubeError::Ca`].
     pub async fn serve(self, drain: Drain) -> Result<(), KubeError> {
-        let Self { config, parts, binds, client, registry, readiness, metrics, health } = self;
-        let pages = Pages { registry: registry.clone(), readiness: readiness.clone(), drain: drain.clone() };
+        let Self { config, file, replica, parts, binds, client, registry, readiness, metrics, health } = self;
+        let (config, settings) = (Arc::new(config.clone()), watch::Sender::new(Arc::new(config)));
+        let controller = parts.contains(&Part::Controller).then(Arc::<controller::Metrics>::default);
+        let pages = Pages {
+            registry: registry.clone(),
+            readiness: readiness.clone(),
+            controller: controller.clone(),
+            drain: drain.clone(),
+        };
         let parts: Vec<_> = parts.iter().map(|part| (*part, readiness.part(part.as_str()))).collect();
-        let shared = Shared { config, binds, client, registry, drain };
+        let passes = controller.unwrap_or_default();
+        let shared = Shared {
+            config,
+            replica,
+            settings: settings.subscribe(),
+            binds,
+            client,
+            registry,
+            passes,
+            drain,
+        };
         let mut closes = shared.drain.clone();
         tokio::select! {
             done = shared.work(parts) => done,
             () = pages.serve(metrics, health) => Ok(()),
+            () = follow_file(file.as_deref(), &settings) => Ok(()),
             () = closes.closed() => Ok(()),
         }
     }
 }
 
-/// What the parts share.
-struct Shared {
-    config: ControlConfig,
-    binds: Binds,
-    client: Client,
-    registry: Registry,
-    drain: Drain,
-}
-
-impl Shared {
-    async fn work(self, parts: Vec<(Part, PartReadiness)>) -> Result<(), KubeError> {
-        let issuer = IssuerSecret::new(self.client.clone(), self.config.namespace.clone());
-        let mut begins = self.drain.clone();
-        let authority = tokio::select! {
-            authority = self.authority(&issuer, &parts) => authority?,
-            // Nothing is served yet, so nothing has to be finished.
-            () = begins.draining() => return Ok(()),
-        };
-        let running: FuturesUnordered<Running<'_>> = parts
-            .into_iter()
-            .map(|(part, ready)| match part {
-                Part::Ca => Box::pin(self.ca(authority.clone(), ready)) as Running<'_>,
-            })
-            .collect();
-        tokio::select! {
-            done = all(running) => done,
-            () = issuer.follow(&authority) => Ok(()),
-        }
-    }
-
-    /// The root out of the Secret. Waits for an API server that is away, for as long as it takes.
-    async fn authority(
-        &self,
-        issuer: &IssuerSecret,
-        parts: &[(Part, PartReadiness)],
-    ) -> Result<Authority, KubeError> {
-        let ControlConfig { trust_domain, namespace, ca, .. } = &self.config;
-        let server_id = SpiffeId {
-            trust_domain: trust_domain.clone(),
-            namespace: namespace.clone(),
-            service_account: CA_ACCOUNT.parse().map_err(IdentityError::from).map_err(CaError::from)?,
-        };
-        let mut wait = Wait::new(parts);
-        loop {
-            let opened = timeout(OPEN, issuer.open(trust_domain, ca.root_lifetime)).await;
-            let error = match opened {
-                Ok(Ok(pem)) => {
-                    wait.over();
-                    return Authority::new(pem, server_id, ca.leaf_lifetime).map_err(|error| {
-                        let reason = format!("cannot be used: {error}");
-                        KubeError::Issuer { secret: issuer.to_string(), reason }
-                    });
-                }
-                Ok(Err(error @ KubeError::Api { .. })) => error.to_string(),
-                Ok(Err(error)) => return Err(error),
-                Err(_) => format!("Secret {issuer}: no answer from the API server within {OPEN:?}"),
-            };
-            wait.failed(&error).await;
-        }
-    }
-
-    async fn ca(&self, authority: Authority, ready: PartReadiness) -> Result<(), KubeError> {
-        let config = &self.config;
-        let parts = CaParts {
-            listen: self.binds.ca,
-            authority,
-            credentials: Arc::new(TokenReviewer::new(self.client.clone(), config.trust_domain.clone())),
-            registry: self.registry.clone(),
-        };
-        let ca = Ca::with(parts).await?;
-        ready.ready();
-        Ok(ca.serve(self.drain.clone()).await?)
-    }
-}
-
-/// Waits for all; the first error ends the rest.
-async fn all(mut running: FuturesUnordered<Running<'_>>) -> Result<(), KubeError> {
-    while let Some(done) = running.next().await {
-        done?;
-    }
-    Ok(())
-}
-
-/// Waiting for the API server: says so once, again when the reason changes, and sparingly after that.
-struct Wait<'a> {
-    parts: &'a [(Part, PartReadiness)],
-    since: Instant,
-    pause: Duration,
-    said: Option<(String, Instant)>,
-}
-
-impl<'a> Wait<'a> {
-    fn new(parts: &'a [(Part, PartReadiness)]) -> Self {
-        Self { parts, since: Instant::now(), pause: FIRST_PAUSE, said: None }
-    }
-
-    async fn failed(&mut self, error: &str) {
-        for (_, ready) in self.parts {
-            ready.waiting(format!("waits for the API server: {error}"));
-        }
-        if self.said.as_ref().is_none_or(|(last, at)| last != error || at.elapsed() >= REMIND) {
-            let waiting = humantime::format_duration(Duration::from_secs(self.since.elapsed().as_secs()));
-            tracing::warn!(error, %waiting, "waiting for the API server; not ready");
-            self.said = Some((error.to_owned(), Instant::now()));
-        }
-        tokio::time::sleep(self.pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-    }
-
-    fn over(&self) {
-        if self.said.is_some() {
-            tracing::info!("the API server is there");
-        }
+async fn follow_file(file: Option<&Path>, settings: &watch::Sender<Arc<ControlConfig>>) {
+    match file {
+        Some(file) => follow(file, settings).await,
+        None => std::future::pending().await,
     }
 }

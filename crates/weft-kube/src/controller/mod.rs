@@ -19,20 +19,20 @@
 //! | `metrics` | |
 
 mod apply;
-mod facts;
+pub(crate) mod facts;
 mod leader;
 mod membership;
 mod metrics;
-mod modes;
+pub(crate) mod modes;
 mod notices;
 mod pass;
 mod roots;
 mod run;
 mod settings;
-mod slips;
+pub(crate) mod slips;
 mod stores;
-mod twins;
-mod world;
+pub(crate) mod twins;
+pub(crate) mod world;
 
 use std::sync::Arc;
 

@@ -10,7 +10,7 @@ use crate::PROXY_UID;
 
 const MESH: &str = "weft-mesh";
 const TOKEN: &str = "weft-token";
-const EMPTY: &str = "weft-empty";
+const NO_API: &str = "weft-no-api";
 /// What the CA asks for, and how long a token is good: the kubelet renews it at four fifths.
 const AUDIENCE: &str = "weft-ca";
 const TOKEN_SECONDS: u32 = 3600;
@@ -99,7 +99,7 @@ pub(crate) fn proxy(settings: &InjectSettings, asked: &Asked, probes: &Value, na
 /// The API server would give its token to these containers as well, because they are there before it looks again
 /// (admission plugins run once more after a webhook's change). They have no use for it.
 fn no_api_token() -> Value {
-    json!({"name": EMPTY, "mountPath": API_TOKEN, "readOnly": true})
+    json!({"name": NO_API, "mountPath": API_TOKEN, "readOnly": true})
 }
 
 fn env(asked: &Asked, probes: &Value) -> Vec<Value> {
@@ -133,10 +133,12 @@ fn literal(text: &str) -> String {
 /// The volumes.
 pub(crate) fn volumes() -> Vec<Value> {
     let token = json!({"serviceAccountToken": {"audience": AUDIENCE, "expirationSeconds": TOKEN_SECONDS, "path": "token"}});
+    // Not an emptyDir: kubectl drain and the cluster autoscaler stop at pods that have one.
+    let namespace = json!({"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}});
     vec![
         json!({"name": MESH, "configMap": {"name": MESH}}),
         json!({"name": TOKEN, "projected": {"sources": [token]}}),
-        json!({"name": EMPTY, "emptyDir": {}}),
+        json!({"name": NO_API, "downwardAPI": {"items": [namespace]}}),
     ]
 }
 

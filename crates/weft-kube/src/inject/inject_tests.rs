@@ -102,7 +102,7 @@ fn the_sidecar_comes_first_and_only_once() {
     };
     assert_eq!(names("initContainers"), ["weft-init", "weft-proxy", "migrate"]);
     assert_eq!(names("containers"), ["app"]);
-    assert_eq!(names("volumes"), ["weft-mesh", "weft-token", "weft-empty"]);
+    assert_eq!(names("volumes"), ["weft-mesh", "weft-token", "weft-no-api"]);
     assert_eq!(injected["spec"]["initContainers"][1]["restartPolicy"], "Always");
     assert_eq!(inject(&injected, &enabled(), &injector()), Outcome::Skip(Skip::Injected));
     // An upgrade of Weft between two looks at the same pod changes nothing either.

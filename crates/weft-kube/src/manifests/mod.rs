@@ -13,12 +13,14 @@
 //! | `schema` | checks values by the chart's JSON schema |
 //! | `set` | `--set` |
 //! | `values` | defaults, files and `--set` laid over each other, typed |
+//! | `deeper` | checks them by the readers of `weft control` and of proxies |
 //! | `meta` | names and labels |
 //! | `settings` | the ConfigMap that `weft control` reads |
 //! | `rbac`, `workload`, `network`, `webhook` | the objects |
 //! | `uninstall` | takes all of it away again, with what was made at run time |
 
 mod connect;
+mod deeper;
 mod located;
 mod meta;
 mod network;

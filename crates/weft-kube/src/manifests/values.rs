@@ -204,7 +204,14 @@ impl Values {
         if !problems.is_empty() {
             return Err(Problems(problems));
         }
-        serde_json::from_value(merged).map_err(|error| whole("values", error))
+        let values: Self = serde_json::from_value(merged).map_err(|error| whole("values", error))?;
+        let found = super::deeper::check(&values);
+        if !found.is_empty() {
+            return Err(Problems(
+                found.into_iter().map(|(path, reason)| problem(&layers, &path, reason)).collect(),
+            ));
+        }
+        Ok(values)
     }
 }
 
@@ -397,6 +404,20 @@ mod tests {
             told(&[file("control: null\n")]).contains("control"),
             "a section that is taken away is missed"
         );
+    }
+
+    #[test]
+    fn what_only_the_readers_of_the_settings_know_is_told_too() {
+        for (text, said) in [
+            ("ca: {leafLifetime: 90d}\n", "my.yaml:1:6: ca.leafLifetime: "),
+            ("clusterDomain: a.-b-.c\n", "clusterDomain"),
+            ("mesh: {podCidrs: [10.0.0.300/8]}\n", "my.yaml:1:"),
+            ("image: {tag: a}\nproxy: {inbound: {mode: disable}}\n", "my.yaml:2:"),
+            ("image: {tag: a}\nproxy: {timeouts: {conect: 1s}}\n", "timeouts.conect"),
+            ("injector: {resources: {requests: {cpu: '2'}, limits: {cpu: '1'}}}\n", "injector"),
+        ] {
+            assert!(told(&[file(text)]).contains(said), "{text}: {}", told(&[file(text)]));
+        }
     }
 
     #[test]

@@ -9,10 +9,12 @@
 //! | `review` | `AdmissionReview` to answer, as a pure function |
 //! | `namespaces` | the labels of the pod's namespace |
 //! | `server` | TLS, limits, drain |
+//! | `authority` | the mesh's own authority as its signer |
 //! | `certificate` | the serving certificate, made in memory and renewed |
 //! | `ca_bundle` | the trust bundle in the `MutatingWebhookConfiguration` |
 //! | `metrics` | what is counted |
 
+mod authority;
 mod ca_bundle;
 mod certificate;
 mod metrics;
@@ -20,6 +22,7 @@ mod namespaces;
 mod review;
 mod server;
 
+pub use authority::AuthoritySigner;
 pub use certificate::{ServingCertificate, ServingSigner};
 pub use namespaces::{Labels, Namespaces};
 pub use review::{Answer, answer};

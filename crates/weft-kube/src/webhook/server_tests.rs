@@ -100,8 +100,15 @@ async fn call(address: SocketAddr, root: &Root, request: &str, body: &[u8]) -> (
 }
 
 async fn connect(address: SocketAddr, root: &Root) -> tokio_rustls::client::TlsStream<TcpStream> {
+    trusting(address, root.certificate.clone()).await.unwrap()
+}
+
+async fn trusting(
+    address: SocketAddr,
+    root: CertificateDer<'static>,
+) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
     let mut roots = RootCertStore::empty();
-    roots.add(root.certificate.clone()).unwrap();
+    roots.add(root).unwrap();
     let config = ClientConfig::builder_with_provider(crypto_provider().clone())
         .with_safe_default_protocol_versions()
         .unwrap()
@@ -109,7 +116,7 @@ async fn connect(address: SocketAddr, root: &Root) -> tokio_rustls::client::TlsS
         .with_no_client_auth();
     let name = ServerName::try_from("weft-injector.weft-system.svc").unwrap();
     let tcp = TcpStream::connect(address).await.unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap()
+    TlsConnector::from(Arc::new(config)).connect(name, tcp).await
 }
 
 fn review(pod: &Value) -> Vec<u8> {
@@ -214,6 +221,26 @@ async fn changed_roots_bring_another_certificate() {
         tokio::task::yield_now().await;
     }
     assert_eq!(of(&connect(address, &root).await), root.signed()[1]);
+    trigger.close();
+    served.await.unwrap();
+}
+
+#[tokio::test]
+async fn the_meshs_own_authority_signs() {
+    use rustls_pki_types::pem::PemObject as _;
+    let mesh = "weft.local".parse().unwrap();
+    let pem = weft_ca::RootPem::generate(&mesh, Duration::from_secs(3600)).unwrap();
+    let id = "spiffe://weft.local/ns/weft-system/sa/weft-ca".parse().unwrap();
+    let authority = weft_ca::Authority::new(pem, id, Duration::from_secs(600)).unwrap();
+    let root = CertificateDer::from_pem_slice(authority.bundle_pem().as_bytes()).unwrap();
+    let (other, _changes) = Root::new(Duration::from_secs(3600));
+    let signer = Arc::new(super::super::AuthoritySigner::new(authority));
+    let webhook = Webhook::bind(WebhookOptions { signer, ..options(other.clone()) }).await.unwrap();
+    let address = webhook.local_addr();
+    let (trigger, drain) = weft_core::drain();
+    let served = tokio::spawn(webhook.serve(drain));
+    assert!(trusting(address, root).await.is_ok());
+    assert!(trusting(address, other.certificate.clone()).await.is_err());
     trigger.close();
     served.await.unwrap();
 }

@@ -1,12 +1,19 @@
 //! `weft control` with a real API server: who gets which certificate, and what is written down about it.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::Client;
 use kube::api::{Api, DeleteParams};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use serde_json::json;
+use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use weft_core::{DrainTrigger, drain};
@@ -17,7 +24,7 @@ use weft_telemetry::metrics::BuildInfo;
 use crate::log::log;
 use crate::secret;
 use crate::server::{ApiServer, free_port};
-use crate::support::{Proxy, SOON, SYSTEM, forged, furnish, page, pod, token};
+use crate::support::{Proxy, SOON, SYSTEM, create, forged, furnish, page, pod, token};
 
 /// A running `weft control`, in this process.
 pub(crate) struct Running {
@@ -28,11 +35,22 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start(client: Client) -> Self {
+        Self::start_parts(client, [Part::Ca].into(), "{}").await
+    }
+
+    pub(crate) async fn start_parts(client: Client, parts: BTreeSet<Part>, config: &str) -> Self {
         let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
         let options = ControlOptions {
-            config: ControlConfig::from_yaml(Path::new("config.yaml"), "{}", None).unwrap(),
-            parts: [Part::Ca].into(),
-            binds: Binds { ca: local(free_port()), metrics: local(0), health: local(0) },
+            config: ControlConfig::from_yaml(Path::new("config.yaml"), config, None).unwrap(),
+            file: None,
+            replica: "replica-1".to_owned(),
+            parts,
+            binds: Binds {
+                ca: local(free_port()),
+                injector: local(free_port()),
+                metrics: local(0),
+                health: local(0),
+            },
             build: BuildInfo { version: "0", revision: "", rustc: "" },
         };
         let control = Control::bind(options, client).await.unwrap();
@@ -101,6 +119,66 @@ async fn a_mesh_ca_on_kubernetes() {
     for line in key.lines().filter(|line| !line.starts_with("--")) {
         assert!(!text.contains(line), "the key is in the log");
     }
+}
+
+/// All parts in one process, as the chart runs them.
+#[tokio::test]
+#[ignore = "needs a real API server: see the top of main.rs"]
+async fn all_parts_become_ready_and_drain() {
+    log();
+    let server = ApiServer::start().await;
+    let admin = server.client().await;
+    furnish(&admin).await;
+    let entry = |name: &str| {
+        json!({
+            "name": name, "admissionReviewVersions": ["v1"], "sideEffects": "None", "failurePolicy": "Ignore",
+            "clientConfig": {"service": {"name": "weft-injector", "namespace": SYSTEM, "path": "/inject"}},
+            "rules": [{"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}],
+            "namespaceSelector": {"matchLabels": {"weft.dev/inject": "enabled"}},
+        })
+    };
+    let configurations: Api<MutatingWebhookConfiguration> = Api::all(admin.clone());
+    let webhooks = json!([entry("namespace.weft.dev"), entry("pod.weft.dev")]);
+    create(&configurations, json!({"metadata": {"name": "weft-injector"}, "webhooks": webhooks})).await;
+    let control = Running::start_parts(admin.clone(), Part::ALL.into(), "injector: {image: 'weft:1'}").await;
+    control.ready().await;
+    let bundle = secret::part(&admin, "root.pem").await;
+    let found = configurations.get("weft-injector").await.unwrap();
+    for webhook in found.webhooks.unwrap() {
+        assert_eq!(webhook.client_config.ca_bundle.unwrap().0, bundle.as_bytes());
+    }
+    // The API server dials a Service and verifies its name.
+    assert_eq!(injector_name(control.binds.injector, &bundle, "weft-injector.weft-system.svc").await, Ok(()));
+    injector_name(control.binds.injector, &bundle, "weft-ca.weft-system.svc").await.unwrap_err();
+    // The controller leads: nobody else is there.
+    let (_, metrics) = timeout(SOON, async {
+        loop {
+            let page = page(control.binds.metrics, "/metrics").await;
+            if page.1.contains("weft_controller_leader 1") {
+                return page;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    })
+    .await
+    .unwrap();
+    assert!(metrics.contains("weft_ca_root_expiry_timestamp_seconds "), "{metrics}");
+    control.stop().await;
+}
+
+/// Whether the injector's certificate is good for `name` by the rules of the web.
+async fn injector_name(address: SocketAddr, bundle: &str, name: &str) -> Result<(), String> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(bundle.as_bytes()).unwrap()).unwrap();
+    let config = rustls::ClientConfig::builder_with_provider(weft_identity::crypto_provider().clone())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let tcp = TcpStream::connect(address).await.unwrap();
+    let name = rustls_pki_types::ServerName::try_from(name.to_owned()).unwrap();
+    let connected = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, tcp).await;
+    connected.map(drop).map_err(|error| error.to_string())
 }
 
 async fn who_gets_what(server: &ApiServer, admin: &Client, control: &Running, bundle: &str) -> Vec<String> {

@@ -36,6 +36,7 @@ const GONE_WITHIN: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(300);
 /// Objects per answer of the API server.
 const PAGE: u32 = 500;
+const DEPLOYMENT: &str = "Deployment";
 /// Label of a headless twin.
 const TWIN_OF: &str = "weft.dev/twin-of";
 
@@ -133,8 +134,12 @@ impl Uninstall {
         }
         for removal in &survey.removals {
             delete(client, removal).await?;
-            if removal.kind == "Deployment" {
-                self.control_has_ended(client).await?;
+            if removal.kind == DEPLOYMENT {
+                let deployments = Api::<Deployment>::namespaced(client.clone(), &self.namespace);
+                until_gone("the pods of weft-control", || async {
+                    Ok(deployments.get_opt(CONTROL).await?.is_none())
+                })
+                .await?;
             }
             told(removal);
         }
@@ -315,8 +320,12 @@ async fn delete(client: &Client, removal: &Removal) -> Result<(), KubeError> {
         None => Api::all_with(client.clone(), &removal.api),
     };
     let params = DeleteParams {
-        // Foreground: the Deployment's name stays until its pods are gone.
-        propagation_policy: Some(PropagationPolicy::Foreground),
+        // The Deployment's name stays until its pods are gone; everything else goes at once.
+        propagation_policy: Some(if removal.kind == DEPLOYMENT {
+            PropagationPolicy::Foreground
+        } else {
+            PropagationPolicy::Background
+        }),
         // Not a namesake that was made since the survey.
         preconditions: Some(Preconditions { uid: removal.uid.clone(), resource_version: None }),
         ..Default::default()

@@ -1,0 +1,139 @@
+//! What the injector needs of the CA and of the API server, and when it is ready.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
+use kube::Client;
+use kube::api::Api;
+use tokio::sync::Mutex;
+use tokio::time::{sleep, timeout};
+use weft_ca::{Authority, AuthorityWatch};
+
+use super::admin::PartReadiness;
+use super::client::describe;
+use super::wait::Wait;
+use crate::inject::{InjectSettings, NativeSidecar};
+use crate::webhook::{NAME, ServingCertificate, ServingSigner};
+
+/// One question to the API server.
+const ASK: Duration = Duration::from_secs(5);
+/// Between two looks at the webhook's configuration, until the trust bundle is in it.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The mesh's authority, as the webhook sees it.
+pub(super) struct Signer {
+    authority: Authority,
+    changes: Mutex<AuthorityWatch>,
+}
+
+impl Signer {
+    pub(super) fn new(authority: Authority) -> Self {
+        Self { changes: Mutex::new(authority.watch()), authority }
+    }
+}
+
+impl ServingSigner for Signer {
+    fn sign(&self, name: &str) -> Result<ServingCertificate, String> {
+        let made = self.authority.issue_server(&[name]).map_err(|error| error.to_string())?;
+        Ok(ServingCertificate { chain: made.chain, key: made.key.into(), not_after: made.not_after })
+    }
+
+    fn bundle_pem(&self) -> String {
+        self.authority.bundle_pem()
+    }
+
+    fn changed(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async { self.changes.lock().await.changed().await })
+    }
+}
+
+/// Whether `weft-proxy` is a native sidecar. Asks the API server's version where the settings leave it to that, for as
+/// long as it takes.
+pub(super) async fn native(client: &Client, settings: &InjectSettings, ready: &PartReadiness) -> bool {
+    if settings.native_sidecar != NativeSidecar::Auto {
+        return settings.native_sidecar.resolve(None);
+    }
+    let mut wait = Wait::new([ready]);
+    loop {
+        let error = match timeout(ASK, client.apiserver_version()).await {
+            Ok(Ok(info)) => match (number(&info.major), number(&info.minor)) {
+                (Some(major), Some(minor)) => {
+                    wait.over();
+                    return settings.native_sidecar.resolve(Some((major, minor)));
+                }
+                _ => format!("the version {}.{} of the API server is no number", info.major, info.minor),
+            },
+            Ok(Err(error)) => format!("the version of the API server: {}", describe(&error)),
+            Err(_) => format!("the version of the API server: no answer within {ASK:?}"),
+        };
+        wait.failed(&error).await;
+    }
+}
+
+/// The number that a part of a version begins with: managed clusters write `29+`.
+fn number(part: &str) -> Option<u32> {
+    let end = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+    part.get(..end)?.parse().ok()
+}
+
+/// Makes the injector ready as soon as the API server trusts its certificate: the bundle is in every entry of the
+/// configuration. Without a configuration nobody asks, and there is nothing to wait for: the CA beside it has to serve.
+pub(super) async fn written(client: &Client, authority: &Authority, ready: &PartReadiness) {
+    let api: Api<MutatingWebhookConfiguration> = Api::all(client.clone());
+    loop {
+        match timeout(ASK, api.get_opt(NAME)).await {
+            Ok(Ok(found)) if found.as_ref().is_none_or(|found| trusts(found, &authority.bundle_pem())) => {
+                break;
+            }
+            Ok(Ok(_)) => {
+                ready.waiting(format!("the trust bundle is not in MutatingWebhookConfiguration {NAME} yet"));
+            }
+            Ok(Err(error)) => {
+                ready.waiting(format!(
+                    "MutatingWebhookConfiguration {NAME} cannot be read: {}",
+                    describe(&error)
+                ));
+            }
+            Err(_) => ready.waiting(format!("MutatingWebhookConfiguration {NAME}: no answer within {ASK:?}")),
+        }
+        sleep(LOOK).await;
+    }
+    ready.ready();
+}
+
+fn trusts(configuration: &MutatingWebhookConfiguration, bundle: &str) -> bool {
+    let holds = |found: &Option<k8s_openapi::ByteString>| {
+        found.as_ref().is_some_and(|found| found.0 == bundle.as_bytes())
+    };
+    configuration.webhooks.iter().flatten().all(|webhook| holds(&webhook.client_config.ca_bundle))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_managed_clusters_are_numbers_too() {
+        assert_eq!(["1", "29", "29+", "31-gke.100"].map(number), [Some(1), Some(29), Some(29), Some(31)]);
+        assert_eq!(["", "v1", "+"].map(number), [None; 3]);
+    }
+
+    #[test]
+    fn the_bundle_has_to_be_in_every_entry() {
+        let configuration = |bundles: &[&str]| -> MutatingWebhookConfiguration {
+            let entry = |bundle: &&str| {
+                let bundle = k8s_openapi::ByteString(bundle.as_bytes().to_vec());
+                serde_json::json!({"name": "a.weft.dev", "admissionReviewVersions": ["v1"], "sideEffects": "None",
+                    "clientConfig": {"caBundle": bundle}})
+            };
+            let entries: Vec<_> = bundles.iter().map(entry).collect();
+            serde_json::from_value(serde_json::json!({"metadata": {"name": NAME}, "webhooks": entries}))
+                .unwrap()
+        };
+        assert!(trusts(&configuration(&["a", "a"]), "a"));
+        assert!(!trusts(&configuration(&["a", ""]), "a"));
+        assert!(!trusts(&configuration(&["b"]), "a"));
+    }
+}
