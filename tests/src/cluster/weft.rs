@@ -78,7 +78,10 @@ impl Cluster {
     }
 
     /// Waits until the API server calls the injector: a pod that is only tried out gets its sidecar.
-    fn injector_answers(&self) -> Result<()> {
+    ///
+    /// # Errors
+    /// It does not, within a minute and a half.
+    pub fn injector_answers(&self) -> Result<()> {
         let pod = serde_json::json!({
             "apiVersion": "v1", "kind": "Pod",
             "metadata": { "name": "probe", "namespace": "default", "labels": { "weft.dev/inject": "enabled" } },

@@ -20,7 +20,7 @@ fn label_restart_and_every_hop_is_mutual_tls() {
         let collector = OtelCollector::start(observe)?;
         cluster.install(&[
             &format!("proxy.telemetry.tracing.endpoint={}", collector.endpoint()),
-            "proxy.telemetry.tracing.sampling=1.0",
+            "proxy.telemetry.tracing.sampling=1",
         ])?;
         let namespace = cluster.namespace("first", &[])?;
         let shop = Shop::open(namespace)?;
