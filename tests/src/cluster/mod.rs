@@ -126,6 +126,8 @@ impl Cluster {
         let object = serde_json::json!({
             "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "labels": labels },
         });
+        // Of an earlier run that was kept, or is still on its way out.
+        self.kubectl.run(&["delete", "namespace", name, "--ignore-not-found", "--timeout=120s"])?;
         self.kubectl.create(&object)?;
         self.made.lock().unwrap_or_else(PoisonError::into_inner).push(name.to_owned());
         // Pods are refused until the account that they run as is there.

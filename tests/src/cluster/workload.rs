@@ -90,7 +90,7 @@ impl Workload {
 
     /// Adds a container that only waits, for commands to be run in it.
     pub fn client(self) -> Self {
-        self.app("echo", 7)
+        self.app("echo", 7000)
     }
 
     /// Adds a container of the test applications' image, with the words for `weft-testapp`.
