@@ -232,7 +232,7 @@ pub(super) fn services(installed: &Installed) -> Finding {
         match installed.endpoints.get(service) {
             Some((ready, _)) if *ready > 0 => told.push(format!("{service} {ready}")),
             Some((_, all)) => {
-                without.push(format!("the Service {service} has {all} endpoints, none of them ready"))
+                without.push(format!("the Service {service} has {all} endpoints, none of them ready"));
             }
             None => without.push(format!("the Service {service} is missing or selects no pod")),
         }
@@ -298,7 +298,7 @@ pub(super) fn ca_bundle(installed: &Installed, bundle: Option<&TrustBundle>) -> 
             Some(written) => match (TrustBundle::from_pem(&written.0), bundle) {
                 (Err(error), _) => wrong.push(format!("{}: {error}", entry.name)),
                 (Ok(found), Some(bundle)) if found != *bundle => {
-                    wrong.push(format!("{} has another one", entry.name))
+                    wrong.push(format!("{} has another one", entry.name));
                 }
                 (Ok(_), _) => {}
             },

@@ -78,7 +78,7 @@ impl Check {
             report.findings.push(rights::may_install(client, &self.own).await);
             report.findings.extend(rights::in_the_way(client, &self.own).await);
         } else {
-            self.installation(client, &mut report.findings).await;
+            Box::pin(self.installation(client, &mut report.findings)).await;
         }
         report
     }

@@ -126,10 +126,10 @@ fn certificates(proxies: &Proxies, now: f64, lifetime: f64) -> Finding {
         match &metrics.leaf {
             None => bad.push(format!("{key} has none{failed}")),
             Some(leaf) if leaf.expires <= now => {
-                bad.push(format!("{key}: expired {} ago{failed}", span(now - leaf.expires)))
+                bad.push(format!("{key}: expired {} ago{failed}", span(now - leaf.expires)));
             }
             Some(leaf) if leaf.expires - now < lifetime * LEFT => {
-                soon.push(format!("{key}: {} left{failed}", span(leaf.expires - now)))
+                soon.push(format!("{key}: {} left{failed}", span(leaf.expires - now)));
             }
             Some(_) => {}
         }

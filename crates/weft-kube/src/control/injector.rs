@@ -1,53 +1,23 @@
-//! What the injector needs of the CA and of the API server, and when it is ready.
+//! What the injector needs of the API server, and when it is ready.
 
-use std::future::Future;
-use std::pin::Pin;
 use std::time::Duration;
 
 use k8s_openapi::api::admissionregistration::v1::MutatingWebhookConfiguration;
 use kube::Client;
 use kube::api::Api;
-use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
-use weft_ca::{Authority, AuthorityWatch};
+use weft_ca::Authority;
 
 use super::admin::PartReadiness;
 use super::client::describe;
 use super::wait::Wait;
 use crate::inject::{InjectSettings, NativeSidecar};
-use crate::webhook::{NAME, ServingCertificate, ServingSigner};
+use crate::webhook::NAME;
 
 /// One question to the API server.
 const ASK: Duration = Duration::from_secs(5);
 /// Between two looks at the webhook's configuration, until the trust bundle is in it.
 const LOOK: Duration = Duration::from_secs(1);
-
-/// The mesh's authority, as the webhook sees it.
-pub(super) struct Signer {
-    authority: Authority,
-    changes: Mutex<AuthorityWatch>,
-}
-
-impl Signer {
-    pub(super) fn new(authority: Authority) -> Self {
-        Self { changes: Mutex::new(authority.watch()), authority }
-    }
-}
-
-impl ServingSigner for Signer {
-    fn sign(&self, name: &str) -> Result<ServingCertificate, String> {
-        let made = self.authority.issue_server(&[name]).map_err(|error| error.to_string())?;
-        Ok(ServingCertificate { chain: made.chain, key: made.key.into(), not_after: made.not_after })
-    }
-
-    fn bundle_pem(&self) -> String {
-        self.authority.bundle_pem()
-    }
-
-    fn changed(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        Box::pin(async { self.changes.lock().await.changed().await })
-    }
-}
 
 /// Whether `weft-proxy` is a native sidecar. Asks the API server's version where the settings leave it to that, for as
 /// long as it takes.

@@ -11,7 +11,7 @@
 //! | `client` | the way to the API server |
 //! | `admin` | `/metrics`, `/live`, `/ready` |
 //! | `run`, `parts` | the parts, put together |
-//! | `injector` | what the injector needs of the CA, and when it is ready |
+//! | `injector` | what the injector asks the API server, and when it is ready |
 //! | `wait` | waiting for the API server |
 
 mod admin;

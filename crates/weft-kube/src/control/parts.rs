@@ -17,14 +17,14 @@ use weft_telemetry::Registry;
 
 use super::admin::PartReadiness;
 use super::config::ControlConfig;
-use super::injector::{Signer, native, written};
+use super::injector::{native, written};
 use super::run::{Binds, Part};
 use super::wait::Wait;
 use crate::KubeError;
 use crate::controller::{self, Roots};
 use crate::credentials::{IssuerSecret, TokenReviewer};
 use crate::inject::Injector;
-use crate::webhook::{Webhook, WebhookOptions};
+use crate::webhook::{AuthoritySigner, Webhook, WebhookOptions};
 
 /// The service account that the CA's certificate names.
 const CA_ACCOUNT: &str = "weft-ca";
@@ -127,7 +127,7 @@ impl Shared {
         let webhook = Webhook::bind(WebhookOptions {
             bind: self.binds.injector,
             injector: Injector { settings, native, own_namespace: self.config.namespace.to_string() },
-            signer: Arc::new(Signer::new(authority.clone())),
+            signer: Arc::new(AuthoritySigner::new(authority.clone())),
             client: Some(self.client.clone()),
             registry: self.registry.clone(),
         })

@@ -99,8 +99,11 @@ fn is_name(name: &str, colons: bool) -> bool {
     name.starts_with(letter) && name.chars().all(|c| letter(c) || c.is_ascii_digit())
 }
 
+/// Names and values, and what comes after them.
+type Labels<'t> = (Vec<(String, String)>, &'t str);
+
 /// Labels without their opening brace; and what follows the closing one.
-fn labels(text: &str) -> Result<(Vec<(String, String)>, &str), &'static str> {
+fn labels(text: &str) -> Result<Labels<'_>, &'static str> {
     let mut labels = Vec::new();
     let mut rest = text.trim_start();
     loop {

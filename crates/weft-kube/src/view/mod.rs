@@ -190,6 +190,10 @@ pub(crate) mod tests {
         View::from_objects(objects, "weft-system")
     }
 
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "json!() at each call reads better without a reference"
+    )]
     pub(crate) fn namespace(name: &str, labels: Value) -> Value {
         json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": name, "labels": labels}})
     }

@@ -3,23 +3,22 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use tokio::sync::{Mutex, watch};
-use weft_ca::Authority;
-use weft_identity::TrustBundle;
+use tokio::sync::Mutex;
+use weft_ca::{Authority, AuthorityWatch};
 
 use super::certificate::{ServingCertificate, ServingSigner};
 
 /// Signs with the root that workloads' certificates are signed with.
 pub struct AuthoritySigner {
     authority: Authority,
-    bundle: Mutex<watch::Receiver<TrustBundle>>,
+    changes: Mutex<AuthorityWatch>,
 }
 
 impl AuthoritySigner {
     /// A signer that follows `authority` through its rotations.
     pub fn new(authority: Authority) -> Self {
-        let bundle = Mutex::new(authority.watch_bundle());
-        Self { authority, bundle }
+        let changes = Mutex::new(authority.watch());
+        Self { authority, changes }
     }
 }
 
@@ -35,10 +34,6 @@ impl ServingSigner for AuthoritySigner {
     }
 
     fn changed(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        Box::pin(async {
-            if self.bundle.lock().await.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        })
+        Box::pin(async { self.changes.lock().await.changed().await })
     }
 }
