@@ -37,6 +37,9 @@ fn label_restart_and_every_hop_is_mutual_tls() {
         namespace.annotate("weft.dev/mode=strict")?;
         let url = format!("{}?{MARKER}", shop.url());
         shop.until_refused()?;
+        // Connections that were opened before live on as they are, and redis clients keep theirs.
+        namespace.restart(&["inventory"])?;
+        namespace.serves("deploy/client", &shop.url())?;
 
         // Not the kubelet's probes and the API server, which come from the node's own address.
         let capture = cluster.capture("tcp and net 10.244.0.0/16 and not host 10.244.1.1 and not port 53")?;
