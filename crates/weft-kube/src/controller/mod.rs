@@ -1,7 +1,7 @@
 //! The controller: keeps membership, twins and modes as the cluster's pods and Services ask for.
 //!
 //! What it decides is what proxies do to requests, so it must be possible to be sure of it: everything is computed anew, as
-//! a whole, by pure functions over [facts], and only what differs is written. There is no memory but the set of Services
+//! a whole, by pure functions over facts, and only what differs is written. There is no memory but the set of Services
 //! that have become strict, and that one lives in a ConfigMap. A controller that is away, restarted or replaced costs
 //! nothing: proxies go on with the files they have.
 //!
