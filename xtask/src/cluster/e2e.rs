@@ -103,18 +103,20 @@ fn pack(weft: &Path, tag: &str, version: &str, work: &Path) -> Result<PathBuf> {
     Ok(out.join("weft.oci.tar"))
 }
 
-/// The test applications, redis and a shell, with the libraries that they need.
+/// The test applications, redis, curl and a shell, with the libraries that they need.
 fn application(testapp: &Path) -> Result<Image> {
     let redis = setup::find_program("redis-server").context("redis-server is not installed")?;
+    let curl = setup::find_program("curl").context("curl is not installed")?;
     let busybox = setup::find_program("busybox").context("busybox is not installed")?;
     let mut image = Image::new()
         .file("/weft-testapp", read(testapp)?, 0o755)
         .file("/usr/bin/redis-server", read(&redis)?, 0o755)
+        .file("/usr/bin/curl", read(&curl)?, 0o755)
         .file("/bin/busybox", read(&busybox)?, 0o755)
         .symlink("/bin/sh", "busybox")
         .file("/etc/nsswitch.conf", "hosts: files dns\n", 0o644)
         .directory("/tmp", 0o1777);
-    for library in libs::closure(&[testapp.to_owned(), redis])? {
+    for library in libs::closure(&[testapp.to_owned(), redis, curl])? {
         image = image.file(&library.display().to_string(), read(&library)?, 0o755);
     }
     Ok(image.entrypoint(&["/weft-testapp"]).env("PATH", "/bin:/usr/bin").user("65532:65532"))
