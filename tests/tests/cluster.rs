@@ -9,6 +9,8 @@ use std::time::Duration;
 mod doors;
 #[path = "cluster/first.rs"]
 mod first;
+#[path = "cluster/identity.rs"]
+mod identity;
 #[path = "cluster/leaving.rs"]
 mod leaving;
 #[path = "cluster/moving_in.rs"]

@@ -180,7 +180,15 @@ impl<'a> Namespace<'a> {
     /// # Errors
     /// The API server refuses.
     pub fn pod_names(&self, workload: &str) -> Result<Vec<String>> {
-        let pods = self.pods(&format!("app={workload}"))?;
+        self.pod_names_of(&format!("app={workload}"))
+    }
+
+    /// The names of the running pods that a label selector picks; of all where it is empty.
+    ///
+    /// # Errors
+    /// The API server refuses.
+    pub fn pod_names_of(&self, selector: &str) -> Result<Vec<String>> {
+        let pods = self.pods(selector)?;
         let live = pods.iter().filter(|pod| !is_ending(pod));
         Ok(live.filter_map(|pod| Some(pod["metadata"]["name"].as_str()?.to_owned())).collect())
     }

@@ -117,3 +117,30 @@ fn servers_move_in_first_and_the_day_goes_on() {
         traffic.stop()?.all_ok(5000)
     });
 }
+
+#[test]
+#[ignore = "needs a cluster: cargo xtask cluster e2e"]
+fn weft_is_upgraded_control_first_and_proxies_after() {
+    cluster_story("upgrade", |cluster| {
+        cluster.install(&[])?;
+        let namespace = cluster.namespace("upgrade", &[("weft.dev/inject", "enabled")])?;
+        let shop = Shop::open(namespace)?;
+        let traffic = Traffic::start(&shop)?;
+        traffic.fine("the start in the mesh")?;
+        cluster.install_image(cluster.next_image(), &[])?;
+        traffic.fine("the upgrade of weft-control")?;
+        for name in [&Shop::ALL[..], &traffic.names()].concat() {
+            namespace.restart(&[name])?;
+            traffic.fine(&format!("the upgrade of {name}"))?;
+            let pods = namespace.pods(&format!("app={name}"))?;
+            let images = pods.iter().map(|pod| pod["spec"]["initContainers"][0]["image"].as_str());
+            let images: Vec<_> = images.collect();
+            anyhow::ensure!(
+                images.iter().all(|image| *image == Some(cluster.next_image())),
+                "{name}: {images:?}"
+            );
+        }
+        traffic.stop()?.all_ok(1000)?;
+        cluster.install(&[])
+    });
+}
