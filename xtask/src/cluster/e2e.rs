@@ -52,12 +52,14 @@ const APP: &str = "docker.io/weft-test/testapp:1";
 pub(super) fn run(name: &str, options: &Options) -> Result<ExitCode> {
     needs()?;
     setup::ensure("cargo xtask cluster e2e", &[setup::PODS, setup::STORIES, setup::DIST])?;
-    cargo::build(Profile::Debug, &["-p", "weft"])?;
     // With the tests, whose features of shared dependencies they have: nothing is compiled twice.
     cargo::build(Profile::Debug, &["-p", "weft-testbed", "--bins", "--test", "cluster"])?;
     let weft = match &options.binary {
         Some(binary) => std::path::absolute(binary)?,
-        None => cargo::binary(Profile::Debug, "weft")?,
+        None => {
+            cargo::build(Profile::Debug, &["-p", "weft"])?;
+            cargo::binary(Profile::Debug, "weft")?
+        }
     };
     let layout = Layout::of(name)?;
     let was_up = running(&layout).is_ok();
