@@ -41,8 +41,10 @@ fn label_restart_and_every_hop_is_mutual_tls() {
         namespace.restart(&["inventory"])?;
         namespace.serves("deploy/client", &shop.url())?;
 
-        // Not the kubelet's probes and the API server, which come from the node's own address.
-        let capture = cluster.capture("tcp and net 10.244.0.0/16 and not host 10.244.1.1 and not port 53")?;
+        // Not the kubelet's probes and the API server, which come from the nodes' own addresses.
+        let capture = cluster.capture(
+            "tcp and net 10.244.0.0/16 and not host 10.244.1.1 and not host 10.244.2.1 and not port 53",
+        )?;
         let trace = new_trace();
         let context = format!("traceparent:00-{trace}-00f067aa0ba902b7-01");
         for _ in 0..5 {
