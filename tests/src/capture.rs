@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,16 +42,20 @@ impl Capture {
     /// # Errors
     /// The capture lost packets (then nothing can be said about what was *not* on the wire) or cannot be read.
     pub fn stop(self) -> Result<Packets> {
-        self.process.signal(Signal::INT);
-        self.process.wait_exit(Duration::from_secs(10))?;
-        let log = self.process.log();
-        let dropped =
-            log.lines().find(|line| line.contains("dropped by kernel")).unwrap_or("no count of drops");
-        if !dropped.starts_with("0 ") {
-            bail!("the capture is not complete: {dropped}");
-        }
-        Packets::read(&fs::read(&self.file).context("reading the capture")?)
+        stopped(&self.process, &self.file)
     }
+}
+
+/// Ends tcpdump and reads its file.
+pub(crate) fn stopped(process: &Process, file: &Path) -> Result<Packets> {
+    process.signal(Signal::INT);
+    process.wait_exit(Duration::from_secs(10))?;
+    let log = process.log();
+    let dropped = log.lines().find(|line| line.contains("dropped by kernel")).unwrap_or("no count of drops");
+    if !dropped.starts_with("0 ") {
+        bail!("the capture is not complete: {dropped}");
+    }
+    Packets::read(&fs::read(file).context("reading the capture")?)
 }
 
 /// One direction of one TCP connection.

@@ -247,7 +247,7 @@ fn describe(span: &Span) -> String {
     format!("  {trace} {id} <- {parent:16} {service} {kind} {name:?}")
 }
 
-fn read_file(text: &str) -> Result<Vec<Span>> {
+pub(crate) fn read_file(text: &str) -> Result<Vec<Span>> {
     // The last line may be half written.
     let complete = text.rfind('\n').map_or("", |end| &text[..end]);
     let mut spans = Vec::new();

@@ -1,6 +1,6 @@
 //! A small HTTP client for stories: one request over a connection of its own, HTTP/1.1 or HTTP/2 by prior knowledge.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -49,6 +49,12 @@ impl Request {
     /// Adds a header.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Uses another method. One that is not a token is sent as GET.
+    pub fn method(mut self, method: &str) -> Self {
+        self.method = method.parse().unwrap_or(Method::GET);
         self
     }
 
@@ -112,7 +118,29 @@ impl Response {
 /// A client inside a pod; use it within [`crate::Pod::run`].
 #[derive(Debug, Clone)]
 pub struct Client {
-    resolver: Resolver,
+    names: Names,
+}
+
+/// Where addresses come from.
+#[derive(Debug, Clone)]
+enum Names {
+    /// A stub resolver, for threads of this process that are in different pods.
+    Stub(Resolver),
+    /// The C library, for a process that is in a pod as a whole.
+    System,
+}
+
+impl Names {
+    async fn resolve(&self, host: &str) -> Result<Vec<IpAddr>> {
+        match self {
+            Self::Stub(resolver) => resolver.resolve(host).await,
+            Self::System => {
+                let host = host.trim_matches(['[', ']']);
+                let found = tokio::net::lookup_host((host, 0)).await;
+                Ok(found.with_context(|| format!("resolving {host}"))?.map(|address| address.ip()).collect())
+            }
+        }
+    }
 }
 
 /// A connection that takes one request after the other.
@@ -127,7 +155,12 @@ enum Sender {
 
 impl Client {
     pub(crate) fn new(resolver: Resolver) -> Self {
-        Self { resolver }
+        Self { names: Names::Stub(resolver) }
+    }
+
+    /// A client that resolves as this process does.
+    pub fn of_this_process() -> Self {
+        Self { names: Names::System }
     }
 
     /// Connects to the host and port of a URL; the first address that answers.
@@ -139,7 +172,7 @@ impl Client {
         let host = uri.host().context("a URL without a host")?;
         let port = uri.port_u16().unwrap_or(80);
         let mut last = None;
-        for ip in self.resolver.resolve(host).await? {
+        for ip in self.names.resolve(host).await? {
             let attempt = timeout(CONNECT_DEADLINE, TcpStream::connect(SocketAddr::new(ip, port)));
             match attempt.await.unwrap_or_else(|_| Err(std::io::ErrorKind::TimedOut.into())) {
                 Ok(stream) => {

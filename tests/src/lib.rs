@@ -26,6 +26,7 @@
 //! | `mesh`, `pod` | the node's bridge, pods, programs in them |
 //! | `dns`, `resolve` | the authoritative server and a stub resolver |
 //! | `ca`, `sidecar` | Weft itself |
+//! | `cluster` | a real Kubernetes cluster in the place of all of these |
 //! | `collector`, `otelcol` | a real collector and its build |
 //! | `capture`, `http`, `load` | what goes over the wire, and who sends it |
 //! | `sandbox`, `helper`, `process`, `run_dir` | namespaces, entering them, and that nothing outlives a test |
@@ -35,6 +36,7 @@
 pub mod apps;
 mod ca;
 mod capture;
+pub mod cluster;
 mod collector;
 pub mod demo;
 mod dns;

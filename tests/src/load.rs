@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::http::{Client, Connection, Request, Response};
@@ -39,7 +40,7 @@ pub struct Load {
 }
 
 /// What became of the requests.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Report {
     /// Requests sent.
     pub sent: u64,
@@ -49,6 +50,7 @@ pub struct Report {
     pub failed: BTreeMap<String, u64>,
     /// Answers by the application that gave them (`x-served-by`).
     pub served_by: BTreeMap<String, u64>,
+    #[serde(skip)]
     latencies: Vec<Duration>,
 }
 
@@ -79,6 +81,18 @@ impl Report {
             bail!("only {} requests were made, {least} are needed to say anything", self.ok);
         }
         Ok(())
+    }
+
+    /// Adds what another client of the same load saw; latencies stay with whoever measured them.
+    pub fn join(&mut self, other: Self) {
+        self.sent += other.sent;
+        self.ok += other.ok;
+        for (reason, count) in other.failed {
+            *self.failed.entry(reason).or_default() += count;
+        }
+        for (name, count) in other.served_by {
+            *self.served_by.entry(name).or_default() += count;
+        }
     }
 
     fn add(&mut self, result: Result<Response>, took: Duration) {
@@ -128,17 +142,9 @@ impl LoadBuilder {
     /// # Errors
     /// The thread cannot be made.
     pub fn start(self) -> Result<Load> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let report = Arc::new(Mutex::new(Report::default()));
-        let lanes = Lanes {
-            client: Client::new(self.pod.resolver()),
-            request: self.request,
-            stop: stop.clone(),
-            report: report.clone(),
-            interval: Duration::from_secs(1) / self.rate,
-            count: self.connections,
-            keep: self.keep,
-        };
+        let client = Client::new(self.pod.resolver());
+        let lanes = Lanes::new(client, self.request, self.rate, self.connections, self.keep);
+        let (stop, report) = (lanes.stop(), lanes.report());
         let task = self.pod.start(async move || {
             lanes.run().await;
             Ok(())
@@ -185,7 +191,8 @@ impl Load {
     }
 }
 
-struct Lanes {
+/// The connections of a load, each a lane of requests.
+pub(crate) struct Lanes {
     client: Client,
     request: Request,
     stop: Arc<AtomicBool>,
@@ -196,7 +203,31 @@ struct Lanes {
 }
 
 impl Lanes {
-    async fn run(self) {
+    /// `rate` requests a second over `count` connections; a load that is to be read through `report`.
+    pub(crate) fn new(client: Client, request: Request, rate: u32, count: u32, keep: bool) -> Self {
+        Self {
+            client,
+            request,
+            stop: Arc::default(),
+            report: Arc::default(),
+            interval: Duration::from_secs(1) / rate.max(1),
+            count: count.max(1),
+            keep,
+        }
+    }
+
+    /// Set to end it.
+    pub(crate) fn stop(&self) -> Arc<AtomicBool> {
+        self.stop.clone()
+    }
+
+    /// What has happened so far, kept up to date.
+    pub(crate) fn report(&self) -> Arc<Mutex<Report>> {
+        self.report.clone()
+    }
+
+    /// Until it is stopped and every request has had its answer.
+    pub(crate) async fn run(self) {
         let shared = Arc::new(self);
         let start = Instant::now();
         let lanes: Vec<_> =

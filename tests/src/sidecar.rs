@@ -268,6 +268,13 @@ pub struct Sample {
     pub value: f64,
 }
 
+impl Sample {
+    /// A label, or "".
+    pub fn label(&self, name: &str) -> &str {
+        self.labels.get(name).map_or("", String::as_str)
+    }
+}
+
 /// A scrape.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics(Vec<Sample>);

@@ -15,6 +15,7 @@
 //! | anything else | the request as JSON: server, method, path, version, headers, body |
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,11 +28,10 @@ use hyper::header::{HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::Watcher;
 use tokio::net::TcpStream;
 
 use super::checksum::{Checksum, pattern};
+use super::ending::Ending;
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -41,25 +41,48 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// How often the beginning of a preface is looked at again, a millisecond apart.
 const MOST_LOOKS: usize = 1000;
 
-pub(crate) async fn serve(stream: TcpStream, name: Arc<str>, watcher: Watcher) -> Result<()> {
+pub(crate) async fn serve(stream: TcpStream, name: Arc<str>, ending: Ending) -> Result<()> {
     let http2 = begins_with_preface(&stream).await?;
+    let asked = ending.clone();
     let service = service_fn(move |request| {
-        let name = name.clone();
-        async move { Ok::<_, Infallible>(answer(request, &name).await) }
+        let (name, asked) = (name.clone(), asked.clone());
+        async move {
+            let http1 = takes_close(&request);
+            let mut response = answer(request, &name).await;
+            if http1 && asked.asked() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
+                response.headers_mut().insert("connection", HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let io = TokioIo::new(stream);
     if http2 {
         let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-        watcher.watch(server.serve_connection(io, service)).await.map_err(|error| anyhow!("HTTP/2: {error}"))
-    } else {
-        // hyper's own connection with upgrades has no graceful end that a watcher knows.
-        let mut server = auto::Builder::new(TokioExecutor::new()).http1_only();
-        server.http1().timer(TokioTimer::new()).half_close(true);
-        watcher
-            .watch(server.serve_connection_with_upgrades(io, service).into_owned())
-            .await
-            .map_err(|error| anyhow!("HTTP/1: {error}"))
+        let mut connection = pin!(server.serve_connection(io, service));
+        let served = tokio::select! {
+            served = connection.as_mut() => served,
+            () = ending.now() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        return served.map_err(|error| anyhow!("HTTP/2: {error}"));
     }
+    let mut server = hyper::server::conn::http1::Builder::new();
+    let server = server.timer(TokioTimer::new()).half_close(true).serve_connection(io, service);
+    let mut connection = pin!(server.with_upgrades());
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        () = ending.late() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    served.map_err(|error| anyhow!("HTTP/1: {error}"))
+}
+
+fn takes_close(request: &Request<Incoming>) -> bool {
+    request.version() != hyper::Version::HTTP_2 && request.method() != hyper::Method::CONNECT
 }
 
 async fn begins_with_preface(stream: &TcpStream) -> Result<bool> {
@@ -149,7 +172,7 @@ async fn echo(request: Request<Incoming>, name: &str) -> Response<Body> {
 }
 
 /// Names to values; several values of one name are joined by `, `.
-fn map(headers: &HeaderMap) -> serde_json::Map<String, serde_json::Value> {
+pub(super) fn map(headers: &HeaderMap) -> serde_json::Map<String, serde_json::Value> {
     let mut map = serde_json::Map::new();
     for name in headers.keys() {
         let values: Vec<_> = headers

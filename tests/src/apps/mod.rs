@@ -11,11 +11,13 @@
 //! | `otlp` | Weft's own small OTLP/HTTP receiver (see `apps/otlp.rs`) |
 //! | `web`, `orders`, `inventory` | the demo's services (see `apps/shop.rs`) |
 //!
-//! Each writes `listening on <address>` once it takes connections. After SIGTERM none takes a new one, and the HTTP ones finish
-//! the requests they have begun.
+//! Each writes `listening on <address>` once it takes connections, and ends in good order (see `apps/ending.rs`).
+//! `load` and `get` are clients for pods of a cluster (see `apps/load.rs`).
 
 mod checksum;
+mod ending;
 mod http;
+mod load;
 mod otlp;
 mod raw;
 mod shop;
@@ -24,14 +26,13 @@ mod tcp;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
 
 pub use checksum::{Checksum, pattern, piece};
+use ending::Ending;
 
 /// What a server was started with.
 #[derive(Debug)]
@@ -40,9 +41,6 @@ struct Args {
     port: u16,
     name: String,
 }
-
-/// How long what was begun may take after SIGTERM.
-const FINISH: Duration = Duration::from_secs(5);
 
 /// The entry point of `weft-testapp`.
 pub fn main() -> ExitCode {
@@ -59,9 +57,13 @@ fn run() -> Result<()> {
     if std::env::args().nth(1).as_deref() == Some("mesh-and-wait") {
         return mesh_and_wait();
     }
-    let args = parse(std::env::args().skip(1))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("runtime")?;
-    runtime.block_on(serve(args))
+    let mut words = std::env::args().skip(1);
+    match std::env::args().nth(1).as_deref() {
+        Some("load") => runtime.block_on(load::load(words.skip(1))),
+        Some("get") => runtime.block_on(load::get(words.skip(1))),
+        _ => runtime.block_on(serve(parse(&mut words)?)),
+    }
 }
 
 /// For the test that kills a process which has a mesh: says the name of its run and waits for the end of its input.
@@ -74,7 +76,7 @@ fn mesh_and_wait() -> Result<()> {
     Ok(())
 }
 
-fn parse(mut words: impl Iterator<Item = String>) -> Result<Args> {
+fn parse(words: &mut impl Iterator<Item = String>) -> Result<Args> {
     if words.next().as_deref() != Some("serve") {
         bail!("usage: weft-testapp serve <kind> --port <port> [--name <name>]");
     }
@@ -96,24 +98,28 @@ async fn serve(args: Args) -> Result<()> {
     let listener = TcpListener::bind(address).await.with_context(|| format!("binding {address}"))?;
     let kind = Kind::parse(&args.kind, args.name.into())?;
     report(&format!("listening on {}", listener.local_addr().context("own address")?));
-    let mut term = signal(SignalKind::terminate()).context("SIGTERM")?;
-    let graceful = GracefulShutdown::new();
+    let ending = Ending::on_sigterm()?;
+    let mut connections = JoinSet::new();
     loop {
-        let (stream, _) = tokio::select! {
-            accepted = listener.accept() => accepted.context("accept")?,
-            _ = term.recv() => break,
+        let stream = tokio::select! {
+            stream = listener.accept() => stream.context("accept")?.0,
+            // What has ended is let go, or the set would grow for ever.
+            Some(_) = connections.join_next() => continue,
+            () = ending.late() => break,
         };
         let _ = stream.set_nodelay(true);
-        let (kind, watcher) = (kind.clone(), graceful.watcher());
-        tokio::spawn(async move {
-            if let Err(error) = kind.serve(stream, watcher).await {
+        let (kind, ending) = (kind.clone(), ending.clone());
+        connections.spawn(async move {
+            if let Err(error) = kind.serve(stream, ending).await {
                 report(&format!("connection: {error:#}"));
             }
         });
     }
-    // As a well-behaved server does: nothing new is taken, and what was begun over HTTP is finished.
     drop(listener);
-    let _ = tokio::time::timeout(FINISH, graceful.shutdown()).await;
+    let rest = tokio::time::timeout(ending::MOST, async { while connections.join_next().await.is_some() {} });
+    if rest.await.is_err() {
+        report("ended with connections open");
+    }
     Ok(())
 }
 
@@ -145,17 +151,25 @@ impl Kind {
         })
     }
 
-    async fn serve(self, stream: TcpStream, watcher: Watcher) -> Result<()> {
+    async fn serve(self, stream: TcpStream, ending: Ending) -> Result<()> {
         match self {
-            Self::Http(name) => http::serve(stream, name, watcher).await,
-            Self::Raw => raw::serve(stream).await,
-            Self::Echo => tcp::echo(stream).await,
-            Self::Greet(name) => tcp::greet(stream, name).await,
-            Self::Sink => tcp::sink(stream).await,
-            Self::Source => tcp::source(stream).await,
-            Self::Otlp => otlp::serve(stream).await,
-            Self::Shop(shop) => shop.serve(stream, watcher).await,
+            Self::Http(name) => http::serve(stream, name, ending).await,
+            Self::Raw => until(&ending, raw::serve(stream)).await,
+            Self::Echo => until(&ending, tcp::echo(stream)).await,
+            Self::Greet(name) => until(&ending, tcp::greet(stream, name)).await,
+            Self::Sink => until(&ending, tcp::sink(stream)).await,
+            Self::Source => until(&ending, tcp::source(stream)).await,
+            Self::Otlp => until(&ending, otlp::serve(stream)).await,
+            Self::Shop(shop) => shop.serve(stream, ending).await,
         }
+    }
+}
+
+/// A connection that has no word for "this is the last answer" is cut.
+async fn until(ending: &Ending, serving: impl Future<Output = Result<()>>) -> Result<()> {
+    tokio::select! {
+        result = serving => result,
+        () = ending.late() => Ok(()),
     }
 }
 

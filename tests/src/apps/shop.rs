@@ -4,6 +4,7 @@
 //! every traced application does: they hand the trace context of a request on to the calls they make for it.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -14,10 +15,11 @@ use hyper::header::HeaderValue;
 use hyper::service::service_fn;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::Watcher;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
+
+use super::ending::Ending;
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -35,9 +37,11 @@ const CONTEXT: [&str; 10] = [
     "baggage",
 ];
 
-const ORDERS: (&str, u16) = ("orders.shop", 80);
-const INVENTORY: (&str, u16) = ("inventory.shop", 50051);
-const REDIS: (&str, u16) = ("redis.shop", 6379);
+const ORDERS: (&str, u16) = ("orders", 80);
+const INVENTORY: (&str, u16) = ("inventory", 50051);
+const REDIS: (&str, u16) = ("redis", 6379);
+/// The namespace of all of them, where it is not `shop`.
+const NAMESPACE: &str = "SHOP_NAMESPACE";
 const RESERVE: &str = "/shop.Inventory/Reserve";
 
 /// One of the three.
@@ -73,20 +77,41 @@ impl Shop {
         Some(Self { name, role, connections: Mutex::default() })
     }
 
-    pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, watcher: Watcher) -> Result<()> {
-        let role = self.role;
+    pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, ending: Ending) -> Result<()> {
+        let (role, asked) = (self.role, ending.clone());
         let service = service_fn(move |request| {
-            let shop = self.clone();
-            async move { Ok::<_, Infallible>(shop.answer(request).await) }
+            let (shop, asked) = (self.clone(), asked.clone());
+            async move {
+                let mut response = shop.answer(request).await;
+                if role != Role::Inventory && asked.asked() {
+                    response.headers_mut().insert("connection", HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response)
+            }
         });
         let io = TokioIo::new(stream);
         if role == Role::Inventory {
             let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            return watcher.watch(server.serve_connection(io, service)).await.context("HTTP/2");
+            let mut connection = pin!(server.serve_connection(io, service));
+            let served = tokio::select! {
+                served = connection.as_mut() => served,
+                () = ending.now() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            return served.context("HTTP/2");
         }
         let mut server = hyper::server::conn::http1::Builder::new();
-        server.timer(TokioTimer::new());
-        watcher.watch(server.serve_connection(io, service)).await.context("HTTP/1")
+        let mut connection = pin!(server.timer(TokioTimer::new()).serve_connection(io, service));
+        let served = tokio::select! {
+            served = connection.as_mut() => served,
+            () = ending.late() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        served.context("HTTP/1")
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
@@ -114,7 +139,8 @@ impl Shop {
     /// One connection for each request that is under way, kept for the next.
     async fn call_orders(&self, context: &HeaderMap) -> Result<String> {
         let request = || {
-            let mut request = Request::get("/orders/42").header("host", ORDERS.0).body(Full::default())?;
+            let mut request =
+                Request::get("/orders/42").header("host", host(ORDERS.0)).body(Full::default())?;
             request.headers_mut().extend(context.clone());
             anyhow::Ok(request)
         };
@@ -144,14 +170,22 @@ impl Shop {
     }
 
     async fn call_inventory(&self, context: &HeaderMap) -> Result<String> {
-        let mut sender = self.grpc().await?;
-        let uri = format!("http://{}:{}{RESERVE}", INVENTORY.0, INVENTORY.1);
-        let mut request = Request::post(uri)
+        let mut request = Request::post(format!("http://{}:{}{RESERVE}", host(INVENTORY.0), INVENTORY.1))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
             .body(Full::new(message(&Reserve { sku: "tea".into() })))?;
         request.headers_mut().extend(context.clone());
-        let response = sender.send_request(request).await.context("calling inventory")?;
+        // As every gRPC client: a call that did not leave goes to another connection.
+        let response = match self.grpc().await?.try_send_request(request).await {
+            Ok(response) => response,
+            Err(mut error) => match error.take_message() {
+                Some(request) => {
+                    self.connections.lock().await.grpc = None;
+                    self.grpc().await?.send_request(request).await.context("calling inventory again")?
+                }
+                None => return Err(error.into_error()).context("calling inventory"),
+            },
+        };
         let early = response.headers().get("grpc-status").cloned();
         let body = response.into_body().collect().await.context("reading inventory's answer")?;
         let status = body.trailers().and_then(|trailers| trailers.get("grpc-status").cloned()).or(early);
@@ -186,26 +220,45 @@ impl Shop {
         Ok(message(&Reserved { count }))
     }
 
-    /// INCR over one connection, in RESP (the redis protocol), one command at a time.
+    /// INCR over one connection, in RESP (the redis protocol), one command at a time. As redis clients do, it takes
+    /// another connection where the one that was kept has been closed meanwhile.
     async fn increment(&self, key: &str) -> Result<i64> {
         let mut connections = self.connections.lock().await;
-        let mut redis = match connections.redis.take() {
-            Some(redis) => redis,
-            None => BufReader::new(connect(REDIS).await?),
-        };
-        let command = format!("*2\r\n$4\r\nINCR\r\n${}\r\n{key}\r\n", key.len());
-        redis.write_all(command.as_bytes()).await.context("writing to redis")?;
-        let mut line = String::new();
-        redis.read_line(&mut line).await.context("reading from redis")?;
-        let count = line.strip_prefix(':').context("redis did not answer with a number")?.trim().parse()?;
+        if let Some(mut kept) = connections.redis.take()
+            && let Some(count) = incr(&mut kept, key).await.unwrap_or_default()
+        {
+            connections.redis = Some(kept);
+            return Ok(count);
+        }
+        let mut redis = BufReader::new(connect(REDIS).await?);
+        let count = incr(&mut redis, key).await?.context("redis closed the connection")?;
         connections.redis = Some(redis);
         Ok(count)
     }
 }
 
-async fn connect((host, port): (&str, u16)) -> Result<TcpStream> {
-    let stream =
-        TcpStream::connect((host, port)).await.with_context(|| format!("connecting to {host}:{port}"))?;
+/// `None` where the connection is closed.
+async fn incr(redis: &mut BufReader<TcpStream>, key: &str) -> Result<Option<i64>> {
+    let command = format!("*2\r\n$4\r\nINCR\r\n${}\r\n{key}\r\n", key.len());
+    redis.write_all(command.as_bytes()).await.context("writing to redis")?;
+    let mut line = String::new();
+    if redis.read_line(&mut line).await.context("reading from redis")? == 0 {
+        return Ok(None);
+    }
+    let count = line.strip_prefix(':').with_context(|| format!("redis answered {line:?}"))?;
+    Ok(Some(count.trim().parse()?))
+}
+
+fn host(service: &str) -> String {
+    let namespace = std::env::var(NAMESPACE).unwrap_or_else(|_| "shop".to_owned());
+    format!("{service}.{namespace}")
+}
+
+async fn connect((service, port): (&str, u16)) -> Result<TcpStream> {
+    let host = host(service);
+    let stream = TcpStream::connect((host.as_str(), port))
+        .await
+        .with_context(|| format!("connecting to {host}:{port}"))?;
     stream.set_nodelay(true).context("TCP_NODELAY")?;
     Ok(stream)
 }

@@ -10,6 +10,7 @@ mod cgroup;
 mod cleanup;
 mod control;
 mod dns;
+mod e2e;
 mod images;
 mod launch;
 mod layout;
@@ -82,6 +83,8 @@ enum Action {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         words: Vec<String>,
     },
+    /// Run the stories of Weft on Kubernetes, with the programs, images and the cluster that they need.
+    E2e(e2e::Options),
     /// Run a program in the network of a node, from where pods and services can be reached.
     Exec {
         /// Which node.
@@ -95,6 +98,7 @@ enum Action {
 
 /// Runs the command.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    let name = options.name.as_str();
     let layout = Layout::of(&options.name)?;
     match &options.action {
         Action::Up { nodes, dual_stack } => up(&options.name, layout, *nodes, *dual_stack)?,
@@ -123,6 +127,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
                 println!("{}", tool.display());
             }
         }
+        Action::E2e(options) => return e2e::run(name, options),
         Action::Kubectl { words } => return tool(&layout, "kubectl", words),
         Action::Helm { words } => return tool(&layout, "helm", words),
         Action::Exec { node, words } => {

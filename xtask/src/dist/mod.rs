@@ -6,7 +6,7 @@
 mod check;
 mod contents;
 mod debian;
-mod libs;
+pub(crate) mod libs;
 pub(crate) mod oci;
 mod program;
 mod read;

@@ -1,0 +1,88 @@
+//! The first story: install, label, restart, and every hop is mutual TLS, with names and traces.
+
+use std::collections::BTreeSet;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, ensure};
+use weft_testbed::cluster::{OtelCollector, Shop, cluster_story, figure, identities};
+
+/// What no packet between pods may show.
+const MARKER: &str = "kettle-of-fish-4711";
+
+/// Hops that have a proxy at each end: client, web, orders, inventory; redis is TCP.
+const SPANS: usize = 6;
+
+#[test]
+#[ignore = "needs a cluster: cargo xtask cluster e2e"]
+fn label_restart_and_every_hop_is_mutual_tls() {
+    cluster_story("first", |cluster| {
+        let observe = cluster.namespace("observe", &[])?;
+        let collector = OtelCollector::start(observe)?;
+        cluster.install(&[
+            &format!("proxy.telemetry.tracing.endpoint={}", collector.endpoint()),
+            "proxy.telemetry.tracing.sampling=1",
+        ])?;
+        let namespace = cluster.namespace("first", &[])?;
+        let shop = Shop::open(namespace)?;
+        let all = [&["client"][..], &Shop::ALL].concat();
+        namespace.all_injected(&all, false)?;
+
+        // All that a user does.
+        namespace.label("weft.dev/inject=enabled")?;
+        namespace.restart(&all)?;
+        namespace.all_injected(&all, true)?;
+        namespace.serves("deploy/client", &shop.url())?;
+        namespace.strict(&["web", "orders", "inventory", "redis"])?;
+        // Strict is what the clients' kubelets have mounted, too: up to 90 s later. The wire tells.
+        namespace.annotate("weft.dev/mode=strict")?;
+        let url = format!("{}?{MARKER}", shop.url());
+        shop.until_refused()?;
+        // Connections that were opened before live on as they are, and redis clients keep theirs.
+        namespace.restart(&["inventory"])?;
+        namespace.serves("deploy/client", &shop.url())?;
+
+        // Not the kubelet's probes and the API server, which come from the nodes' own addresses.
+        let capture = cluster.capture(
+            "tcp and net 10.244.0.0/16 and not host 10.244.1.1 and not host 10.244.2.1 and not port 53",
+        )?;
+        let trace = new_trace();
+        let context = format!("traceparent:00-{trace}-00f067aa0ba902b7-01");
+        for _ in 0..5 {
+            let answer = namespace.http_with("deploy/client", &url, &["--header", &context])?;
+            ensure!(answer.status == 200, "{answer:?}");
+        }
+        let packets = capture.stop()?;
+        let seen: usize = packets.iter().map(weft_testbed::Packets::tcp_bytes).sum();
+        ensure!(seen > 2000, "only {seen} bytes were seen");
+        for node in &packets {
+            for word in [MARKER, "/checkout", "orders.first", "INCR", "Reserve"] {
+                ensure!(!node.contains(word.as_bytes()), "{word:?} is to be read on the wire");
+            }
+        }
+        figure("bytes seen between pods, none of them plain", seen);
+
+        for (callee, caller) in
+            [("web", "client"), ("orders", "web"), ("inventory", "orders"), ("redis", "inventory")]
+        {
+            let metrics = namespace.metrics(&namespace.pod_name(callee)?)?;
+            let callers = identities(&metrics);
+            let wanted = format!("spiffe://weft.local/ns/first/sa/{caller}");
+            ensure!(callers.len() == 1 && callers.contains(&wanted), "{callee} is called by {callers:?}");
+        }
+        let spans = collector.trace(&trace, SPANS)?;
+        let services: BTreeSet<&str> = spans.iter().map(|span| span.service.as_str()).collect();
+        for service in ["web", "orders", "inventory"] {
+            ensure!(services.iter().any(|name| name.contains(service)), "no span of {service}: {services:?}");
+        }
+        let root = spans.first().context("no spans")?;
+        ensure!(root.parent == "00f067aa0ba902b7", "the root's parent is {}", root.parent);
+        figure("spans in one trace", spans.len());
+        Ok(())
+    });
+}
+
+/// Another one in each run.
+fn new_trace() -> String {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_nanos());
+    format!("{now:032x}")
+}

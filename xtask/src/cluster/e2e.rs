@@ -1,0 +1,164 @@
+//! `cargo xtask cluster e2e`: the stories of `tests/tests/cluster.rs` on a real cluster.
+//!
+//! It brings what they need (the programs, three images, the cluster) and tells them where it is. The stories use the
+//! cluster as its users do, by `kubectl`, `helm` and `weft`; nothing of them is in here.
+
+use std::env;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+
+use super::layout::Layout;
+use super::{images, needs, open, running, up};
+use crate::cargo::{self, Profile};
+use crate::dist::libs;
+use crate::dist::oci::Image;
+use crate::{process, setup};
+
+/// Options of `cargo xtask cluster e2e`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Put this program into the image, rather than one that is built.
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// Leave the cluster up, and in it what the stories made.
+    #[arg(long)]
+    keep: bool,
+    /// The images are loaded already: start with the stories.
+    #[arg(long)]
+    warm: bool,
+    /// For a cluster that is not up yet: how many nodes.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=2))]
+    nodes: u8,
+    /// For a cluster that is not up yet: pods and services have IPv6 addresses too.
+    #[arg(long)]
+    dual_stack: bool,
+    /// The control part is away for 5 minutes, rather than 40 s, in the story about it.
+    #[arg(long)]
+    long: bool,
+    /// Run only stories whose name contains one of these words.
+    filters: Vec<String>,
+}
+
+/// The image under test, and the same program under another version.
+const IMAGE: &str = "docker.io/weft-test/weft:a";
+const NEXT_IMAGE: &str = "docker.io/weft-test/weft:b";
+/// It is named in `tests/src/cluster/mod.rs`.
+const APP: &str = "docker.io/weft-test/testapp:1";
+
+/// Runs the command.
+pub(super) fn run(name: &str, options: &Options) -> Result<ExitCode> {
+    needs()?;
+    setup::ensure("cargo xtask cluster e2e", &[setup::PODS, setup::STORIES, setup::DIST])?;
+    // With the tests, whose features of shared dependencies they have: nothing is compiled twice.
+    cargo::build(Profile::Debug, &["-p", "weft-testbed", "--bins", "--test", "cluster"])?;
+    let weft = match &options.binary {
+        Some(binary) => std::path::absolute(binary)?,
+        None => {
+            cargo::build(Profile::Debug, &["-p", "weft"])?;
+            cargo::binary(Profile::Debug, "weft")?
+        }
+    };
+    let layout = Layout::of(name)?;
+    let was_up = running(&layout).is_ok();
+    if !was_up {
+        up(name, layout.clone(), options.nodes, options.dual_stack)?;
+    }
+    if !options.warm || !was_up {
+        load(name, &layout, &weft)?;
+    }
+    let passed = stories(&layout, &weft, options)?;
+    if !was_up && !options.keep {
+        super::down(name, &layout)?;
+    }
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn load(name: &str, layout: &Layout, weft: &Path) -> Result<()> {
+    let work = tempfile::tempdir()?;
+    let mut archives = vec![pack(weft, IMAGE, "a", work.path())?, pack(weft, NEXT_IMAGE, "b", work.path())?];
+    let app = work.path().join("testapp.tar");
+    application(&cargo::binary(Profile::Debug, "weft-testapp")?)?.fast().write(&app, APP)?;
+    archives.push(app);
+    let _lock = layout.lock()?;
+    let cluster = open(name, layout.clone())?;
+    for archive in &archives {
+        images::load(&cluster, archive)?;
+    }
+    images::collector(&cluster)?;
+    println!("loaded {IMAGE}, {NEXT_IMAGE}, {APP} and {}", images::COLLECTOR);
+    Ok(())
+}
+
+/// Packs the program by `cargo xtask dist`.
+fn pack(weft: &Path, tag: &str, version: &str, work: &Path) -> Result<PathBuf> {
+    let out = work.join(version);
+    let mut command = Command::new(env::current_exe().context("this program's own file")?);
+    command
+        .args(["dist", "--tag", tag, "--version-label", version, "--binary"])
+        .arg(weft)
+        .arg("--out")
+        .arg(&out);
+    process::capture(&mut command)?;
+    Ok(out.join("weft.oci.tar"))
+}
+
+/// The test applications, redis, curl and a shell, with the libraries that they need.
+fn application(testapp: &Path) -> Result<Image> {
+    let redis = setup::find_program("redis-server").context("redis-server is not installed")?;
+    let curl = setup::find_program("curl").context("curl is not installed")?;
+    let busybox = setup::find_program("busybox").context("busybox is not installed")?;
+    let mut image = Image::new()
+        .file("/weft-testapp", read(testapp)?, 0o755)
+        .file("/usr/bin/redis-server", read(&redis)?, 0o755)
+        .file("/usr/bin/curl", read(&curl)?, 0o755)
+        .file("/bin/busybox", read(&busybox)?, 0o755)
+        .symlink("/bin/sh", "busybox")
+        .file("/etc/nsswitch.conf", "hosts: files dns\n", 0o644)
+        .directory("/tmp", 0o1777);
+    for library in libs::closure(&[testapp.to_owned(), redis, curl])? {
+        image = image.file(&library.display().to_string(), read(&library)?, 0o755);
+    }
+    Ok(image.entrypoint(&["/weft-testapp"]).env("PATH", "/bin:/usr/bin").user("65532:65532"))
+}
+
+fn read(file: &Path) -> Result<Vec<u8>> {
+    fs::read(file).with_context(|| format!("cannot read {}", file.display()))
+}
+
+fn stories(layout: &Layout, weft: &Path, options: &Options) -> Result<bool> {
+    let parts = super::Parts::ensure()?;
+    let mut command = cargo::cargo();
+    command.args([
+        "test",
+        "-p",
+        "weft-testbed",
+        "--test",
+        "cluster",
+        "--",
+        "--ignored",
+        "--test-threads",
+        "1",
+    ]);
+    // Figures, and what a failed story saw, as they come: a whole run takes a while.
+    command.arg("--nocapture").args(&options.filters);
+    command
+        .env("WEFT_BIN", weft)
+        .env("WEFT_CLUSTER", layout.top())
+        .env("WEFT_KUBECTL", parts.program("kubectl")?)
+        .env("WEFT_HELM", parts.program("helm")?)
+        .env("WEFT_IMAGE", IMAGE)
+        .env("WEFT_NEXT_IMAGE", NEXT_IMAGE);
+    for (set, name) in [(options.keep, "WEFT_KEEP"), (options.long, "WEFT_LONG")] {
+        if set {
+            command.env(name, "1");
+        }
+    }
+    println!("$ {}", process::line(&command));
+    if options.filters.iter().any(|filter| filter.starts_with('-')) {
+        bail!("a filter is a part of a story's name");
+    }
+    process::stream(&mut command)
+}
