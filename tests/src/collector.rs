@@ -206,13 +206,18 @@ fn launch(pod: &Pod, receiver: &Receiver) -> Result<Arc<Process>> {
     let Receiver::Otelcol(binary) = receiver else { return pod.app_of("otlp", HTTP) };
     let config = pod.dir().join("otelcol.yaml").display().to_string();
     let process = pod.spawn("otelcol", &[&binary.display().to_string(), "--config", &config])?;
-    let address = std::net::SocketAddr::new(pod.ip(), GRPC);
     eventually("the collector to listen", START, || {
         if !process.is_running() {
             bail!("the collector ended");
         }
-        let open = pod.run(async || Ok(tokio::net::TcpStream::connect(address).await.is_ok()))?;
-        Ok(open.then_some(()))
+        // Its two receivers begin one after the other.
+        for port in [GRPC, HTTP] {
+            let address = std::net::SocketAddr::new(pod.ip(), port);
+            if !pod.run(async || Ok(tokio::net::TcpStream::connect(address).await.is_ok()))? {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
     })
     .with_context(|| format!("output of the collector: {}", process.log().trim()))?;
     Ok(process)

@@ -11,7 +11,7 @@
 //!     shop.apply(&Workload::deployment("orders").app("http", 8080).service(80, 8080))?;
 //!     shop.apply(&Workload::deployment("web").client())?;
 //!     shop.ready(&["orders", "web"])?;
-//!     let answer = shop.get("deploy/web", "http://orders/hello")?;
+//!     let answer = shop.http("deploy/web", "http://orders/hello")?;
 //!     assert_eq!(answer.status, 200);
 //!     Ok(())
 //! });
