@@ -73,6 +73,13 @@ codes! {
     BadRequest = "bad-request", BAD_REQUEST, "3", "the request is malformed";
 }
 
+impl ErrorCode {
+    /// Whether no connection was made at all, so that nothing can have been sent.
+    pub fn is_connect(self) -> bool {
+        matches!(self, Self::ConnectRefused | Self::ConnectFailed | Self::ConnectTimeout)
+    }
+}
+
 /// A failure answer in the making: what went wrong, and in which protocol the client wants to hear it.
 #[derive(Clone, Copy, Debug)]
 pub struct Refusal {
@@ -113,14 +120,8 @@ impl Refusal {
 /// connection, so that it never saw the request, or it closed the connection, and nobody knows how far it came.
 pub fn unanswered(headers: &HeaderMap) -> Option<ErrorCode> {
     let code = headers.get(WEFT_ERROR)?.as_bytes();
-    [
-        ErrorCode::ConnectRefused,
-        ErrorCode::ConnectFailed,
-        ErrorCode::ConnectTimeout,
-        ErrorCode::UpstreamClosed,
-    ]
-    .into_iter()
-    .find(|told| told.as_str().as_bytes() == code)
+    let told = ErrorCode::ALL.iter().find(|told| told.as_str().as_bytes() == code).copied()?;
+    (told.is_connect() || told == ErrorCode::UpstreamClosed).then_some(told)
 }
 
 /// Whether a request is gRPC: its content type is `application/grpc` or a variant such as `application/grpc+proto`.

@@ -51,7 +51,7 @@ pub(crate) enum Effect {
 impl From<ErrorCode> for Failure {
     fn from(code: ErrorCode) -> Self {
         let effect = match code {
-            ErrorCode::ConnectRefused | ErrorCode::ConnectFailed | ErrorCode::ConnectTimeout => Effect::None,
+            code if code.is_connect() => Effect::None,
             ErrorCode::UpstreamClosed => Effect::Unknown,
             _ => Effect::Ended,
         };

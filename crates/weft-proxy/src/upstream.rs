@@ -172,11 +172,11 @@ impl Upstream {
             Target::Service(key) => self.service.is_listed() || snapshot.services.get(key).is_some(),
             Target::Addr(_) => false,
         };
-        if rule.peer != self.peer || listed {
+        if rule.peer != self.peer {
             return false;
         }
         *self.mode.borrow_mut() = rule.mode;
-        true
+        !listed
     }
 
     /// The protocol that the service's records or the configuration tell, once its endpoints are known.
@@ -230,7 +230,7 @@ impl Upstream {
         loop {
             let Some(picked) = self.pick(worker, Timestamp::now(), tried).await else {
                 // Whoever answered, but not as itself, is not about to be replaced.
-                let gone = last.as_ref().is_none_or(|error: &DialError| is_connect(error.code));
+                let gone = last.as_ref().is_none_or(|error: &DialError| error.code.is_connect());
                 if gone && !tried.is_empty() && self.replaced(tried).await {
                     continue;
                 }
@@ -268,7 +268,7 @@ impl Upstream {
     /// Notes that an endpoint's application took no request, although its proxy may be there.
     pub(crate) fn unseen(&self, endpoint: &Endpoint, code: ErrorCode) {
         self.connect_errors.inc(code.as_str());
-        if is_connect(code) {
+        if code.is_connect() {
             endpoint.failed_connect(Timestamp::now());
         }
         self.service.refresh_soon();
@@ -282,11 +282,6 @@ impl Upstream {
             self.service.refresh_soon();
         }
     }
-}
-
-/// Whether no connection was made at all.
-fn is_connect(code: ErrorCode) -> bool {
-    matches!(code, ErrorCode::ConnectRefused | ErrorCode::ConnectFailed | ErrorCode::ConnectTimeout)
 }
 
 /// How many endpoints one request or connection may still try.

@@ -1,5 +1,6 @@
 //! Requests of the own application over mesh links.
 
+use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,7 +13,7 @@ use weft_core::{EndpointAddr, MtlsMode};
 use weft_http::wire::{self, Original};
 use weft_http::{
     Abort, Answer, Body, ErrorCode, Handler, Interim, Opened, Replay, Sent, UpgradeIo, UpgradeTask,
-    serve_http1, serve_http2, unanswered,
+    serve_http1, serve_http2,
 };
 use weft_net::{RelayCounters, RelayOptions, relay};
 use weft_telemetry::metrics::{Direction, TlsLabel};
@@ -134,18 +135,10 @@ impl Outbound {
             let links = Rc::clone(&picked.links);
             attempts -= 1;
             let spare = Spare::head(&request, attempts > 0).with_body(replay.take());
-            let again = match self.send(way, picked, request, body, interim, record).await {
-                Ok(response) => match unanswered(response.headers()) {
-                    None => {
-                        observe(record, response.status());
-                        return Ok(response);
-                    }
-                    Some(code) => match self.again(code.into(), spare, &links, record) {
-                        Ok(again) => again,
-                        Err(_) => return Ok(response),
-                    },
-                },
-                Err(failure) => self.again(failure, spare, &links, record)?,
+            let sent = self.send(way, picked, request, body, interim, record).await;
+            let again = match self.judge(sent, spare, &links, record) {
+                ControlFlow::Break(done) => return done,
+                ControlFlow::Continue(again) => again,
             };
             (request, body, replay, because) = (again.request, again.body, again.replay, Some(again.because));
             tried.push(links.endpoint.addr());
@@ -258,7 +251,7 @@ pub(crate) fn tunnel(mut far: UpgradeIo, idle_timeout: Option<std::time::Duratio
 }
 
 /// Tells balancing how the endpoint did: its latency is the time to the head.
-fn observe(record: &mut RequestRecord, status: StatusCode) {
+pub(super) fn observe(record: &mut RequestRecord, status: StatusCode) {
     let outcome = if status.is_server_error() { Outcome::Failure } else { Outcome::Success };
     if let Some(in_flight) = record.in_flight() {
         in_flight.observe(Timestamp::at(Instant::now()), outcome);
@@ -367,24 +360,12 @@ impl Outbound {
             },
         };
         let Pending { mut record, links, spare } = *pending;
-        let again = match head {
-            Ok(mut response) => {
-                let Some(code) = unanswered(response.headers()) else {
-                    observe(&mut record, response.status());
-                    wire::response_from_link(&mut response);
-                    return Ok(record.answered(response).into());
-                };
-                match self.again(code.into(), spare, &links, &mut record) {
-                    Ok(again) => again,
-                    Err(_) => return Ok(record.answered(response).into()),
-                }
+        match self.judge(head.map_err(Failure::from), spare, &links, &mut record) {
+            ControlFlow::Break(done) => conclude(done, record),
+            ControlFlow::Continue(again) => {
+                Box::pin(self.carry(Attempt::after(again, &links), interim, record)).await
             }
-            Err(error) => match self.again(error.into(), spare, &links, &mut record) {
-                Ok(again) => again,
-                Err(failure) => return record.failed_with(&failure),
-            },
-        };
-        Box::pin(self.carry(Attempt::after(again, &links), interim, record)).await
+        }
     }
 
     /// Carries a request through everything that may have to be waited for.
@@ -401,13 +382,21 @@ impl Outbound {
                 tokio::time::timeout(limit, exchange).await.unwrap_or(Err(ErrorCode::UpstreamTimeout.into()))
             }
         };
-        match exchanged {
-            Ok(mut response) => {
-                wire::response_from_link(&mut response);
-                Ok(record.answered(response).into())
-            }
-            Err(failure) => record.failed_with(&failure),
+        conclude(exchanged, record)
+    }
+}
+
+/// What the client is told in the end.
+fn conclude(
+    exchanged: Result<Response<Body>, Failure>,
+    record: Box<RequestRecord>,
+) -> Result<Answer<Observed>, Abort> {
+    match exchanged {
+        Ok(mut response) => {
+            wire::response_from_link(&mut response);
+            Ok(record.answered(response).into())
         }
+        Err(failure) => record.failed_with(&failure),
     }
 }
 

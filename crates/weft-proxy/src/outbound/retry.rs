@@ -4,11 +4,13 @@
 //! peer says that it did not look, or its application takes no connection), or the connection broke and the request is
 //! idempotent (RFC 9110 section 9.2.2). What a second sending needs is put aside before the first.
 
-use http::{Method, Request};
-use weft_balance::{Outcome, Timestamp};
-use weft_http::{Body, Replay};
+use std::ops::ControlFlow;
 
-use super::http::Outbound;
+use http::{Method, Request, Response};
+use weft_balance::{Outcome, Timestamp};
+use weft_http::{Body, Replay, unanswered};
+
+use super::http::{Outbound, observe};
 use crate::app::{Effect, Failure};
 use crate::record::RequestRecord;
 use crate::upstream::EndpointLinks;
@@ -60,6 +62,32 @@ impl Spare {
 }
 
 impl Outbound {
+    /// Judges one sending: what the client is told of it, or the request that is sent again.
+    pub(super) fn judge(
+        &self,
+        sent: Result<Response<Body>, Failure>,
+        spare: Spare,
+        links: &EndpointLinks,
+        record: &mut RequestRecord,
+    ) -> ControlFlow<Result<Response<Body>, Failure>, Again> {
+        match sent {
+            Ok(response) => match unanswered(response.headers()) {
+                None => {
+                    observe(record, response.status());
+                    ControlFlow::Break(Ok(response))
+                }
+                Some(code) => match self.again(code.into(), spare, links, record) {
+                    Ok(again) => ControlFlow::Continue(again),
+                    Err(_) => ControlFlow::Break(Ok(response)),
+                },
+            },
+            Err(failure) => match self.again(failure, spare, links, record) {
+                Ok(again) => ControlFlow::Continue(again),
+                Err(failure) => ControlFlow::Break(Err(failure)),
+            },
+        }
+    }
+
     /// After a failure: the request, where it may be sent again, or else the failure.
     pub(super) fn again(
         &self,
