@@ -7,6 +7,7 @@
 //! Exit codes: 0 the command held; 1 it ran and something failed; 2 it could not be set up or was called wrongly.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line tool talks on the terminal")]
 
+mod authority;
 mod bench;
 mod cargo;
 mod cluster;

@@ -12,6 +12,7 @@
 //! | `backend` | which iptables: legacy or nft, and the machine's capabilities |
 //! | `install` | write, check, remove |
 //! | `probe` | the self-test |
+//! | [`client`], [`names`] | the way to the API server, and what the parts call things there |
 //! | [`control`] | `weft control`: the parts that know of Kubernetes, put together |
 //! | [`credentials`] | the CA's: whose token it is, and where the root is kept |
 //! | [`controller`] | membership, twins and modes, kept as the cluster's pods and Services ask for |
@@ -20,6 +21,7 @@
 
 mod backend;
 pub mod check;
+pub mod client;
 mod config;
 pub mod control;
 pub mod controller;
@@ -28,6 +30,7 @@ mod error;
 pub mod inject;
 mod install;
 pub mod manifests;
+pub mod names;
 mod probe;
 mod rules;
 pub mod scrape;

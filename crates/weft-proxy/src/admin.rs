@@ -77,7 +77,7 @@ pub(crate) fn start(admin: &Arc<Admin>, listeners: AdminListeners, drain: &Drain
             let (router, mut drain) = (router.clone().with_state(Arc::clone(admin)), drain.clone());
             tokio::spawn(async move {
                 tokio::select! {
-                    () = crate::admin_serve::serve(listener, router) => {}
+                    () = weft_telemetry::serve_pages(listener, router) => {}
                     () = drain.closed() => {}
                 }
             });

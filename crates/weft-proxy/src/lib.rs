@@ -13,7 +13,6 @@
 //! - `record` notes how it went: metrics, span, access log, from one value whose drop cannot be forgotten.
 
 mod admin;
-mod admin_serve;
 mod app;
 mod connections;
 mod destination;

@@ -9,11 +9,13 @@
 //! - [`trace`]: W3C and B3 context, ids, sampling.
 //! - [`span`] and [`otlp`]: one record per sampled request, and its way to a collector.
 //! - [`access`]: JSON lines.
+//! - [`pages`]: the HTTP server of `/metrics`, probes and admin pages.
 
 pub mod access;
 pub mod error;
 pub mod metrics;
 pub mod otlp;
+pub mod pages;
 pub mod span;
 pub mod trace;
 
@@ -21,5 +23,6 @@ pub use access::{AccessLog, AccessLogMode, AccessRecord};
 pub use error::TelemetryError;
 pub use metrics::{Counter, Gauge, Histogram, HttpSeries, Registry, Shard, TcpSeries};
 pub use otlp::{Exporter, OtlpProtocol, TracingConfig};
+pub use pages::serve_pages;
 pub use span::{Grpc, SpanKind, SpanRecord, SpanSink};
 pub use trace::{Sampler, TraceContext, Tracer};

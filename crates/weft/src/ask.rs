@@ -46,7 +46,7 @@ impl Asked {
     {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
         let done = runtime.block_on(async {
-            let client = weft_kube::manifests::connect(self.context.as_deref()).await?;
+            let client = weft_kube::client::of_context(self.context.as_deref()).await?;
             work(client).await
         });
         // A port-forward that is still being closed is nobody's business any more.

@@ -2,15 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
-use weft_ca::{CaConfig, CaError};
+use weft_ca::CaConfig;
 
 use crate::log::{self, Format};
-
-/// How long calls in progress may take at the end. Signing takes milliseconds; a client that is slower asks again.
-const GRACE: Duration = Duration::from_secs(5);
+use crate::serve;
 
 /// Run the mesh certificate authority.
 #[derive(clap::Args)]
@@ -29,36 +25,11 @@ pub(crate) fn run(args: &Args, log: Option<&str>, format: Format) -> ExitCode {
         Ok(config) => config,
         Err(error) => return crate::usage(error),
     };
-    match serve(config) {
+    match serve::until_told(|drain| weft_ca::run(config, drain)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = %format!("{error:#}"), "the CA stopped");
             ExitCode::FAILURE
         }
     }
-}
-
-fn serve(config: CaConfig) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let (trigger, drain) = weft_core::drain();
-        let mut term = signal(SignalKind::terminate())?;
-        let mut int = signal(SignalKind::interrupt())?;
-        let stop = async {
-            tokio::select! {
-                _ = term.recv() => {}
-                _ = int.recv() => {}
-            }
-            tracing::info!("draining");
-            trigger.start(GRACE);
-            tokio::time::sleep(GRACE).await;
-            trigger.close();
-            std::future::pending::<()>().await;
-        };
-        let served: Result<(), CaError> = tokio::select! {
-            result = weft_ca::run(config, drain) => result,
-            () = stop => Ok(()),
-        };
-        Ok(served?)
-    })
 }

@@ -3,16 +3,13 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use tokio::signal::unix::{SignalKind, signal};
 use weft_kube::control::{Binds, Control, ControlConfig, ControlOptions, Part};
 use weft_telemetry::metrics::BuildInfo;
 
 use crate::log::{self, Format};
+use crate::serve;
 
-/// How long what is in progress may take at the end. Signing takes milliseconds; a client that is slower asks again.
-const GRACE: Duration = Duration::from_secs(5);
 /// The client library writes an answer that it cannot read into its log, whole: here that could be a token or a key.
 const QUIET: &str = "kube_client::client=error";
 
@@ -55,7 +52,12 @@ pub(crate) fn run(args: &Args, log: Option<&str>, format: Format) -> ExitCode {
     if let Some(namespace) = &args.namespace {
         config.namespace = namespace.clone();
     }
-    match serve(args.options(config)) {
+    let options = args.options(config);
+    let served = serve::until_told(|drain| async move {
+        let client = weft_kube::client::of_surroundings().await?;
+        Control::bind(options, client).await?.serve(drain).await
+    });
+    match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = %format!("{error:#}"), "control stopped");
@@ -91,32 +93,4 @@ impl Args {
 fn replica() -> String {
     let name = std::env::var("POD_NAME").or_else(|_| std::fs::read_to_string("/proc/sys/kernel/hostname"));
     name.map_or_else(|_| std::process::id().to_string(), |name| name.trim().to_owned())
-}
-
-fn serve(options: ControlOptions) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(async {
-        let (trigger, drain) = weft_core::drain();
-        let mut term = signal(SignalKind::terminate())?;
-        let mut int = signal(SignalKind::interrupt())?;
-        let stop = async {
-            tokio::select! {
-                _ = term.recv() => {}
-                _ = int.recv() => {}
-            }
-            tracing::info!("draining");
-            trigger.start(GRACE);
-            tokio::time::sleep(GRACE).await;
-            trigger.close();
-            std::future::pending::<()>().await;
-        };
-        let served = async {
-            let client = weft_kube::control::client().await?;
-            Control::bind(options, client).await?.serve(drain).await
-        };
-        tokio::select! {
-            result = served => Ok(result?),
-            () = stop => Ok(()),
-        }
-    })
 }

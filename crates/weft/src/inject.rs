@@ -1,12 +1,14 @@
 //! `weft inject` and `weft uninject`.
 
-use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use weft_kube::inject::{
     self, Done, InjectSettings, Injector, Manifests, Mistake, Namespace, NativeSidecar, Outcome, Workload,
 };
+
+use crate::style::{Style, Tone};
 
 /// Weft's own namespace, where no configuration names another.
 const OWN_NAMESPACE: &str = "weft-system";
@@ -171,9 +173,9 @@ fn read(path: &Path) -> std::io::Result<String> {
 }
 
 fn complain(path: &Path, mistakes: &[Mistake]) {
-    let red = if std::io::stderr().is_terminal() { ("\u{1b}[31m", "\u{1b}[0m") } else { ("", "") };
+    let style = Style::stderr();
     for mistake in mistakes {
-        note(&format!("{}{}: {mistake}{}", red.0, path.display(), red.1));
+        note(&style.paint(Tone::Bad, format!("{}: {mistake}", path.display())).to_string());
     }
 }
 

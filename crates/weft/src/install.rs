@@ -142,7 +142,7 @@ pub(crate) fn uninstall(args: &UninstallArgs) -> ExitCode {
 
 /// False where it is refused.
 async fn removed(args: &UninstallArgs) -> Result<bool, KubeError> {
-    let client = manifests::connect(args.context.as_deref()).await?;
+    let client = weft_kube::client::of_context(args.context.as_deref()).await?;
     let uninstall = Uninstall {
         namespace: args.namespace.to_string(),
         keep_ca: args.keep_ca,

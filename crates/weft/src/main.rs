@@ -11,6 +11,7 @@ mod inject;
 mod install;
 mod log;
 mod proxy;
+mod serve;
 mod status;
 mod style;
 mod version;

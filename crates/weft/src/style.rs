@@ -8,7 +8,6 @@ use std::io::IsTerminal;
 
 /// What a text is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(dead_code, reason = "the vocabulary of all reports; not every command needs every word")]
 pub(crate) enum Tone {
     /// As it should be.
     Good,

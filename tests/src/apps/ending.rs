@@ -4,6 +4,7 @@
 //! once, or a moment later), and leaves when the last answer has been given. As the first process of a container it would otherwise
 //! ignore the signal: the kernel ends a namespace's first process only by signals that it has a handler for.
 
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -58,4 +59,18 @@ impl Ending {
         self.now().await;
         tokio::time::sleep(self.linger).await;
     }
+}
+
+/// Serves a connection to its end, and asks it for a graceful one `when`.
+pub(super) async fn gracefully<C: Future>(
+    connection: C,
+    when: impl Future<Output = ()>,
+    ask: impl FnOnce(Pin<&mut C>),
+) -> C::Output {
+    let mut connection = pin!(connection);
+    tokio::select! {
+        served = connection.as_mut() => return served,
+        () = when => ask(connection.as_mut()),
+    }
+    connection.await
 }

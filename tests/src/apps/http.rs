@@ -15,7 +15,6 @@
 //! | anything else | the request as JSON: server, method, path, version, headers, body |
 
 use std::convert::Infallible;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,7 +30,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::net::TcpStream;
 
 use super::checksum::{Checksum, pattern};
-use super::ending::Ending;
+use super::ending::{Ending, gracefully};
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -58,26 +57,14 @@ pub(crate) async fn serve(stream: TcpStream, name: Arc<str>, ending: Ending) -> 
     let io = TokioIo::new(stream);
     if http2 {
         let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-        let mut connection = pin!(server.serve_connection(io, service));
-        let served = tokio::select! {
-            served = connection.as_mut() => served,
-            () = ending.now() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        };
+        let connection = server.serve_connection(io, service);
+        let served = gracefully(connection, ending.now(), |connection| connection.graceful_shutdown()).await;
         return served.map_err(|error| anyhow!("HTTP/2: {error}"));
     }
     let mut server = hyper::server::conn::http1::Builder::new();
     let server = server.timer(TokioTimer::new()).half_close(true).serve_connection(io, service);
-    let mut connection = pin!(server.with_upgrades());
-    let served = tokio::select! {
-        served = connection.as_mut() => served,
-        () = ending.late() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
+    let served =
+        gracefully(server.with_upgrades(), ending.late(), |connection| connection.graceful_shutdown()).await;
     served.map_err(|error| anyhow!("HTTP/1: {error}"))
 }
 

@@ -4,7 +4,6 @@
 //! every traced application does: they hand the trace context of a request on to the calls they make for it.
 
 use std::convert::Infallible;
-use std::pin::pin;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -19,7 +18,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 
-use super::ending::Ending;
+use super::ending::{Ending, gracefully};
 
 type Body = UnsyncBoxBody<Bytes, Infallible>;
 
@@ -92,26 +91,14 @@ impl Shop {
         let io = TokioIo::new(stream);
         if role == Role::Inventory {
             let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
-            let mut connection = pin!(server.serve_connection(io, service));
-            let served = tokio::select! {
-                served = connection.as_mut() => served,
-                () = ending.now() => {
-                    connection.as_mut().graceful_shutdown();
-                    connection.await
-                }
-            };
-            return served.context("HTTP/2");
+            let connection = server.serve_connection(io, service);
+            let served = gracefully(connection, ending.now(), |connection| connection.graceful_shutdown());
+            return served.await.context("HTTP/2");
         }
         let mut server = hyper::server::conn::http1::Builder::new();
-        let mut connection = pin!(server.timer(TokioTimer::new()).serve_connection(io, service));
-        let served = tokio::select! {
-            served = connection.as_mut() => served,
-            () = ending.late() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        };
-        served.context("HTTP/1")
+        let connection = server.timer(TokioTimer::new()).serve_connection(io, service);
+        let served = gracefully(connection, ending.late(), |connection| connection.graceful_shutdown());
+        served.await.context("HTTP/1")
     }
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {

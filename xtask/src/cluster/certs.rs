@@ -11,20 +11,22 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::plan::{API_SERVICE, API_SERVICE_V6, Plan, node_name};
+use crate::authority::Authority;
 use crate::process;
 
 /// Where the files of a cluster are.
 #[derive(Clone, Debug)]
 pub(crate) struct Certificates {
-    directory: PathBuf,
+    authority: Authority,
 }
 
 impl Certificates {
     /// Makes all of them in `directory`, which is new.
     pub(crate) fn make(directory: &Path, plan: &Plan) -> Result<Self> {
         fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
-        let made = Self { directory: directory.to_owned() };
-        made.authority()?;
+        let usage = "keyUsage=critical,keyCertSign,cRLSign,digitalSignature";
+        let authority = Authority::make(directory, "30", "/CN=weft test cluster", &[usage])?;
+        let made = Self { authority };
         let servers = |number: u8| {
             let pair = plan.node(number);
             format!("IP:{},IP:{},DNS:{}", pair.v4, pair.v6, node_name(number))
@@ -34,17 +36,25 @@ impl Certificates {
              DNS:kubernetes.default,DNS:kubernetes.default.svc,DNS:kubernetes.default.svc.cluster.local",
             servers(1)
         );
-        made.leaf("apiserver", "/CN=kube-apiserver", Some(&api))?;
-        made.leaf("apiserver-kubelet", "/O=system:masters/CN=kube-apiserver-kubelet-client", None)?;
-        made.leaf("admin", "/O=system:masters/CN=admin", None)?;
-        made.leaf("controller-manager", "/CN=system:kube-controller-manager", None)?;
-        made.leaf("scheduler", "/CN=system:kube-scheduler", None)?;
-        made.leaf("proxy", "/CN=system:kube-proxy", None)?;
+        made.authority.leaf("apiserver", "/CN=kube-apiserver", Some(&api))?;
+        made.authority.leaf(
+            "apiserver-kubelet",
+            "/O=system:masters/CN=kube-apiserver-kubelet-client",
+            None,
+        )?;
+        made.authority.leaf("admin", "/O=system:masters/CN=admin", None)?;
+        made.authority.leaf("controller-manager", "/CN=system:kube-controller-manager", None)?;
+        made.authority.leaf("scheduler", "/CN=system:kube-scheduler", None)?;
+        made.authority.leaf("proxy", "/CN=system:kube-proxy", None)?;
         for number in plan.numbers() {
             let name = node_name(number);
-            made.leaf(&name, &format!("/O=system:nodes/CN=system:node:{name}"), Some(&servers(number)))?;
+            made.authority.leaf(
+                &name,
+                &format!("/O=system:nodes/CN=system:node:{name}"),
+                Some(&servers(number)),
+            )?;
         }
-        new_key(&made.key("service-accounts"))?;
+        made.authority.new_key("service-accounts")?;
         process::capture(
             Command::new("openssl")
                 .args(["pkey", "-pubout", "-in"])
@@ -55,61 +65,14 @@ impl Certificates {
         Ok(made)
     }
 
-    fn authority(&self) -> Result<()> {
-        new_key(&self.key("ca"))?;
-        process::capture(
-            Command::new("openssl")
-                .args(["req", "-x509", "-new", "-days", "30", "-subj", "/CN=weft test cluster"])
-                .args(["-addext", "keyUsage=critical,keyCertSign,cRLSign,digitalSignature", "-key"])
-                .arg(self.key("ca"))
-                .arg("-out")
-                .arg(self.certificate("ca")),
-        )?;
-        Ok(())
-    }
-
-    fn leaf(&self, name: &str, subject: &str, servers: Option<&str>) -> Result<()> {
-        let request = self.directory.join(format!("{name}.csr"));
-        let extensions = self.directory.join(format!("{name}.ext"));
-        let key = self.key(name);
-        new_key(&key)?;
-        process::capture(
-            Command::new("openssl")
-                .args(["req", "-new", "-subj", subject, "-key"])
-                .arg(&key)
-                .arg("-out")
-                .arg(&request),
-        )?;
-        let names = servers.map_or_else(String::new, |names| format!("subjectAltName={names}\n"));
-        let text = format!(
-            "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\n\
-             extendedKeyUsage=serverAuth,clientAuth\n{names}"
-        );
-        fs::write(&extensions, text).context("cannot write a certificate's extensions")?;
-        process::capture(
-            Command::new("openssl")
-                .args(["x509", "-req", "-days", "30", "-CAcreateserial", "-in"])
-                .arg(&request)
-                .arg("-CA")
-                .arg(self.certificate("ca"))
-                .arg("-CAkey")
-                .arg(self.key("ca"))
-                .arg("-extfile")
-                .arg(&extensions)
-                .arg("-out")
-                .arg(self.certificate(name)),
-        )?;
-        Ok(())
-    }
-
     /// A certificate (for `service-accounts`, the public key).
     pub(crate) fn certificate(&self, name: &str) -> PathBuf {
-        self.directory.join(format!("{name}.pem"))
+        self.authority.certificate(name)
     }
 
     /// A key (PKCS #8).
     pub(crate) fn key(&self, name: &str) -> PathBuf {
-        self.directory.join(format!("{name}.key"))
+        self.authority.key(name)
     }
 
     /// Writes a kubeconfig for the one whom the certificate `name` is for. It carries all it needs, so that it may be
@@ -138,15 +101,6 @@ impl Certificates {
             })
             .with_context(|| format!("cannot write {}", file.display()))
     }
-}
-
-fn new_key(file: &Path) -> Result<()> {
-    process::capture(
-        Command::new("openssl")
-            .args(["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-out"])
-            .arg(file),
-    )?;
-    Ok(())
 }
 
 #[cfg(test)]

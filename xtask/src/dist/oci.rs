@@ -52,7 +52,6 @@ pub(crate) struct Written {
     pub(crate) compressed: usize,
 }
 
-#[allow(dead_code, reason = "the small images of the test cluster use what the image of Weft does not")]
 impl Image {
     /// An empty image that runs as root.
     pub(crate) fn new() -> Self {

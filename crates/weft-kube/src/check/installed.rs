@@ -12,7 +12,8 @@ use kube::{Api, Client, ResourceExt as _};
 use weft_identity::TrustBundle;
 
 use super::report::{Finding, Vantage};
-use crate::control::{ControlConfig, describe};
+use crate::client::describe;
+use crate::control::ControlConfig;
 use crate::controller::facts::Key;
 use crate::controller::{STATE_CONFIG, STATE_KEY, modes};
 use crate::view::{PodView, forbidden};

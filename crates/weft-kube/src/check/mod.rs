@@ -35,7 +35,7 @@ pub use report::{Finding, Report, State, Vantage};
 
 pub use proxies::span;
 
-use crate::control::describe;
+use crate::client::describe;
 use crate::controller::facts::Key;
 use crate::scrape;
 use crate::view::View;

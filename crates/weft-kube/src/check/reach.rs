@@ -21,8 +21,9 @@ use weft_identity::{PeerVerifier, TrustBundle, crypto_provider};
 
 use super::installed::Installed;
 use super::report::{Finding, Vantage};
-use crate::control::describe;
+use crate::client::describe;
 use crate::controller::facts::{Facts as _, Inject, Key, PodFacts};
+use crate::names::INJECT_LABEL;
 use crate::view::View;
 
 /// A port-forward and a handshake.
@@ -198,8 +199,7 @@ fn place(view: &View) -> Option<String> {
 pub(super) async fn dry_run(client: &Client, view: &View) -> (String, DryRun) {
     let Some(namespace) = place(view) else { return (String::new(), DryRun::Nowhere) };
     let labelled = view.world.namespace(&namespace).is_some_and(|facts| facts.inject == Inject::Enabled);
-    let labels =
-        if labelled { serde_json::json!({}) } else { serde_json::json!({"weft.dev/inject": "enabled"}) };
+    let labels = if labelled { serde_json::json!({}) } else { serde_json::json!({INJECT_LABEL: "enabled"}) };
     let pod = serde_json::from_value::<Pod>(serde_json::json!({
         "metadata": {"generateName": "weft-check-", "labels": labels},
         "spec": {

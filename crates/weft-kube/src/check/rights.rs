@@ -9,8 +9,9 @@ use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt as _};
 
 use super::report::{Finding, Vantage};
-use crate::control::describe;
+use crate::client::describe;
 use crate::manifests::{self, Values};
+use crate::names::INJECT_LABEL;
 use crate::view::list;
 
 /// A kind: API group, resource, whether it has a namespace. `weft install` makes no others; a test holds this to it.
@@ -193,7 +194,7 @@ pub(super) fn others(webhooks: &[MutatingWebhookConfiguration], namespaces: &[Na
     };
     let asking = namespaces.iter().filter_map(|namespace| {
         let mesh = asks(namespace)?;
-        let both = namespace.labels().get("weft.dev/inject").is_some_and(|value| value == "enabled");
+        let both = namespace.labels().get(INJECT_LABEL).is_some_and(|value| value == "enabled");
         let more = if both { ", and Weft's by weft.dev/inject" } else { "" };
         Some(format!("the namespace {} asks for {mesh}'s sidecar{more}", namespace.name_any()))
     });

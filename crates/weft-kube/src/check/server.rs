@@ -11,7 +11,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client};
 
 use super::report::{Finding, Vantage};
-use crate::control::describe;
+use crate::client::describe;
 use crate::view::list;
 
 /// The first version whose webhooks, tokens and lists are as Weft needs them.

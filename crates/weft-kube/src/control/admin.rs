@@ -1,31 +1,19 @@
 //! `/metrics`, `/live` and `/ready`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use hyper::server::conn::http1;
 use hyper::{StatusCode, header};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::AbortHandle;
+use tokio::net::TcpListener;
 use weft_core::{Drain, DrainPhase};
-use weft_telemetry::Registry;
+use weft_telemetry::{Registry, serve_pages};
 
 use crate::{KubeError, controller};
-
-/// How long a request head may take, and how long a connection may stay without one.
-const HEAD_READ: Duration = Duration::from_secs(10);
-/// Connections of one listener. The oldest gives way: a probe or a scrape is over in milliseconds.
-const MOST: usize = 128;
-/// After a failed accept (no descriptors).
-const PAUSE: Duration = Duration::from_millis(100);
 
 /// Which parts are ready, and what the others wait for. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -85,7 +73,7 @@ impl Pages {
     pub(super) async fn serve(self, metrics: TcpListener, health: TcpListener) {
         let pages = Router::new().route("/metrics", get(text)).with_state(self.clone());
         let probes = Router::new().route("/live", get(live)).route("/ready", get(ready)).with_state(self);
-        tokio::join!(listen(metrics, pages), listen(health, probes));
+        tokio::join!(serve_pages(metrics, pages), serve_pages(health, probes));
     }
 }
 
@@ -123,39 +111,4 @@ pub(super) async fn bind(
     let listener = TcpListener::bind(address).await.map_err(fail)?;
     let bound = listener.local_addr().map_err(fail)?;
     Ok((listener, bound))
-}
-
-/// Serves a router over HTTP/1, with limits: both listeners are open to the network.
-async fn listen(listener: TcpListener, router: Router) {
-    let mut open: VecDeque<AbortHandle> = VecDeque::new();
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _)) => stream,
-            Err(error) => {
-                tracing::debug!(%error, "admin listener");
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            }
-        };
-        open.retain(|connection| !connection.is_finished());
-        if open.len() >= MOST
-            && let Some(oldest) = open.pop_front()
-        {
-            oldest.abort();
-        }
-        open.push_back(tokio::spawn(connection(stream, router.clone())).abort_handle());
-    }
-}
-
-async fn connection(stream: TcpStream, router: Router) {
-    // A router takes any body.
-    let service = TowerToHyperService::new(router);
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_READ)
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-    if let Err(error) = served {
-        tracing::debug!(%error, "admin connection");
-    }
 }

@@ -9,8 +9,8 @@ use tokio::time::{sleep, timeout};
 use weft_ca::Authority;
 
 use super::admin::PartReadiness;
-use super::client::describe;
 use super::wait::Wait;
+use crate::client::describe;
 use crate::inject::{InjectSettings, NativeSidecar};
 use crate::webhook::NAME;
 

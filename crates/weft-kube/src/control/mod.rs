@@ -8,14 +8,12 @@
 //! |---|---|
 //! | `config` | `config.yaml` |
 //! | `follow` | its changes |
-//! | `client` | the way to the API server |
 //! | `admin` | `/metrics`, `/live`, `/ready` |
 //! | `run`, `parts` | the parts, put together |
 //! | `injector` | what the injector asks the API server, and when it is ready |
 //! | `wait` | waiting for the API server |
 
 mod admin;
-mod client;
 mod config;
 mod follow;
 mod injector;
@@ -24,7 +22,5 @@ mod run;
 mod wait;
 
 pub use admin::{PartReadiness, Readiness};
-pub use client::client;
-pub(crate) use client::describe;
 pub use config::{CaSettings, ControlConfig};
 pub use run::{Binds, Control, ControlOptions, Part};

@@ -21,7 +21,7 @@ use super::injector::{native, written};
 use super::run::{Binds, Part};
 use super::wait::Wait;
 use crate::KubeError;
-use crate::controller::{self, Roots};
+use crate::controller;
 use crate::credentials::{IssuerSecret, TokenReviewer};
 use crate::inject::Injector;
 use crate::webhook::{AuthoritySigner, Webhook, WebhookOptions};
@@ -150,7 +150,7 @@ impl Shared {
             client: self.client.clone(),
             identity: self.replica.clone(),
             settings: settings.subscribe(),
-            roots: Roots::Followed(roots.subscribe()),
+            roots: roots.subscribe(),
             metrics: self.passes.clone(),
         };
         let (mut configs, mut bundles) = (self.settings.clone(), authority.watch_bundle());

@@ -19,16 +19,10 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use weft_core::MtlsMode;
 
-/// `weft.dev/inject`, a label of namespaces and pods.
-pub(crate) const INJECT: &str = "weft.dev/inject";
-/// `weft.dev/mode`, an annotation of namespaces, pods and Services.
-pub(crate) const MODE: &str = "weft.dev/mode";
-/// `weft.dev/mesh`, an annotation of Services.
-pub(crate) const MESH: &str = "weft.dev/mesh";
-/// `weft.dev/twin-of`, a label of twins.
-pub(crate) const TWIN_OF: &str = "weft.dev/twin-of";
+use crate::names::{INIT, INJECT_LABEL, MESH, MODE, PREFIX, PROXY, TWIN_OF};
+
 /// The label that says who manages an object, and its value.
-pub(crate) const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "weft");
+pub(crate) const MANAGED_BY: (&str, &str) = (crate::names::MANAGED_BY, crate::names::WEFT);
 /// The condition of pods that slipped by.
 pub(crate) const INJECTED_CONDITION: &str = "weft.dev/SidecarInjected";
 /// The annotation of a static pod's copy in the API.
@@ -84,7 +78,7 @@ impl<'m> Words<'m> {
     /// `known`: the annotations of Weft that this kind may have.
     fn of(meta: &'m ObjectMeta, known: &[&str]) -> Self {
         let ours =
-            meta.annotations.iter().flatten().map(|(key, _)| key).filter(|key| key.starts_with("weft.dev/"));
+            meta.annotations.iter().flatten().map(|(key, _)| key).filter(|key| key.starts_with(PREFIX));
         let unknown = ours.filter(|key| !known.contains(&key.as_str()));
         let mistakes =
             unknown.map(|key| format!("the annotation {} has no meaning here", cut(key))).collect();
@@ -115,7 +109,7 @@ impl<'m> Words<'m> {
 
     fn inject(&mut self) -> Inject {
         let allowed = &[("enabled", Inject::Enabled), ("disabled", Inject::Disabled)];
-        self.read("label", INJECT, label(self.meta, INJECT), allowed).unwrap_or_default()
+        self.read("label", INJECT_LABEL, label(self.meta, INJECT_LABEL), allowed).unwrap_or_default()
     }
 }
 
@@ -230,12 +224,12 @@ fn left_alone(spec: &PodSpec) -> bool {
     spec.host_network == Some(true) || windows
 }
 
-/// Whether a pod has a sidecar: its containers tell, and nothing else.
-fn injected(pod: &Pod) -> bool {
+/// Whether a pod has a sidecar: its containers tell, and nothing else (docs/design/kubernetes.md).
+pub(crate) fn injected(pod: &Pod) -> bool {
     let Some(spec) = &pod.spec else { return false };
     let init = spec.init_containers.as_deref().unwrap_or_default();
     let has = |name: &str| init.iter().any(|container| container.name == name);
-    has("weft-init") && (has("weft-proxy") || spec.containers.iter().any(|c| c.name == "weft-proxy"))
+    has(INIT) && (has(PROXY) || spec.containers.iter().any(|c| c.name == PROXY))
 }
 
 /// What a Service stands for.

@@ -198,4 +198,4 @@ fn scalar(text: &str) -> String {
 
 #[cfg(test)]
 #[path = "membership_tests.rs"]
-mod tests;
+pub(crate) mod tests;

@@ -9,7 +9,7 @@ use super::super::settings::{MeshSettings, PodCidrMode};
 use super::super::world::tests::{Draft, no_change};
 use super::*;
 
-fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Settings {
         trust_domain: "weft.local".parse().unwrap(),
         cluster_domain: "cluster.local".parse().unwrap(),

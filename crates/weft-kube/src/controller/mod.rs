@@ -26,7 +26,6 @@ mod metrics;
 pub(crate) mod modes;
 mod notices;
 mod pass;
-mod roots;
 mod run;
 mod settings;
 pub(crate) mod slips;
@@ -36,19 +35,13 @@ pub(crate) mod world;
 
 use std::sync::Arc;
 
+pub(crate) use crate::names::{LEASE, MESH_CONFIG, STATE_CONFIG};
 pub use metrics::Metrics;
-pub use roots::Roots;
 pub use run::run;
 pub use settings::{MeshSettings, PodCidrMode, ProxySection, Settings, SettingsError};
 
-/// The ConfigMap of each participating namespace.
-pub(crate) const MESH_CONFIG: &str = "weft-mesh";
-/// The ConfigMap that remembers.
-pub(crate) const STATE_CONFIG: &str = "weft-state";
-/// The key of it.
+/// The key of the ConfigMap that remembers.
 pub(crate) const STATE_KEY: &str = "strict.yaml";
-/// The Lease.
-pub(crate) const LEASE: &str = "weft-controller";
 /// Who writes, in field managers and Events.
 pub(crate) const CONTROLLER: &str = "weft-controller";
 
@@ -60,8 +53,8 @@ pub struct Parts {
     pub identity: String,
     /// What it is told; a change is followed.
     pub settings: tokio::sync::watch::Receiver<Arc<Settings>>,
-    /// The trust bundle.
-    pub roots: Roots,
+    /// The trust bundle: certificates in PEM. While it is empty, no `weft-mesh` is written.
+    pub roots: tokio::sync::watch::Receiver<Arc<str>>,
     /// What it tells about itself.
     pub metrics: Arc<Metrics>,
 }

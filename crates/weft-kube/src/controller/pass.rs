@@ -16,6 +16,7 @@ use super::slips::{Slips, slips};
 use super::twins;
 use super::world::World;
 use super::{MESH_CONFIG, STATE_CONFIG, STATE_KEY};
+use crate::names::CONTROL_CONFIG;
 
 /// A ConfigMap holds 1 MiB (etcd's limit of a request is a little more); names and labels need room too.
 const MAX_MESH: usize = 1_000_000;
@@ -120,13 +121,13 @@ impl Texts {
                  are moving in at once. Restart the workloads of what is labelled before labelling more"
             );
             tracing::error!(size, "membership is too large for a ConfigMap and stays as it is");
-            return Err(Notice::own(&own("weft-config"), "MembershipTooLarge", note));
+            return Err(Notice::own(&own(CONTROL_CONFIG), "MembershipTooLarge", note));
         }
         // The settings were checked; this is for names and addresses that nobody thought of.
         settings::read(&texts.permissive.0).map_err(|reason| {
             tracing::error!(reason, "proxies would refuse the membership; it stays as it is");
             let note: String = reason.chars().take(500).collect();
-            Notice::own(&own("weft-config"), "MembershipRefused", note)
+            Notice::own(&own(CONTROL_CONFIG), "MembershipRefused", note)
         })?;
         Ok(texts)
     }

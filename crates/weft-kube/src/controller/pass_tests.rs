@@ -1,20 +1,10 @@
 use std::time::Duration;
 
 use super::super::facts::{Inject, PodFacts, ServiceFacts};
-use super::super::settings::{MeshSettings, ProxySection};
+use super::super::membership::tests::settings;
 use super::super::world::Seen;
 use super::super::world::tests::{Draft, no_change};
 use super::*;
-
-fn settings() -> Settings {
-    Settings {
-        trust_domain: "weft.local".parse().unwrap(),
-        cluster_domain: "cluster.local".parse().unwrap(),
-        namespace: "weft-system".parse().unwrap(),
-        mesh: MeshSettings::default(),
-        proxy: ProxySection::default(),
-    }
-}
 
 const ROOTS: &str = "-----BEGIN CERTIFICATE-----\n";
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
-use kube::{Api, Client};
+use kube::Api;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use weft_core::Drain;
@@ -21,8 +21,9 @@ use super::pass::{Work, work};
 use super::settings::Settings;
 use super::stores::Stores;
 use super::world::{Seen, World};
-use super::{LEASE, Parts, STATE_CONFIG, roots};
+use super::{LEASE, Parts, STATE_CONFIG};
 use crate::error::KubeError;
+use crate::names::{CONTROL_CONFIG, MESH_CONFIG};
 
 /// Changes come in bursts: a rollout, a relist. A pass waits until none has come for this long,
 const QUIET: Duration = Duration::from_millis(200);
@@ -54,14 +55,12 @@ pub async fn run(parts: Parts, mut drain: Drain) -> Result<(), KubeError> {
     let stores = Stores::default();
     let leads = watch::Sender::new(false);
     let elector = Elector::new(Api::namespaced(client.clone(), &namespace), LEASE, identity.clone());
-    let (root, fill) = roots.split();
-    let followed: BoxFuture<'_, ()> = Box::pin(follow_roots(&client, &namespace, fill));
     let mut controller = Controller {
         stores: &stores,
         writer: Writer::new(client.clone(), &identity),
         namespace: &namespace,
         settings: Followed { source: settings, good: now, refused: None },
-        roots: root,
+        roots,
         metrics: &metrics,
         told: HashSet::new(),
     };
@@ -71,20 +70,12 @@ pub async fn run(parts: Parts, mut drain: Drain) -> Result<(), KubeError> {
     tokio::select! {
         () = watching => {}
         () = election => {}
-        () = followed => {}
         () = working => {}
         () = drain.draining() => {}
     }
     metrics.lead(false);
     elector.release().await;
     Ok(())
-}
-
-async fn follow_roots(client: &Client, namespace: &str, fill: Option<watch::Sender<Arc<str>>>) {
-    match fill {
-        Some(fill) => roots::follow(client, namespace, fill).await,
-        None => std::future::pending().await,
-    }
 }
 
 /// Settings, of which the last good ones stay.
@@ -233,7 +224,11 @@ impl Controller<'_> {
         drop(world);
         if let Some(reason) = &self.settings.refused {
             let note = reason.chars().take(900).collect();
-            work.notices.push(Notice::own(&Key::new(self.namespace, "weft-config"), "SettingsRefused", note));
+            work.notices.push(Notice::own(
+                &Key::new(self.namespace, CONTROL_CONFIG),
+                "SettingsRefused",
+                note,
+            ));
         }
         self.metrics.tell(std::mem::take(&mut work.figures));
         let notices = std::mem::take(&mut work.notices);
@@ -319,10 +314,10 @@ fn jobs<'a>(writer: &'a Writer, work: &'a Work, roots: &'a str) -> Vec<Job<'a>> 
     let mut jobs = Vec::new();
     for mesh in &work.meshes {
         let write = writer.mesh(&mesh.namespace, &mesh.yaml, roots, &mesh.extra);
-        jobs.push(job("weft-mesh", &mesh.namespace, write));
+        jobs.push(job(MESH_CONFIG, &mesh.namespace, write));
     }
     for (namespace, uid) in &work.remove_meshes {
-        jobs.push(job("weft-mesh", namespace, writer.remove_mesh(namespace, uid)));
+        jobs.push(job(MESH_CONFIG, namespace, writer.remove_mesh(namespace, uid)));
     }
     for twin in &work.twins.create {
         jobs.push(job("twin", &twin.key, writer.create_twin(twin)));

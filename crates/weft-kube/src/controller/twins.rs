@@ -8,8 +8,9 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
-use super::facts::{Key, MANAGED_BY, PortFacts, ServiceFacts, ServiceKind, TWIN_OF};
+use super::facts::{Key, MANAGED_BY, PortFacts, ServiceFacts, ServiceKind};
 use super::world::World;
+use crate::names::TWIN_OF;
 
 /// The longest name of a Service: a DNS label.
 const MAX_NAME: usize = 63;

@@ -14,5 +14,6 @@ mod jwt;
 mod review;
 mod secret;
 
+pub use crate::names::CA_SECRET as SECRET;
 pub use review::{AUDIENCE, TokenReviewer};
-pub use secret::{IssuerSecret, SECRET};
+pub use secret::IssuerSecret;

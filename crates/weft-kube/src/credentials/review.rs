@@ -11,10 +11,8 @@ use weft_ca::{Credentials, PodRef, Proof, Proving, Unproven};
 use weft_core::{SpiffeId, TrustDomain};
 
 use super::jwt;
-use crate::control::describe;
-
-/// What a token must be made for. One for the API server is no credential here, and ours is none there.
-pub const AUDIENCE: &str = "weft-ca";
+use crate::client::describe;
+pub use crate::names::AUDIENCE;
 
 /// Reviews at a time. One takes a few milliseconds, so these are thousands a second; more would crowd out the cluster's
 /// own requests when a whole mesh starts at once.

@@ -19,13 +19,11 @@ use weft_ca::{Authority, RootPem};
 use weft_core::{Namespace, TrustDomain};
 
 use crate::KubeError;
-use crate::control::describe;
+use crate::client::describe;
+use crate::names::{CA_BUNDLE as BUNDLE, CA_SECRET as SECRET, MANAGED_BY, WEFT};
 
-/// The name of the Secret.
-pub const SECRET: &str = "weft-ca";
 const CERTIFICATE: &str = "ca.pem";
 const KEY: &str = "ca-key.pem";
-const BUNDLE: &str = "root.pem";
 /// A winner's Secret may be deleted before the loser reads it; after so many turns something is fighting us.
 const TURNS: usize = 5;
 /// After a failed attempt to put the Secret back.
@@ -118,7 +116,7 @@ impl IssuerSecret {
     /// Creates the Secret; `false` where there is one.
     async fn create(&self, pem: &RootPem) -> Result<bool, KubeError> {
         let data = [(CERTIFICATE, &pem.certificate), (KEY, &pem.key), (BUNDLE, &pem.bundle)];
-        let labels = [("app.kubernetes.io/managed-by", "weft"), ("app.kubernetes.io/name", "weft-ca")];
+        let labels = [(MANAGED_BY, WEFT), ("app.kubernetes.io/name", SECRET)];
         let secret = Secret {
             metadata: ObjectMeta {
                 name: Some(SECRET.to_owned()),

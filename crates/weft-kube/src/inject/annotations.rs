@@ -13,14 +13,8 @@ use super::problem::Problem;
 use super::quantity::Quantity;
 use super::settings::Resources;
 use crate::PortRange;
+pub(crate) use crate::names::{INJECT_LABEL, INJECTED, MESH, MODE, PREFIX};
 
-/// What all labels and annotations of Weft begin with.
-pub(crate) const PREFIX: &str = "weft.dev/";
-/// The label that asks for injection, or against it.
-pub const INJECT_LABEL: &str = "weft.dev/inject";
-/// What the injector writes.
-pub const INJECTED: &str = "weft.dev/injected";
-pub(crate) const MODE: &str = "weft.dev/mode";
 const SKIP_INBOUND: &str = "weft.dev/skip-inbound-ports";
 const SKIP_OUTBOUND: &str = "weft.dev/skip-outbound-ports";
 const SKIP_CIDRS: &str = "weft.dev/skip-outbound-cidrs";
@@ -140,7 +134,7 @@ impl Reader<'_> {
                     "this is a label, not an annotation",
                     format!("write it under metadata.labels, as {INJECT_LABEL}: enabled or disabled"),
                 ),
-                "weft.dev/mesh" => (
+                MESH => (
                     "this is for Services, not for pods",
                     format!("write it on the Service; to leave a pod out, label it {INJECT_LABEL}: disabled"),
                 ),

@@ -7,12 +7,13 @@ use super::pod::{INIT, PROXY};
 use super::probes::HEALTH_PORT;
 use super::settings::InjectSettings;
 use crate::PROXY_UID;
+use crate::names::{AUDIENCE, MESH_CONFIG as MESH};
 
-const MESH: &str = "weft-mesh";
 const TOKEN: &str = "weft-token";
 const NO_API: &str = "weft-no-api";
-/// What the CA asks for, and how long a token is good: the kubelet renews it at four fifths.
-const AUDIENCE: &str = "weft-ca";
+/// Volumes that the injector adds.
+pub(crate) const VOLUMES: [&str; 3] = [MESH, TOKEN, NO_API];
+/// How long a token is good: the kubelet renews it at four fifths.
 const TOKEN_SECONDS: u32 = 3600;
 /// Where the API server mounts the pod's API token into every container that has nothing there.
 const API_TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount";

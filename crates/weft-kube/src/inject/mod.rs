@@ -34,7 +34,8 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-pub use annotations::{INJECT_LABEL, INJECTED, POD_ANNOTATIONS};
+pub use crate::names::{INJECT_LABEL, INJECTED};
+pub use annotations::POD_ANNOTATIONS;
 pub use patch::patch;
 pub use problem::Problem;
 pub use quantity::Quantity;

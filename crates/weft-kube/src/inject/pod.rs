@@ -10,9 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-/// Names that the injector gives.
-pub(crate) const INIT: &str = "weft-init";
-pub(crate) const PROXY: &str = "weft-proxy";
+pub(crate) use crate::names::{INIT, PROXY};
 
 /// The pod.
 #[derive(Debug)]

@@ -2,14 +2,13 @@
 
 use super::Namespace;
 use super::annotations::INJECT_LABEL;
+use super::containers::VOLUMES;
 use super::pod::{INIT, PROXY, Pod};
 use super::problem::Problem;
 use crate::{OWN_PORTS, PROXY_UID};
 
 /// The cure for a port that is taken.
 pub(crate) const OTHER_PORT: &str = "use another port";
-/// Volumes that the injector adds.
-pub(crate) const VOLUMES: [&str; 3] = ["weft-mesh", "weft-token", "weft-no-api"];
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
 
 /// Everything in `pod` that stands in the way.

@@ -6,9 +6,9 @@
 use serde_json::{Map, Value};
 
 use super::annotations::INJECTED;
+use super::containers::VOLUMES;
 use super::pod::{INIT, PROXY, name_of};
 use super::probes::{HEALTH_PORT, KINDS};
-use super::refuse::VOLUMES;
 
 /// `pod` as it was before; `None` where it has nothing that was injected.
 ///

@@ -6,15 +6,12 @@ use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 
 use super::Values;
+// Who removes an object; on the namespace, that Weft made it.
+use crate::names::INJECT_LABEL;
+pub(super) use crate::names::{CONTROL, MANAGED_BY, WEFT};
 
 /// The version of the program, and of the image unless a tag is given.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// Name of Deployment, ServiceAccount, roles and the rest.
-pub(super) const CONTROL: &str = "weft-control";
-/// Says who removes an object; on the namespace, that Weft made it.
-pub(super) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
-/// Value of [`MANAGED_BY`].
-pub(super) const WEFT: &str = "weft";
 /// Uid and gid of the control part.
 pub(super) const USER: i64 = 2102;
 
@@ -63,7 +60,7 @@ impl Install<'_> {
         let labels = meta.labels.get_or_insert_default();
         labels.remove("app.kubernetes.io/component");
         labels.extend(texts([
-            ("weft.dev/inject", "disabled"),
+            (INJECT_LABEL, "disabled"),
             ("pod-security.kubernetes.io/enforce", "restricted"),
         ]));
         Namespace { metadata: meta, ..Default::default() }

@@ -8,7 +8,6 @@
 //!
 //! | module | |
 //! |---|---|
-//! | `connect` | the way to the API server |
 //! | `located` | YAML in which each node knows its line |
 //! | `schema` | checks values by the chart's JSON schema |
 //! | `set` | `--set` |
@@ -19,7 +18,6 @@
 //! | `rbac`, `workload`, `network`, `webhook` | the objects |
 //! | `uninstall` | takes all of it away again, with what was made at run time |
 
-mod connect;
 mod deeper;
 mod located;
 mod meta;
@@ -36,7 +34,6 @@ mod workload;
 use k8s_openapi::serde::Serialize;
 use kube::Resource;
 
-pub use connect::connect;
 pub use uninstall::{NamespaceEnd, Removal, Survey, Uninstall};
 pub use values::{Problem, Problems, Source, Values};
 

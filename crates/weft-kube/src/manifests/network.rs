@@ -8,6 +8,7 @@ use k8s_openapi::api::networking::v1::{
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::meta::{CONTROL, Install, selector, selector_labels};
+use crate::names::{CA_SERVICE, INJECTOR};
 
 /// What each port is for: name of the container port, number.
 pub(super) const PORTS: [(&str, i32); 4] =
@@ -48,8 +49,8 @@ impl Install<'_> {
             spec.publish_not_ready_addresses = Some(true);
         }
         [
-            self.service("weft-ca", ("grpc-ca", 15012), "ca"),
-            self.service("weft-injector", ("https", 443), "injector"),
+            self.service(CA_SERVICE, ("grpc-ca", 15012), "ca"),
+            self.service(INJECTOR, ("https", 443), "injector"),
             metrics,
         ]
     }

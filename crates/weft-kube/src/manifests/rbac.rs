@@ -6,6 +6,7 @@ use k8s_openapi::api::rbac::v1::{
 };
 
 use super::meta::{CONTROL, Install};
+use crate::names::{CA_SECRET, INJECTOR, LEASE, MESH_CONFIG, STATE_CONFIG};
 
 const READ: [&str; 3] = ["get", "list", "watch"];
 /// Without `delete`: only `weft uninstall` removes what must be remembered.
@@ -50,7 +51,7 @@ impl Install<'_> {
             rule(
                 &["admissionregistration.k8s.io"],
                 &["mutatingwebhookconfigurations"],
-                &["weft-injector"],
+                &[INJECTOR],
                 &["get", "list", "watch", "patch"],
             ),
             // Controller: which namespaces take part, which pods a service has and which of them have a sidecar, where
@@ -63,7 +64,7 @@ impl Install<'_> {
             rule(
                 &[""],
                 &["configmaps"],
-                &["weft-mesh"],
+                &[MESH_CONFIG],
                 &["get", "list", "watch", "update", "patch", "delete"],
             ),
             // ... except that a right to create cannot be restricted by name.
@@ -79,13 +80,13 @@ impl Install<'_> {
     pub(super) fn role(&self) -> Role {
         let rules = vec![
             // CA: its own key, and no other Secret...
-            rule(&[""], &["secrets"], &["weft-ca"], &KEEP),
+            rule(&[""], &["secrets"], &[CA_SECRET], &KEEP),
             // ... except that a right to create cannot be restricted by name.
             rule(&[""], &["secrets"], &[], &["create"]),
             // Controller: what it must remember.
-            rule(&[""], &["configmaps"], &["weft-state"], &KEEP),
+            rule(&[""], &["configmaps"], &[STATE_CONFIG], &KEEP),
             // Controller: one replica leads.
-            rule(&["coordination.k8s.io"], &["leases"], &["weft-controller"], &KEEP),
+            rule(&["coordination.k8s.io"], &["leases"], &[LEASE], &KEEP),
             rule(&["coordination.k8s.io"], &["leases"], &[], &["create"]),
         ];
         Role { metadata: self.meta(CONTROL), rules: Some(rules) }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::meta::Install;
 use crate::KubeError;
+use crate::names::CONTROL_CONFIG;
 
 impl Install<'_> {
     /// `config.yaml` as a value.
@@ -43,7 +44,7 @@ impl Install<'_> {
             reason: error.to_string(),
         })?;
         Ok(ConfigMap {
-            metadata: self.meta("weft-config"),
+            metadata: self.meta(CONTROL_CONFIG),
             data: Some(BTreeMap::from([("config.yaml".to_owned(), text)])),
             ..Default::default()
         })

@@ -6,9 +6,8 @@ use k8s_openapi::api::admissionregistration::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelectorRequirement};
 
 use super::meta::Install;
+use crate::names::{INJECT_LABEL as INJECT, INJECTOR};
 
-/// Label on namespaces and pods.
-const INJECT: &str = "weft.dev/inject";
 /// Namespaces that never take part.
 const SYSTEM: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
 
@@ -47,7 +46,7 @@ impl Install<'_> {
                 // The injector writes it, and keeps it when the root changes.
                 ca_bundle: None,
                 service: Some(ServiceReference {
-                    name: "weft-injector".to_owned(),
+                    name: INJECTOR.to_owned(),
                     namespace: self.namespace.to_owned(),
                     path: Some("/inject".to_owned()),
                     port: Some(443),
@@ -87,7 +86,7 @@ impl Install<'_> {
             expression(INJECT, "In", &["enabled"]),
         );
         MutatingWebhookConfiguration {
-            metadata: self.cluster_meta("weft-injector"),
+            metadata: self.cluster_meta(INJECTOR),
             webhooks: Some(vec![by_namespace, by_pod]),
         }
     }

@@ -16,6 +16,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use super::meta::{CONTROL, Install, USER, selector, selector_labels, texts};
 use super::network::PORTS;
 use crate::KubeError;
+use crate::names::{CONTROL_CONFIG, INJECT_LABEL};
 
 /// The highest that a class of one's own may have: above every workload, below the cluster's own parts.
 const PRIORITY: i32 = 1_000_000_000;
@@ -136,7 +137,7 @@ impl Install<'_> {
             volumes: Some(vec![Volume {
                 name: "config".to_owned(),
                 config_map: Some(ConfigMapVolumeSource {
-                    name: "weft-config".to_owned(),
+                    name: CONTROL_CONFIG.to_owned(),
                     ..Default::default()
                 }),
                 ..Default::default()
@@ -148,7 +149,7 @@ impl Install<'_> {
     pub(super) fn deployment(&self) -> Result<Deployment, KubeError> {
         let mut labels = selector_labels();
         // Its own injector leaves it alone, wherever it is installed.
-        labels.extend(texts([("weft.dev/inject", "disabled")]));
+        labels.extend(texts([(INJECT_LABEL, "disabled")]));
         let mut annotations: BTreeMap<String, String> = self.values.control.pod_annotations.clone();
         // A change of the configuration rolls the Deployment.
         let checksum = annotations.insert("weft.dev/config-checksum".to_owned(), self.settings_checksum());

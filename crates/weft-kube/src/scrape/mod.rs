@@ -27,7 +27,7 @@ pub use histogram::Histogram;
 pub use proxy::{Leaf, PlaintextCaller, ProxyMetrics};
 pub use text::{Page, PageError, Sample};
 
-use crate::control::describe;
+use crate::client::describe;
 use crate::controller::facts::Key;
 
 /// Where every Weft process serves its metrics.

@@ -9,6 +9,7 @@ use weft_identity::TrustBundle;
 
 use super::Unscraped;
 use crate::KubeError;
+use crate::names::CA_SECRET;
 use crate::scrape::{self, ProxyMetrics};
 use crate::view::{View, Workload};
 
@@ -101,7 +102,7 @@ pub async fn certs(client: &Client, own: &str, scope: Option<&str>) -> Result<Ce
 
 /// From the Secret, else from a `weft-mesh`.
 async fn bundle(client: &Client, own: &str, view: &View) -> Option<TrustBundle> {
-    let secret = Api::<Secret>::namespaced(client.clone(), own).get_opt("weft-ca").await.ok().flatten();
+    let secret = Api::<Secret>::namespaced(client.clone(), own).get_opt(CA_SECRET).await.ok().flatten();
     let pem = secret.and_then(|secret| secret.data).and_then(|mut data| data.remove("root.pem"));
     if let Some(bundle) = pem.and_then(|pem| TrustBundle::from_pem(&pem.0).ok()) {
         return Some(bundle);

@@ -19,7 +19,7 @@ pub(crate) use pod::PodView;
 pub use pod::Workload;
 
 use crate::KubeError;
-use crate::control::describe;
+use crate::client::describe;
 use crate::controller::MESH_CONFIG;
 use crate::controller::facts::{Facts, Key};
 use crate::controller::world::{Seen, World};

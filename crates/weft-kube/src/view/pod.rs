@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use serde::{Deserialize, Serialize};
 
-use crate::inject::INJECTED;
+use crate::names::{INJECTED, PROXY};
 
 /// What made a pod.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
@@ -77,7 +77,7 @@ impl PodView {
     pub(crate) fn of(pod: &Pod) -> Self {
         let annotations = pod.metadata.annotations.as_ref();
         let written = annotations.and_then(|annotations| annotations.get(INJECTED));
-        let proxy = statuses(pod).find(|status| status.name == "weft-proxy");
+        let proxy = statuses(pod).find(|status| status.name == PROXY);
         let running =
             |status: &ContainerStatus| status.state.as_ref().is_some_and(|state| state.running.is_some());
         Self {

@@ -28,7 +28,6 @@ pub use namespaces::{Labels, Namespaces};
 pub use review::{Answer, answer};
 pub use server::{Webhook, WebhookOptions, run};
 
-/// The name of the `MutatingWebhookConfiguration`, and of the Service before it.
-pub const NAME: &str = "weft-injector";
+pub use crate::names::INJECTOR as NAME;
 /// Where pods are sent to.
 pub const PATH: &str = "/inject";

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::authentication::v1::{TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::coordination::v1::Lease;
-use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Secret, Service, ServiceAccount};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod, Service, ServiceAccount};
 use k8s_openapi::api::events::v1::Event;
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams};
@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 use weft_core::{DrainTrigger, drain};
 use weft_kube::KubeError;
-use weft_kube::controller::{self, Metrics, Parts, Roots, Settings};
+use weft_kube::controller::{self, Metrics, Parts, Settings};
 
 use crate::server::ApiServer;
 
@@ -43,7 +43,6 @@ fn own_rules() -> Value {
     json!([
         {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["weft-state"],
          "verbs": ["get", "list", "watch", "create", "patch"]},
-        {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["weft-ca"], "verbs": ["get"]},
         {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
         {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["weft-controller"],
          "verbs": ["get", "update"]},
@@ -84,8 +83,6 @@ impl Cluster {
         create(&self.all::<ClusterRoleBinding>(), bound("ClusterRole")).await;
         create(&self.of::<Role>(SYSTEM), json!({"metadata": meta, "rules": own_rules()})).await;
         create(&self.of::<RoleBinding>(SYSTEM), bound("Role")).await;
-        let secret = json!({"metadata": {"name": "weft-ca"}, "stringData": {"root.pem": ROOT, "ca-key.pem": "secret"}});
-        create(&self.of::<Secret>(SYSTEM), secret).await;
         let spec = json!({"podCIDR": "10.244.0.0/24", "podCIDRs": ["10.244.0.0/24"]});
         create(&self.all::<Node>(), json!({"metadata": {"name": "n1"}, "spec": spec})).await;
     }
@@ -165,17 +162,13 @@ impl Cluster {
             proxy: Default::default(),
         };
         let (tx, settings) = tokio::sync::watch::channel(Arc::new(settings));
+        let (root, roots) = tokio::sync::watch::channel(Arc::from(ROOT));
         let metrics = Arc::new(Metrics::default());
-        let parts = Parts {
-            client,
-            identity: name.to_owned(),
-            settings,
-            roots: Roots::Secret,
-            metrics: Arc::clone(&metrics),
-        };
+        let parts =
+            Parts { client, identity: name.to_owned(), settings, roots, metrics: Arc::clone(&metrics) };
         let (trigger, drain) = drain();
         let task = tokio::spawn(async move {
-            let _settings = tx;
+            let _kept = (tx, root);
             controller::run(parts, drain).await
         });
         Replica { metrics, trigger, task }

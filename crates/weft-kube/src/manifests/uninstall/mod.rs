@@ -29,6 +29,8 @@ use tokio::time::{Instant, sleep};
 
 use super::meta::{CONTROL, MANAGED_BY, WEFT};
 use crate::KubeError;
+use crate::controller::facts;
+use crate::names::{INJECTOR, TWIN_OF};
 
 /// How long something that was deleted may take to be gone: twice the grace period of `weft control`.
 const GONE_WITHIN: Duration = Duration::from_secs(60);
@@ -37,8 +39,6 @@ const LOOK: Duration = Duration::from_millis(300);
 /// Objects per answer of the API server.
 const PAGE: u32 = 500;
 const DEPLOYMENT: &str = "Deployment";
-/// Label of a headless twin.
-const TWIN_OF: &str = "weft.dev/twin-of";
 
 /// What to remove.
 #[derive(Debug, Clone)]
@@ -177,14 +177,14 @@ impl Uninstall {
 
     /// What must be away before anything else: the webhook, then the program.
     async fn installed_first(&self, client: &Client, found: &mut Vec<Removal>) -> Result<(), KubeError> {
-        named(Api::<MutatingWebhookConfiguration>::all(client.clone()), "weft-injector", found).await?;
+        named(Api::<MutatingWebhookConfiguration>::all(client.clone()), INJECTOR, found).await?;
         self.mine::<Deployment>(client, CONTROL, found).await
     }
 
     async fn installed_last(&self, client: &Client, found: &mut Vec<Removal>) -> Result<(), KubeError> {
         self.mine::<PodDisruptionBudget>(client, CONTROL, found).await?;
         self.mine::<NetworkPolicy>(client, CONTROL, found).await?;
-        for service in ["weft-ca", "weft-injector", "weft-control-metrics"] {
+        for service in ["weft-ca", INJECTOR, "weft-control-metrics"] {
             self.mine::<Service>(client, service, found).await?;
         }
         self.mine::<ConfigMap>(client, "weft-config", found).await?;
@@ -293,7 +293,7 @@ async fn injected(client: &Client) -> Result<Vec<String>, KubeError> {
     let mut names = Vec::new();
     loop {
         let page = pods.list(&params).await.map_err(api("list pods"))?;
-        let sidecars = page.items.iter().filter(|pod| has_sidecar(pod));
+        let sidecars = page.items.iter().filter(|pod| facts::injected(pod));
         names.extend(
             sidecars.map(|pod| format!("{}/{}", pod.namespace().unwrap_or_default(), pod.name_any())),
         );
@@ -304,14 +304,6 @@ async fn injected(client: &Client) -> Result<Vec<String>, KubeError> {
     }
     names.sort_unstable();
     Ok(names)
-}
-
-/// As `docs/design/kubernetes.md` defines it: by the containers, not by what an annotation says.
-fn has_sidecar(pod: &Pod) -> bool {
-    let Some(spec) = &pod.spec else { return false };
-    let initial = |name: &str| spec.init_containers.iter().flatten().any(|c| c.name == name);
-    let classic = spec.containers.iter().any(|c| c.name == "weft-proxy");
-    initial("weft-init") && (classic || initial("weft-proxy"))
 }
 
 async fn delete(client: &Client, removal: &Removal) -> Result<(), KubeError> {

@@ -1,26 +1,54 @@
-//! The client of the API server.
+//! The way to the API server.
 
 use std::error::Error;
 use std::time::Duration;
 
+use kube::config::KubeConfigOptions;
 use kube::{Client, Config};
 
 use crate::KubeError;
 
 /// To an API server that is there a connection takes milliseconds; from a dead address nothing ever comes.
 const CONNECT: Duration = Duration::from_secs(5);
+/// An answer to a command, the longest of which is a page of a list.
+const ANSWER: Duration = Duration::from_secs(60);
 
-/// A client as the surroundings say: `KUBECONFIG` or `~/.kube/config`, else the service account of the pod.
+/// A client as the surroundings say: `KUBECONFIG` or `~/.kube/config`, else the service account of the pod. It may watch:
+/// an answer may take as long as it likes.
 ///
 /// Nothing is asked yet: whether the API server is there shows at the first request.
 ///
 /// # Errors
 /// [`KubeError::Api`] where there is neither, or what is there cannot be read.
-pub async fn client() -> Result<Client, KubeError> {
-    let fail = |reason: String| KubeError::Api { what: "no way to the API server".to_owned(), reason };
-    let mut config = Config::infer().await.map_err(|error| fail(error.to_string()))?;
+pub async fn of_surroundings() -> Result<Client, KubeError> {
+    made(Config::infer().await.map_err(|error| unreachable(&error))?, None)
+}
+
+/// A client for a command that somebody runs: of the context named, else as the surroundings say. Nothing is asked yet.
+///
+/// # Errors
+/// [`KubeError::Api`] where there is no such context, or what is there cannot be read.
+pub async fn of_context(context: Option<&str>) -> Result<Client, KubeError> {
+    let config = match context {
+        None => Config::infer().await.map_err(|error| unreachable(&error))?,
+        Some(context) => {
+            let options = KubeConfigOptions { context: Some(context.to_owned()), ..Default::default() };
+            Config::from_kubeconfig(&options).await.map_err(|error| unreachable(&error))?
+        }
+    };
+    made(config, Some(ANSWER))
+}
+
+fn made(mut config: Config, answer: Option<Duration>) -> Result<Client, KubeError> {
     config.connect_timeout = Some(CONNECT);
-    Client::try_from(config).map_err(|error| fail(describe(&error)))
+    if answer.is_some() {
+        config.read_timeout = answer;
+    }
+    Client::try_from(config).map_err(|error| unreachable(&describe(&error)))
+}
+
+fn unreachable(reason: &dyn ToString) -> KubeError {
+    KubeError::Api { what: "no way to the API server".to_owned(), reason: reason.to_string() }
 }
 
 /// What went wrong, in one line that holds nothing of what was sent or answered beyond the API server's own message:

@@ -1,8 +1,8 @@
-//! Serves the admin pages over HTTP/1, with limits.
+//! Serves pages for scrapers, probes and operators over HTTP/1, with limits.
 //!
-//! Two of the three listeners are open to the network, for scrapers and probes, and share the process's descriptors with
-//! traffic. So a request head has its time, and only so many connections are open at once: the *oldest* gives way,
-//! because a probe or a scrape is over in milliseconds, and what has been there for long is not one.
+//! Most of these listeners are open to the network and share the process's descriptors with its traffic. So a request
+//! head has its time, and only so many connections are open at once: the *oldest* gives way, because a probe or a scrape
+//! is over in milliseconds, and what has been there for long is not one.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -25,13 +25,13 @@ const MOST: usize = 128;
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves for as long as it is polled.
-pub(crate) async fn serve(listener: TcpListener, router: Router) {
+pub async fn serve_pages(listener: TcpListener, router: Router) {
     let mut open: VecDeque<AbortHandle> = VecDeque::new();
     loop {
         let stream = match listener.accept().await {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::debug!(%error, "admin listener");
+                tracing::debug!(%error, "pages listener");
                 tokio::time::sleep(PAUSE).await;
                 continue;
             }
@@ -56,6 +56,6 @@ async fn connection(stream: TcpStream, router: Router) {
         .serve_connection(TokioIo::new(stream), service)
         .await;
     if let Err(error) = served {
-        tracing::debug!(%error, "admin connection");
+        tracing::debug!(%error, "pages connection");
     }
 }
