@@ -8,6 +8,8 @@
 mod authority;
 #[path = "security/certs.rs"]
 mod certs;
+#[path = "security/closing.rs"]
+mod closing;
 #[path = "security/headers.rs"]
 mod headers;
 #[path = "security/inbound.rs"]

@@ -82,6 +82,16 @@ impl DrainTrigger {
     pub fn watch(&self) -> Drain {
         Drain(self.0.subscribe())
     }
+
+    /// Whether anybody watches.
+    pub fn is_watched(&self) -> bool {
+        !self.0.is_closed()
+    }
+
+    /// Resolves when nobody watches.
+    pub async fn unwatched(&self) {
+        self.0.closed().await;
+    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Response, Uri, Version, request};
 use http_body::{Frame, SizeHint};
 use weft_balance::InFlight;
+use weft_core::Drain;
 use weft_http::headers::{X_FORWARDED_PROTO, X_REQUEST_ID};
 use weft_http::{Abort, Answer, Body, BodyError, ErrorCode, Refusal, is_grpc};
 use weft_net::{RelayCounters, RelayOutcome};
@@ -419,16 +420,16 @@ impl TcpRecord {
         self.worker.telemetry.of(self.facts.direction).error(code);
     }
 
-    /// Runs a relay to its end, or until the process closes everything: then `None`, and both sides are to be reset, so
+    /// Runs a relay to its end, or until `drain` has closed: then `None`, and both sides are to be reset, so
     /// that nobody takes half a transfer for a whole one. Bytes are reported while it runs: a connection to a database
     /// may live for days.
     pub(crate) async fn run(
         &mut self,
         relaying: impl Future<Output = RelayOutcome>,
         counters: &RelayCounters,
+        mut drain: Drain,
     ) -> Option<RelayOutcome> {
         let mut relaying = std::pin::pin!(relaying);
-        let mut drain = self.worker.shared.drain.clone();
         loop {
             tokio::select! {
                 biased;

@@ -38,6 +38,8 @@ pub(crate) struct Worker {
     /// The version of the configuration that `upstreams` were made with.
     version: Cell<u64>,
     open: Cell<usize>,
+    /// What ends inbound connections without mutual TLS.
+    pub(crate) plaintext: Rc<inbound::PlaintextDrain>,
     /// Connections accepted when it was last looked, and when memory was last given back.
     seen: Cell<u64>,
     trimmed: Cell<u64>,
@@ -82,6 +84,7 @@ impl Worker {
             apps: RefCell::default(),
             version: Cell::new(0),
             open: Cell::new(0),
+            plaintext: Rc::new(inbound::PlaintextDrain::new()),
             seen: Cell::new(0),
             trimmed: Cell::new(0),
             shared,
@@ -109,6 +112,7 @@ impl Worker {
         let snapshot = self.shared.snapshot.load();
         if self.version.replace(snapshot.version) != snapshot.version {
             self.upstreams.borrow_mut().retain(|target, upstream| upstream.follow(target, &snapshot));
+            self.plaintext.follow(snapshot.inbound.mode, self.shared.config.timeouts.drain);
         }
     }
 
@@ -166,6 +170,10 @@ async fn serve(worker: Rc<Worker>, listeners: WorkerListeners) -> std::io::Resul
     let mut drain = worker.shared.drain.clone();
     tokio::task::spawn_local(follow_identity(Rc::clone(&worker)));
     tokio::task::spawn_local(follow_config(Rc::clone(&worker)));
+    let plaintext = Rc::clone(&worker.plaintext);
+    tokio::task::spawn_local(
+        plaintext.pass_on(worker.shared.drain.clone(), worker.shared.config.timeouts.drain),
+    );
     let mut accepting = Vec::new();
     for (direction, list) in
         [(Direction::Outbound, listeners.outbound), (Direction::Inbound, listeners.inbound)]

@@ -100,12 +100,14 @@ async fn serve(args: Args) -> Result<()> {
     report(&format!("listening on {}", listener.local_addr().context("own address")?));
     let ending = Ending::on_sigterm()?;
     let mut connections = JoinSet::new();
+    // One for all turns: a new one in each would begin to wait anew with each connection.
+    let mut late = std::pin::pin!(ending.late());
     loop {
         let stream = tokio::select! {
             stream = listener.accept() => stream.context("accept")?.0,
             // What has ended is let go, or the set would grow for ever.
             Some(_) = connections.join_next() => continue,
-            () = ending.late() => break,
+            () = late.as_mut() => break,
         };
         let _ = stream.set_nodelay(true);
         let (kind, ending) = (kind.clone(), ending.clone());

@@ -24,9 +24,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let (worker, client) = (Rc::clone(&link.worker), link.client);
+    let (mut drain, draining) = (link.drain.clone(), link.drain.clone());
     let handler = Inbound::new(link);
-    let mut drain = worker.shared.drain.clone();
-    let draining = worker.shared.drain.clone();
     tokio::select! {
         result = serve_http2(io, handler, &worker.http2, draining) => if let Err(error) = result {
             tracing::debug!(%error, %client, "mesh link failed");
@@ -41,9 +40,8 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (worker, client) = (Rc::clone(&link.worker), link.client);
+    let (mut drain, draining) = (link.drain.clone(), link.drain.clone());
     let handler = Inbound::new(link);
-    let mut drain = worker.shared.drain.clone();
-    let draining = worker.shared.drain.clone();
     let serving = async {
         if http2 {
             serve_http2(io, handler, &worker.http2, draining).await.map_err(|error| error.to_string())

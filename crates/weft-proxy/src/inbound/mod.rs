@@ -3,6 +3,7 @@
 //! accept → original destination → mesh TLS or not → who is it → requests or bytes to the application. A mesh link says
 //! in its ALPN what it carries, so nothing has to be guessed on it.
 
+mod closing;
 mod http;
 mod plaintext;
 
@@ -14,7 +15,7 @@ use bytes::BytesMut;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use weft_core::{EndpointAddr, MtlsMode, OriginalDst};
+use weft_core::{Drain, EndpointAddr, MtlsMode, OriginalDst};
 use weft_http::ErrorCode;
 use weft_identity::{ALPN_HTTP, ALPN_TCP, IdentityError, LinkProtocol, PeerIdentity, link_protocol, peer_of};
 use weft_net::{
@@ -28,6 +29,8 @@ use crate::outbound::is_loop;
 use crate::record::{ConnectionFacts, TcpRecord};
 use crate::worker::{OpenGuard, Worker};
 
+pub(crate) use closing::PlaintextDrain;
+
 /// A mesh link from another proxy.
 type MeshStream = TlsStream<ReadAhead<Prefixed<TcpStream>>>;
 
@@ -39,6 +42,8 @@ struct Visit {
     app: EndpointAddr,
     listed: Listed,
     open: OpenGuard,
+    /// What ends it if it turns out to be without mutual TLS.
+    plaintext: Drain,
 }
 
 /// Serves one captured connection.
@@ -53,8 +58,10 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted, open: OpenGuar
         return refuse(&worker, accepted, "loop");
     }
     listed.update(|info| info.destination = Some(dst.get()));
-    let mut visit = Visit { worker, accepted, app: EndpointAddr::new(dst.get()), listed, open };
-    let policy = visit.worker.shared.snapshot.load().inbound.clone();
+    // The two in one breath: a mode that changes from here on reaches the connection by `plaintext`.
+    let policy = worker.shared.snapshot.load().inbound.clone();
+    let plaintext = worker.plaintext.watch();
+    let mut visit = Visit { worker, accepted, app: EndpointAddr::new(dst.get()), listed, open, plaintext };
     if policy.mode == MtlsMode::Disable {
         return Box::pin(plaintext::serve(visit, BytesMut::new(), None, &policy)).await;
     }
@@ -97,7 +104,7 @@ fn refuse(worker: &Worker, accepted: Accepted, why: &'static str) {
 }
 
 async fn mesh(visit: Visit, first: BytesMut) {
-    let Visit { worker, accepted, app, listed, open } = visit;
+    let Visit { worker, accepted, app, listed, open, .. } = visit;
     let telemetry = &worker.telemetry.inbound;
     let client = accepted.client;
     let started = Instant::now();
@@ -116,6 +123,7 @@ async fn mesh(visit: Visit, first: BytesMut) {
         client: client.get(),
         app,
         peer: Some(Rc::new(peer)),
+        drain: worker.shared.drain.clone(),
         _open: open,
         listed,
     };
@@ -169,6 +177,8 @@ pub(crate) struct Link {
     pub(crate) app: EndpointAddr,
     /// `None`: plaintext.
     pub(crate) peer: Option<Rc<PeerIdentity>>,
+    /// What ends it.
+    drain: Drain,
     listed: Listed,
     _open: OpenGuard,
 }
@@ -229,7 +239,7 @@ async fn relay(link: Link, mut stream: MeshStream) {
     let counters = RelayCounters::default();
     let options = link.relay_options();
     let relaying = weft_net::relay(&mut stream, &mut app, &options, &counters);
-    if record.run(relaying, &counters).await.is_none_or(|outcome| outcome.aborted) {
+    if record.run(relaying, &counters, link.drain.clone()).await.is_none_or(|outcome| outcome.aborted) {
         weft_net::reset_on_drop(&app);
         weft_net::reset_on_drop(stream.get_ref().0.get_ref());
     }

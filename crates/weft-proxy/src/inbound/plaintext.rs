@@ -57,9 +57,10 @@ pub(super) async fn serve(
     visit.worker.telemetry.inbound.detections.inc(detected.label());
     match detected {
         Detected::Http1 | Detected::Http2 => {
-            let Visit { worker, accepted, app, listed, open } = visit;
+            let Visit { worker, accepted, app, listed, open, plaintext: drain } = visit;
             listed.update(|info| info.protocol = detected.label());
-            let link = Link { worker, client: accepted.client.get(), app, peer: None, listed, _open: open };
+            let client = accepted.client.get();
+            let link = Link { worker, client, app, peer: None, drain, listed, _open: open };
             let io = Prefixed::new(first.freeze(), accepted.stream);
             tokio::task::spawn_local(http::serve_plaintext(link, io, detected == Detected::Http2));
         }
@@ -68,10 +69,10 @@ pub(super) async fn serve(
 }
 
 async fn relay(visit: Visit, first: BytesMut, app: Option<tokio::net::TcpStream>) {
-    let Visit { worker, accepted, app: addr, listed, open } = visit;
+    let Visit { worker, accepted, app: addr, listed, open, plaintext: drain } = visit;
     listed.update(|info| info.protocol = "tcp");
     let client = accepted.client.get();
-    let link = Link { worker: Rc::clone(&worker), client, app: addr, peer: None, listed, _open: open };
+    let link = Link { worker: Rc::clone(&worker), client, app: addr, peer: None, drain, listed, _open: open };
     let mut record = link.tcp_record();
     let connected = match app {
         Some(app) => Ok(app),
@@ -89,7 +90,7 @@ async fn relay(visit: Visit, first: BytesMut, app: Option<tokio::net::TcpStream>
     let counters = RelayCounters::default();
     let options = link.relay_options();
     let relaying = relay_plain(&mut client, &mut app, &options, &counters);
-    if record.run(relaying, &counters).await.is_none() {
+    if record.run(relaying, &counters, link.drain.clone()).await.is_none() {
         weft_net::reset_on_drop(&client);
         weft_net::reset_on_drop(&app);
     }

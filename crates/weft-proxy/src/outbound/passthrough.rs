@@ -64,7 +64,7 @@ pub(super) async fn serve(mut call: Call, destination: &Destination, opaque: boo
             let counters = RelayCounters::default();
             let mut client = rewind(call.accepted.stream, first);
             let relaying = relay_plain(&mut client, &mut upstream, &options, &counters);
-            if record.run(relaying, &counters).await.is_none() {
+            if record.run(relaying, &counters, worker.shared.drain.clone()).await.is_none() {
                 weft_net::reset_on_drop(&client);
                 weft_net::reset_on_drop(&upstream);
             }

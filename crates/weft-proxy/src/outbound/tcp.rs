@@ -160,15 +160,16 @@ async fn carry(call: Call, upstream: Rc<Upstream>, reached: Reached, first: Byte
     let options =
         RelayOptions { idle_timeout: call.worker.shared.config.timeouts.tcp_idle, ..RelayOptions::default() };
     let counters = RelayCounters::default();
+    let drain = call.worker.shared.drain.clone();
     let mut client = rewind(call.accepted.stream, first);
     let outcome = match far {
         Far::Mesh(stream, _) => {
             let mut far = Prefixed::new(greeting.freeze(), *stream);
-            record.run(relay(&mut client, &mut far, &options, &counters), &counters).await
+            record.run(relay(&mut client, &mut far, &options, &counters), &counters, drain).await
         }
         Far::Plain(stream) => {
             let mut far = Prefixed::new(greeting.freeze(), stream);
-            record.run(relay_plain(&mut client, &mut far, &options, &counters), &counters).await
+            record.run(relay_plain(&mut client, &mut far, &options, &counters), &counters, drain).await
         }
     };
     // An abort of the far side, or of the whole process, is passed on as one.

@@ -1,0 +1,60 @@
+//! A workload that is closed to plaintext while plaintext connections to it are open.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use weft_testbed::story;
+
+/// Longer than any of this takes.
+const LIMIT: Duration = Duration::from_secs(10);
+
+async fn read(stream: &mut TcpStream) -> Result<String> {
+    let mut bytes = vec![0; 4096];
+    // Reset or closed in order: gone is gone.
+    let count = tokio::time::timeout(LIMIT, stream.read(&mut bytes)).await?.unwrap_or(0);
+    Ok(String::from_utf8_lossy(&bytes[..count]).into_owned())
+}
+
+#[test]
+fn plaintext_connections_end_when_the_mode_becomes_strict() {
+    story("closing", |mesh| {
+        let orders = mesh.pod("orders.shop").start()?;
+        orders.app(8080)?;
+        orders.app_of("echo", 7000)?;
+        let mut sidecar = mesh
+            .sidecar(&orders)?
+            .config(|yaml| {
+                yaml["inbound"]["mode"] = "permissive".into();
+                yaml["timeouts"]["drain"] = "3s".into();
+            })
+            .start()?;
+        let outsider = mesh.pod("outsider.shop").start()?;
+        let (http, echo) = (SocketAddr::new(orders.ip(), 8080), SocketAddr::new(orders.ip(), 7000));
+        outsider.run(async || {
+            let mut idle = TcpStream::connect(http).await?;
+            idle.write_all(b"GET /status/200 HTTP/1.1\r\nhost: orders\r\n\r\n").await?;
+            ensure!(read(&mut idle).await?.starts_with("HTTP/1.1 200"), "permissive serves plaintext");
+            let mut bytes = TcpStream::connect(echo).await?;
+            bytes.write_all(b"\x00one").await?;
+            ensure!(read(&mut bytes).await? == "\0one", "permissive serves plaintext");
+            let mut busy = TcpStream::connect(http).await?;
+            busy.write_all(b"GET /delay/1500 HTTP/1.1\r\nhost: orders\r\n\r\n").await?;
+
+            sidecar.reconfigure(|yaml| yaml["inbound"]["mode"] = "strict".into())?;
+            ensure!(read(&mut idle).await?.is_empty(), "an idle connection ends at once");
+            bytes.write_all(b"\x00two").await?;
+            ensure!(read(&mut bytes).await? == "\0two", "bytes have the time of a drain");
+            let answer = read(&mut busy).await?.to_ascii_lowercase();
+            ensure!(answer.starts_with("http/1.1 200"), "what is under way is finished: {answer:?}");
+            ensure!(answer.contains("connection: close"), "the client is told to go: {answer:?}");
+            ensure!(read(&mut bytes).await?.is_empty(), "the time of a drain is over");
+            Ok(())
+        })?;
+        let records = sidecar.process().is_running();
+        ensure!(records, "the sidecar itself goes on");
+        Ok(())
+    });
+}
