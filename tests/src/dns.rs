@@ -161,6 +161,8 @@ struct Records {
     numbers: BTreeMap<String, u16>,
     services: BTreeMap<String, Service>,
     hosts: BTreeMap<String, Vec<IpAddr>>,
+    /// The server's own.
+    own: Vec<IpAddr>,
 }
 
 impl Records {
@@ -170,8 +172,7 @@ impl Records {
             "$ORIGIN .\n$TTL {ttl}\n@ SOA ns.cluster.local. root.cluster.local. {serial} 60 60 600 {ttl}\n\
              @ NS ns.cluster.local.\n"
         );
-        let (v4, v6) = crate::mesh::dns_addresses();
-        let _ = writeln!(zone, "ns.cluster.local. A {v4}\nns.cluster.local. AAAA {v6}");
+        self.own.iter().for_each(|address| write_address(&mut zone, "ns.cluster.local.", *address));
         for (key, service) in &self.services {
             service.write(&mut zone, self.numbers.get(key).copied().unwrap_or_default());
         }
@@ -192,7 +193,7 @@ pub struct Dns {
 
 impl Dns {
     pub(crate) fn start(pod: Pod) -> Result<Self> {
-        let records = Records { serial: 1, ttl: DEFAULT_TTL, ..Records::default() };
+        let records = Records { serial: 1, ttl: DEFAULT_TTL, own: pod.addresses(), ..Records::default() };
         fs::write(pod.dir().join("zone"), records.zone()).context("writing the zone")?;
         fs::write(pod.dir().join("nsd.conf"), configuration(&pod)).context("writing nsd.conf")?;
         let server = Mutex::new(launch(&pod)?);
@@ -332,14 +333,14 @@ fn launch(pod: &Pod) -> Result<Arc<Process>> {
 
 /// No response rate limit (the tests are one busy client), no database file, everything in the pod's directory.
 fn configuration(pod: &Pod) -> String {
-    let (v4, v6) = crate::mesh::dns_addresses();
-    let dir = pod.dir().display();
+    let port = pod.dns_server().port();
+    let addresses: Vec<String> =
+        pod.addresses().iter().map(|ip| format!("  ip-address: {ip}@{port}\n")).collect();
+    let (dir, addresses) = (pod.dir().display(), addresses.concat());
     format!(
         r#"server:
   server-count: 1
-  ip-address: {v4}
-  ip-address: {v6}
-  username: ""
+{addresses}  username: ""
   chroot: ""
   zonesdir: "{dir}"
   database: ""
