@@ -1,4 +1,5 @@
-//! The authoritative name server: a real `nsd` in a pod of its own, and the records of a Kubernetes cluster.
+//! The authoritative name server: a real `nsd` in a pod of its own, and the records of a Kubernetes cluster. On loopback,
+//! where it may be impossible to install anything, a small server of our own takes its place if there is no nsd.
 //!
 //! One zone, the root, holds everything, so that every name that is not there is NXDOMAIN with a SOA, as applications
 //! with search domains need it. Each change writes the zone anew and is in force when the call returns.
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::mesh::find_program;
 use crate::pod::Pod;
 use crate::process::Process;
 use crate::wait::eventually;
@@ -189,6 +191,7 @@ pub struct Dns {
     pod: Pod,
     records: Mutex<Records>,
     server: Mutex<Arc<Process>>,
+    real: bool,
 }
 
 impl Dns {
@@ -196,8 +199,9 @@ impl Dns {
         let records = Records { serial: 1, ttl: DEFAULT_TTL, own: pod.addresses(), ..Records::default() };
         fs::write(pod.dir().join("zone"), records.zone()).context("writing the zone")?;
         fs::write(pod.dir().join("nsd.conf"), configuration(&pod)).context("writing nsd.conf")?;
-        let server = Mutex::new(launch(&pod)?);
-        let dns = Self { pod, records: Mutex::new(records), server };
+        let real = !pod.is_loopback() || find_program("nsd").is_some();
+        let server = Mutex::new(launch(&pod, real)?);
+        let dns = Self { pod, records: Mutex::new(records), server, real };
         dns.wait_for_serial(1)?;
         Ok(dns)
     }
@@ -253,7 +257,7 @@ impl Dns {
     /// # Errors
     /// The server does not start.
     pub fn restart(&self) -> Result<()> {
-        *self.server.lock().unwrap_or_else(PoisonError::into_inner) = launch(&self.pod)?;
+        *self.server.lock().unwrap_or_else(PoisonError::into_inner) = launch(&self.pod, self.real)?;
         let serial = self.records.lock().unwrap_or_else(PoisonError::into_inner).serial;
         self.wait_for_serial(serial)
     }
@@ -266,6 +270,11 @@ impl Dns {
     /// Ends [`Dns::pause`].
     pub fn resume(&self) {
         self.server.lock().unwrap_or_else(PoisonError::into_inner).resume();
+    }
+
+    /// What answers, for a notice.
+    pub fn server(&self) -> &'static str {
+        if self.real { "nsd" } else { "Weft's own small name server (nsd is not installed)" }
     }
 
     /// The pod of the server, for captures and addresses.
@@ -294,7 +303,10 @@ impl Dns {
                 if asked.is_some() {
                     self.write(&zone)?;
                 }
-                server.signal(rustix::process::Signal::HUP);
+                // Ours reads the file at each query.
+                if self.real {
+                    server.signal(rustix::process::Signal::HUP);
+                }
                 asked = Some(Instant::now());
             }
             Ok((self.served_serial() == Some(serial)).then_some(()))
@@ -326,7 +338,10 @@ impl Dns {
     }
 }
 
-fn launch(pod: &Pod) -> Result<Arc<Process>> {
+fn launch(pod: &Pod, real: bool) -> Result<Arc<Process>> {
+    if !real {
+        return pod.app_of("names", pod.dns_server().port());
+    }
     let conf = pod.dir().join("nsd.conf").display().to_string();
     pod.spawn("nsd", &["nsd", "-d", "-c", &conf])
 }

@@ -14,6 +14,13 @@ pub(crate) const DNS_NUMBER: u16 = 10;
 /// The node: the pods' default gateway.
 const NODE_NUMBER: u16 = 1;
 
+/// A number that no pod gets, and the port that a mesh holds there to have its part of loopback for itself.
+const CLAIM_NUMBER: u8 = 254;
+const CLAIM_PORT: u16 = 15998;
+
+/// How many parts of loopback are tried.
+const TRIES: usize = 32;
+
 /// Where the pods are.
 #[derive(Debug)]
 pub(crate) enum Network {
@@ -27,18 +34,26 @@ pub(crate) enum Network {
 /// The part of 127.0.0.0/8 that one mesh uses.
 #[derive(Debug)]
 pub(crate) struct Loopback {
-    /// The second octet.
-    net: u8,
+    /// The first three octets.
+    net: [u8; 3],
+    /// Keeps other meshes away, of this process and of others.
+    _claim: Option<TcpListener>,
     /// What programs of this machine that listen on all addresses leave over: by the port that was wanted.
     ports: Mutex<HashMap<u16, u16>>,
 }
 
 impl Network {
-    /// A part of loopback that meshes of other processes most likely do not use.
+    /// A part of loopback that no other mesh uses.
     pub(crate) fn loopback() -> Self {
-        // Below 64 is where people put things by hand.
-        let net = u8::try_from(64 + std::process::id() % 128).unwrap_or(64);
-        Self::Loopback(Loopback { net, ports: Mutex::default() })
+        // 127.0.0.0/16 is where people put things by hand. Where the port of the claim is taken on all addresses, a part
+        // at random has to do.
+        let candidates = || std::iter::repeat_with(|| [127, fastrand::u8(1..), fastrand::u8(..)]);
+        let claimed = candidates().take(TRIES).find_map(|net| {
+            let claim = TcpListener::bind((address(net, CLAIM_NUMBER), CLAIM_PORT)).ok()?;
+            Some((net, Some(claim)))
+        });
+        let (net, claim) = claimed.unwrap_or(([127, fastrand::u8(1..), fastrand::u8(..)], None));
+        Self::Loopback(Loopback { net, _claim: claim, ports: Mutex::default() })
     }
 
     pub(crate) fn is_loopback(&self) -> bool {
@@ -49,7 +64,7 @@ impl Network {
         let [high, low] = number.to_be_bytes();
         match self {
             Self::Bridge => Ipv4Addr::new(10, 77, high, low),
-            Self::Loopback(loopback) => Ipv4Addr::new(127, loopback.net, high, low),
+            Self::Loopback(loopback) => address(loopback.net, low),
         }
     }
 
@@ -69,11 +84,15 @@ impl Network {
         let Self::Loopback(loopback) = self else { return wanted };
         let mut ports = loopback.ports.lock().unwrap_or_else(PoisonError::into_inner);
         *ports.entry(wanted).or_insert_with(|| {
-            let free = TcpListener::bind((Ipv4Addr::new(127, loopback.net, 255, 254), wanted)).is_ok();
+            let free = TcpListener::bind((address(loopback.net, CLAIM_NUMBER), wanted)).is_ok();
             let other = || TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))?.local_addr();
             if free { wanted } else { other().map_or(wanted, |address| address.port()) }
         })
     }
+}
+
+fn address([a, b, c]: [u8; 3], number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(a, b, c, number)
 }
 
 #[cfg(test)]
@@ -91,5 +110,6 @@ mod tests {
         assert_eq!(network.port(wanted), other);
         assert_eq!(Network::Bridge.port(wanted), wanted);
         assert!(network.v4(DNS_NUMBER).is_loopback());
+        assert_ne!(Network::loopback().v4(DNS_NUMBER), network.v4(DNS_NUMBER));
     }
 }

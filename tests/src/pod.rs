@@ -340,23 +340,35 @@ impl Pod {
     /// # Errors
     /// It cannot be started.
     pub fn app_as(&self, kind: &str, port: u16, name: &str) -> Result<Arc<Process>> {
-        self.app_calling(kind, port, name, &[])
+        self.start_app(kind, self.listen_on(port), name, &[])
     }
 
-    /// The same for an application that is told where those that it calls are (`name`, address), as one that cannot find
+    /// Starts one kind of test application on one address of the pod.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn app_at(&self, kind: &str, listen: SocketAddr) -> Result<Arc<Process>> {
+        self.start_app(kind, listen, self.name(), &[])
+    }
+
+    /// Like [`Pod::app_of`] for an application that is told where those that it calls are (`name`, address), as one that cannot find
     /// them by their names.
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn app_calling(
+    pub fn app_calling(&self, kind: &str, port: u16, calls: &[(&str, SocketAddr)]) -> Result<Arc<Process>> {
+        self.start_app(kind, self.listen_on(port), self.name(), calls)
+    }
+
+    fn start_app(
         &self,
         kind: &str,
-        port: u16,
+        listen: SocketAddr,
         name: &str,
         calls: &[(&str, SocketAddr)],
     ) -> Result<Arc<Process>> {
         let helper = crate::helper::helper_binary()?.display().to_string();
-        let listen = self.listen_on(port).to_string();
+        let (port, listen) = (listen.port(), listen.to_string());
         let mut command =
             [&helper, "serve", kind, "--listen", &listen, "--name", name].map(str::to_owned).to_vec();
         for (callee, address) in calls {

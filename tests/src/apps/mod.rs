@@ -8,6 +8,8 @@
 //! | `greet` | speaks first, as SMTP does |
 //! | `sink` | reads until half-close, then answers with count and checksum |
 //! | `source` | sends as many bytes as asked, half-closes, reads on |
+//! | `counter` | counts keys as redis does (see `apps/counter.rs`) |
+//! | `names` | a small name server (see `apps/names.rs`) |
 //! | `otlp` | Weft's own small OTLP/HTTP receiver (see `apps/otlp.rs`) |
 //! | `web`, `orders`, `inventory` | the demo's services (see `apps/shop.rs`) |
 //!
@@ -15,9 +17,11 @@
 //! `load` and `get` are clients for pods of a cluster (see `apps/load.rs`).
 
 mod checksum;
+mod counter;
 mod ending;
 mod http;
 mod load;
+mod names;
 mod otlp;
 mod raw;
 mod shop;
@@ -106,6 +110,9 @@ fn parse(words: &mut impl Iterator<Item = String>) -> Result<Args> {
 
 async fn serve(args: Args) -> Result<()> {
     let address = args.listen;
+    if args.kind == "names" {
+        return names::serve(address).await;
+    }
     let listener = TcpListener::bind(address).await.with_context(|| format!("binding {address}"))?;
     let kind = Kind::parse(&args.kind, args.name.into(), args.calls)?;
     report(&format!("listening on {}", listener.local_addr().context("own address")?));
@@ -143,6 +150,7 @@ enum Kind {
     Sink,
     Source,
     Otlp,
+    Counter(counter::Counts),
     Shop(Arc<shop::Shop>),
 }
 
@@ -156,6 +164,7 @@ impl Kind {
             "sink" => Self::Sink,
             "source" => Self::Source,
             "otlp" => Self::Otlp,
+            "counter" => Self::Counter(counter::Counts::default()),
             _ => Self::Shop(Arc::new(
                 shop::Shop::new(kind, name, calls).with_context(|| format!("no kind {kind}"))?,
             )),
@@ -171,6 +180,7 @@ impl Kind {
             Self::Sink => until(&ending, tcp::sink(stream)).await,
             Self::Source => until(&ending, tcp::source(stream)).await,
             Self::Otlp => until(&ending, otlp::serve(stream)).await,
+            Self::Counter(counts) => until(&ending, counter::serve(stream, counts)).await,
             Self::Shop(shop) => shop.serve(stream, ending).await,
         }
     }
