@@ -196,3 +196,43 @@ fn workloads_with_and_without_interception_meet() {
         Ok(())
     });
 }
+
+/// Where interception has the address that was dialed, a listener has nothing but DNS.
+#[test]
+fn a_service_without_records_is_waited_for_and_a_circle_is_broken() {
+    loopback_story("doors-names", |mesh| {
+        let web = mesh.pod("web.shop").start()?;
+        let (late, circle) = (mesh.port(28_080), mesh.port(29_080));
+        let client = mesh
+            .sidecar(&web)?
+            .outbound_listener(at(&web, late), "orders.shop.svc.cluster.local:80")
+            .outbound_listener(at(&web, circle), "circle.shop.svc.cluster.local:80")
+            .start()?;
+        let url = format!("http://{}/", at(&web, late));
+        let answer = web.get(&url)?;
+        assert_eq!((answer.status.as_u16(), answer.header("weft-error")), (503, "no-endpoints"));
+
+        let orders = mesh.pod("orders.shop").start()?;
+        let ports = Ports::new(mesh, 8080);
+        orders.app(ports.application)?;
+        let _server = mesh
+            .sidecar(&orders)?
+            .inbound_listener(at(&orders, ports.service), at(&orders, ports.application))
+            .start()?;
+        mesh.dns().set(Service::virtual_ip("orders.shop").port(80, ports.service).on(&[&orders]))?;
+        eventually("the records of orders to be seen", Duration::from_secs(15), || {
+            Ok((web.get(&url)?.status == 200).then_some(()))
+        })?;
+
+        // DNS leads the client back to its own listener.
+        mesh.dns().set(Service::virtual_ip("circle.shop").port(80, circle).on(&[&web]))?;
+        let accepted = || -> Result<f64> {
+            Ok(client.metrics()?.sum("weft_accepted_connections_total", &[("listener", "outbound")]))
+        };
+        let before = accepted()?;
+        let answer = web.get(&format!("http://{}/", at(&web, circle)))?;
+        assert_eq!((answer.status.as_u16(), answer.header("weft-error")), (508, "loop-detected"));
+        assert_eq!(accepted()?, before + 1.0);
+        Ok(())
+    });
+}
