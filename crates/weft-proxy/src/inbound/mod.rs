@@ -1,7 +1,7 @@
 //! Inbound: connections of others to the own application.
 //!
-//! accept → original destination (or the listener's) → mesh TLS or not → who is it → requests or bytes to the application. A mesh link says
-//! in its ALPN what it carries, so nothing has to be guessed on it.
+//! accept → original destination (or the listener's) → mesh TLS or not → who is it → requests or bytes to the application.
+//! A mesh link says in its ALPN what it carries, so nothing has to be guessed on it.
 
 mod http;
 mod plaintext;
