@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 
 use crate::pod::Pod;
 use crate::process::Process;
-use crate::sandbox::WEFT_INSIDE;
 use crate::wait::eventually;
 
 /// The port that the reference gives to the CA.
@@ -39,7 +38,7 @@ impl Ca {
         let config = dir.join("ca.yaml");
         let mut yaml = json!({
             "trustDomain": "weft.local",
-            "listen": format!("[::]:{PORT}"),
+            "listen": pod.listen_on(pod.port(PORT)),
             "dataDir": dir.join("data"),
             "tokensFile": dir.join("tokens.yaml"),
         });
@@ -56,7 +55,7 @@ impl Ca {
 
     /// The CA's address as a pod reaches it.
     pub fn address_for(&self, pod: &Pod) -> SocketAddr {
-        self.pod.socket_for(pod, PORT)
+        self.pod.socket_for(pod, self.pod.port(PORT))
     }
 
     /// The pod it runs in.
@@ -147,7 +146,7 @@ impl Ca {
     }
 
     fn wait_until_up(&self) -> Result<()> {
-        let (process, address) = (self.process(), SocketAddr::new(self.pod.ip(), PORT));
+        let (process, address) = (self.process(), SocketAddr::new(self.pod.ip(), self.pod.port(PORT)));
         eventually("the CA to listen", DEADLINE, || {
             if !process.is_running() {
                 anyhow::bail!("weft ca ended");
@@ -160,8 +159,8 @@ impl Ca {
 }
 
 fn launch(pod: &Pod, config: &std::path::Path) -> Result<Arc<Process>> {
-    crate::pod::weft_binary()?;
+    let weft = pod.weft()?;
     // Debug: it says when it has read the tokens again.
     let log = "info,weft_ca=debug";
-    pod.spawn("weft-ca", &[WEFT_INSIDE, "ca", "--log", log, "--config", &config.display().to_string()])
+    pod.spawn("weft-ca", &[&weft, "ca", "--log", log, "--config", &config.display().to_string()])
 }

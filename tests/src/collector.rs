@@ -78,8 +78,8 @@ impl Collector {
     pub(crate) fn start(pod: Pod, receiver: Receiver) -> Result<Self> {
         let config = json!({
             "receivers": { "otlp": { "protocols": {
-                "grpc": { "endpoint": format!("[::]:{GRPC}") },
-                "http": { "endpoint": format!("[::]:{HTTP}") },
+                "grpc": { "endpoint": pod.listen_on(pod.port(GRPC)) },
+                "http": { "endpoint": pod.listen_on(pod.port(HTTP)) },
             }}},
             "processors": { "batch": { "timeout": "100ms" } },
             "exporters": { "file": { "path": pod.dir().join("spans.jsonl"), "flush_interval": "100ms" } },
@@ -97,12 +97,12 @@ impl Collector {
 
     /// The OTLP/gRPC endpoint as a pod reaches it.
     pub fn grpc_for(&self, pod: &Pod) -> String {
-        format!("http://{}", self.pod.socket_for(pod, GRPC))
+        format!("http://{}", self.pod.socket_for(pod, self.pod.port(GRPC)))
     }
 
     /// The OTLP/HTTP endpoint as a pod reaches it.
     pub fn http_for(&self, pod: &Pod) -> String {
-        format!("http://{}", self.pod.socket_for(pod, HTTP))
+        format!("http://{}", self.pod.socket_for(pod, self.pod.port(HTTP)))
     }
 
     /// `telemetry.tracing` of `weft.yaml` for a pod: everything is sampled.
@@ -203,7 +203,7 @@ impl Collector {
 }
 
 fn launch(pod: &Pod, receiver: &Receiver) -> Result<Arc<Process>> {
-    let Receiver::Otelcol(binary) = receiver else { return pod.app_of("otlp", HTTP) };
+    let Receiver::Otelcol(binary) = receiver else { return pod.app_of("otlp", pod.port(HTTP)) };
     let config = pod.dir().join("otelcol.yaml").display().to_string();
     let process = pod.spawn("otelcol", &[&binary.display().to_string(), "--config", &config])?;
     eventually("the collector to listen", START, || {
@@ -212,7 +212,7 @@ fn launch(pod: &Pod, receiver: &Receiver) -> Result<Arc<Process>> {
         }
         // Its two receivers begin one after the other.
         for port in [GRPC, HTTP] {
-            let address = std::net::SocketAddr::new(pod.ip(), port);
+            let address = std::net::SocketAddr::new(pod.ip(), pod.port(port));
             if !pod.run(async || Ok(tokio::net::TcpStream::connect(address).await.is_ok()))? {
                 return Ok(None);
             }

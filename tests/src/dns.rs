@@ -1,4 +1,5 @@
-//! The authoritative name server: a real `nsd` in a pod of its own, and the records of a Kubernetes cluster.
+//! The authoritative name server: a real `nsd` in a pod of its own, and the records of a Kubernetes cluster. On loopback,
+//! where it may be impossible to install anything, a small server of our own takes its place if there is no nsd.
 //!
 //! One zone, the root, holds everything, so that every name that is not there is NXDOMAIN with a SOA, as applications
 //! with search domains need it. Each change writes the zone anew and is in force when the call returns.
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::mesh::find_program;
 use crate::pod::Pod;
 use crate::process::Process;
 use crate::wait::eventually;
@@ -161,6 +163,8 @@ struct Records {
     numbers: BTreeMap<String, u16>,
     services: BTreeMap<String, Service>,
     hosts: BTreeMap<String, Vec<IpAddr>>,
+    /// The server's own.
+    own: Vec<IpAddr>,
 }
 
 impl Records {
@@ -170,8 +174,7 @@ impl Records {
             "$ORIGIN .\n$TTL {ttl}\n@ SOA ns.cluster.local. root.cluster.local. {serial} 60 60 600 {ttl}\n\
              @ NS ns.cluster.local.\n"
         );
-        let (v4, v6) = crate::mesh::dns_addresses();
-        let _ = writeln!(zone, "ns.cluster.local. A {v4}\nns.cluster.local. AAAA {v6}");
+        self.own.iter().for_each(|address| write_address(&mut zone, "ns.cluster.local.", *address));
         for (key, service) in &self.services {
             service.write(&mut zone, self.numbers.get(key).copied().unwrap_or_default());
         }
@@ -188,15 +191,17 @@ pub struct Dns {
     pod: Pod,
     records: Mutex<Records>,
     server: Mutex<Arc<Process>>,
+    real: bool,
 }
 
 impl Dns {
     pub(crate) fn start(pod: Pod) -> Result<Self> {
-        let records = Records { serial: 1, ttl: DEFAULT_TTL, ..Records::default() };
+        let records = Records { serial: 1, ttl: DEFAULT_TTL, own: pod.addresses(), ..Records::default() };
         fs::write(pod.dir().join("zone"), records.zone()).context("writing the zone")?;
         fs::write(pod.dir().join("nsd.conf"), configuration(&pod)).context("writing nsd.conf")?;
-        let server = Mutex::new(launch(&pod)?);
-        let dns = Self { pod, records: Mutex::new(records), server };
+        let real = !pod.is_loopback() || find_program("nsd").is_some();
+        let server = Mutex::new(launch(&pod, real)?);
+        let dns = Self { pod, records: Mutex::new(records), server, real };
         dns.wait_for_serial(1)?;
         Ok(dns)
     }
@@ -252,7 +257,7 @@ impl Dns {
     /// # Errors
     /// The server does not start.
     pub fn restart(&self) -> Result<()> {
-        *self.server.lock().unwrap_or_else(PoisonError::into_inner) = launch(&self.pod)?;
+        *self.server.lock().unwrap_or_else(PoisonError::into_inner) = launch(&self.pod, self.real)?;
         let serial = self.records.lock().unwrap_or_else(PoisonError::into_inner).serial;
         self.wait_for_serial(serial)
     }
@@ -265,6 +270,11 @@ impl Dns {
     /// Ends [`Dns::pause`].
     pub fn resume(&self) {
         self.server.lock().unwrap_or_else(PoisonError::into_inner).resume();
+    }
+
+    /// What answers, for a notice.
+    pub fn server(&self) -> &'static str {
+        if self.real { "nsd" } else { "Weft's own small name server (nsd is not installed)" }
     }
 
     /// The pod of the server, for captures and addresses.
@@ -293,7 +303,10 @@ impl Dns {
                 if asked.is_some() {
                     self.write(&zone)?;
                 }
-                server.signal(rustix::process::Signal::HUP);
+                // Ours reads the file at each query.
+                if self.real {
+                    server.signal(rustix::process::Signal::HUP);
+                }
                 asked = Some(Instant::now());
             }
             Ok((self.served_serial() == Some(serial)).then_some(()))
@@ -325,21 +338,24 @@ impl Dns {
     }
 }
 
-fn launch(pod: &Pod) -> Result<Arc<Process>> {
+fn launch(pod: &Pod, real: bool) -> Result<Arc<Process>> {
+    if !real {
+        return pod.app_of("names", pod.dns_server().port());
+    }
     let conf = pod.dir().join("nsd.conf").display().to_string();
     pod.spawn("nsd", &["nsd", "-d", "-c", &conf])
 }
 
 /// No response rate limit (the tests are one busy client), no database file, everything in the pod's directory.
 fn configuration(pod: &Pod) -> String {
-    let (v4, v6) = crate::mesh::dns_addresses();
-    let dir = pod.dir().display();
+    let port = pod.dns_server().port();
+    let addresses: Vec<String> =
+        pod.addresses().iter().map(|ip| format!("  ip-address: {ip}@{port}\n")).collect();
+    let (dir, addresses) = (pod.dir().display(), addresses.concat());
     format!(
         r#"server:
   server-count: 1
-  ip-address: {v4}
-  ip-address: {v6}
-  username: ""
+{addresses}  username: ""
   chroot: ""
   zonesdir: "{dir}"
   database: ""

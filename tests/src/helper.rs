@@ -24,10 +24,8 @@ const BINARY: &str = "weft-testapp";
 /// Where a command is to run.
 #[derive(Debug, Clone)]
 pub(crate) struct Enter {
-    /// The network namespace, as a path that a child process can open.
-    pub(crate) net: String,
-    /// The mount namespace.
-    pub(crate) mnt: String,
+    /// The network and the mount namespace, as paths that a child process can open; those of this process when absent.
+    pub(crate) namespaces: Option<(String, String)>,
     /// The user and group to run as; root of the namespace when absent.
     pub(crate) uid: Option<u32>,
 }
@@ -37,7 +35,8 @@ impl Enter {
     pub(crate) fn command(&self, program: &str) -> Result<Command> {
         let mut command = Command::new(helper_binary()?);
         let uid = self.uid.map_or_else(|| "-".to_owned(), |uid| uid.to_string());
-        command.args([WORD, &std::process::id().to_string(), &self.net, &self.mnt, &uid, program]);
+        let (net, mnt) = self.namespaces.as_ref().map_or(("-", "-"), |(net, mnt)| (net, mnt));
+        command.args([WORD, &std::process::id().to_string(), net, mnt, &uid, program]);
         Ok(command)
     }
 }
@@ -64,15 +63,9 @@ fn become_program(mut args: impl Iterator<Item = String>) -> Result<()> {
     let mut next = |what| args.next().with_context(|| format!("no {what}"));
     let parent: u32 = next("parent")?.parse().context("parent pid")?;
     let (net, mnt, uid, program) = (next("net")?, next("mnt")?, next("uid")?, next("program")?);
-    // Opened before the mounts change: the path leads through the /proc of the outer mount namespace.
-    let net = File::open(&net).with_context(|| format!("opening {net}"))?;
-    let mnt = File::open(&mnt).with_context(|| format!("opening {mnt}"))?;
-    let directory = std::env::current_dir().context("working directory")?;
-    move_into_link_name_space(net.as_fd(), Some(LinkNameSpaceType::Network)).context("network namespace")?;
-    move_into_link_name_space(mnt.as_fd(), Some(LinkNameSpaceType::Mount)).context("mount namespace")?;
-    drop((net, mnt));
-    // Entering a mount namespace moves to its root (setns(2)).
-    std::env::set_current_dir(&directory).with_context(|| format!("going to {}", directory.display()))?;
+    if net != "-" {
+        enter(&net, &mnt)?;
+    }
     if uid != "-" {
         let id: u32 = uid.parse().context("uid")?;
         // Groups before user: afterwards there is no right left to change them.
@@ -88,6 +81,18 @@ fn become_program(mut args: impl Iterator<Item = String>) -> Result<()> {
     }
     let error = Command::new(&program).args(args).exec();
     Err(error).with_context(|| format!("running {program}"))
+}
+
+fn enter(net: &str, mnt: &str) -> Result<()> {
+    // Opened before the mounts change: the path leads through the /proc of the outer mount namespace.
+    let net = File::open(net).with_context(|| format!("opening {net}"))?;
+    let mnt = File::open(mnt).with_context(|| format!("opening {mnt}"))?;
+    let directory = std::env::current_dir().context("working directory")?;
+    move_into_link_name_space(net.as_fd(), Some(LinkNameSpaceType::Network)).context("network namespace")?;
+    move_into_link_name_space(mnt.as_fd(), Some(LinkNameSpaceType::Mount)).context("mount namespace")?;
+    drop((net, mnt));
+    // Entering a mount namespace moves to its root (setns(2)).
+    std::env::set_current_dir(&directory).with_context(|| format!("going to {}", directory.display()))
 }
 
 /// The running binary if it can be the helper itself, otherwise `weft-testapp` beside the test's executable.

@@ -23,7 +23,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `mesh`, `pod` | the node's bridge, pods, programs in them |
+//! | `mesh`, `network`, `pod` | the node's bridge (or loopback), pods, programs in them |
 //! | `dns`, `resolve` | the authoritative server and a stub resolver |
 //! | `ca`, `sidecar` | Weft itself |
 //! | `cluster` | a real Kubernetes cluster in the place of all of these |
@@ -44,6 +44,7 @@ pub mod helper;
 mod http;
 mod load;
 mod mesh;
+mod network;
 mod otelcol;
 mod pod;
 mod process;
@@ -61,7 +62,7 @@ pub use collector::{Collector, Span, tree};
 pub use dns::{Dns, Service};
 pub use http::{Client, Request, Response};
 pub use load::{Load, LoadBuilder, Report};
-pub use mesh::{Mesh, story};
+pub use mesh::{Mesh, loopback_story, story};
 pub use otelcol::{cache_dir, collector_binary};
 pub use pod::{Pod, PodBuilder, Task};
 pub use process::{Output, Process};

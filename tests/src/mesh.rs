@@ -1,6 +1,6 @@
 //! One mesh: a node with a bridge, a name server, and pods on the bridge.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::ca::Ca;
 use crate::collector::{Collector, Receiver};
 use crate::dns::Dns;
+use crate::network::{DNS_NUMBER, Network};
 use crate::pod::{Pod, PodBuilder};
 use crate::process::{Output, run};
 use crate::run_dir::{RUN_VARIABLE, RunDir};
@@ -27,6 +28,7 @@ const SHOWN_LINES: usize = 60;
 #[derive(Debug)]
 pub(crate) struct Node {
     sandbox: Sandbox,
+    network: Network,
     next: AtomicU16,
     run: RunDir,
 }
@@ -43,6 +45,42 @@ impl Node {
 
     pub(crate) fn sandbox(&self) -> &Sandbox {
         &self.sandbox
+    }
+
+    pub(crate) fn network(&self) -> &Network {
+        &self.network
+    }
+
+    /// Where the name server answers IPv4 and IPv6 clients.
+    pub(crate) fn dns(&self) -> (SocketAddr, Option<SocketAddr>) {
+        // Port 53 is not for everybody.
+        let port = if self.network.is_loopback() { self.network.port(15353) } else { 53 };
+        let v6 = self.network.v6(DNS_NUMBER);
+        ((self.network.v4(DNS_NUMBER), port).into(), v6.map(|v6| (v6, port).into()))
+    }
+
+    /// The bridge, and the routes of the service ranges.
+    fn set_up_bridge(&self) -> Result<()> {
+        let (v4, v6) = self.network.node();
+        let v6 = v6.context("a bridge has IPv6")?;
+        // The service ranges are routed to the node and refused there at once: only a sidecar makes them reachable,
+        // and without one a test fails in milliseconds rather than in a connect timeout.
+        self.ip(
+            &self.sandbox,
+            &format!(
+                "link add br0 type bridge forward_delay 0\nlink set br0 up\naddr add {v4}/16 dev br0\n\
+                 addr add {v6}/64 dev br0 nodad\nroute add unreachable 10.96.0.0/12\n\
+                 route add unreachable fd96::/64\n"
+            ),
+        )?;
+        let mut forward = self.sandbox.enter(None).command("sh")?;
+        // Forwarding is what makes the node answer "unreachable" instead of dropping without a word.
+        forward.args([
+            "-c",
+            "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding",
+        ]);
+        self.run_command("sh", forward, SETUP_DEADLINE)?.ok().context("turning on forwarding")?;
+        Ok(())
     }
 
     /// Runs an `ip` batch in the node's namespace or in a pod's.
@@ -74,32 +112,6 @@ impl Node {
     }
 }
 
-/// The pods' IPv4 addresses: 10.77.0.0/16 (each mesh has a bridge of its own, so all may use the same).
-pub(crate) fn pod_v4(number: u16) -> Ipv4Addr {
-    let [high, low] = number.to_be_bytes();
-    Ipv4Addr::new(10, 77, high, low)
-}
-
-/// The pods' IPv6 addresses: `fd77::/64`.
-pub(crate) fn pod_v6(number: u16) -> Ipv6Addr {
-    Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, number)
-}
-
-/// The number of the name server's pod. Fixed, so that every `resolv.conf` can name it.
-const DNS_NUMBER: u16 = 10;
-
-/// The node: the pods' default gateway.
-const NODE_NUMBER: u16 = 1;
-
-/// The name server's addresses, as in every pod's `resolv.conf`.
-pub(crate) fn dns_addresses() -> (Ipv4Addr, Ipv6Addr) {
-    (pod_v4(DNS_NUMBER), pod_v6(DNS_NUMBER))
-}
-
-pub(crate) fn node_addresses() -> (Ipv4Addr, Ipv6Addr) {
-    (pod_v4(NODE_NUMBER), pod_v6(NODE_NUMBER))
-}
-
 /// A bridge with a name server and the pods that are on it. Dropping it ends and removes everything.
 #[derive(Debug)]
 pub struct Mesh {
@@ -123,27 +135,24 @@ impl Mesh {
                 bail!("{program} is missing: install the package {package}");
             }
         }
+        Self::start_on(label, Network::Bridge, Sandbox::create(None, None)?)
+    }
+
+    /// A mesh of loopback pods, which needs no right at all: each pod is an address of 127.0.0.0/8, nothing is
+    /// intercepted, and a sidecar listens for others (`outbound.listeners`, `inbound.listeners`).
+    ///
+    /// # Errors
+    /// The name server does not start.
+    pub fn on_loopback(label: &str) -> Result<Self> {
+        Self::start_on(label, Network::loopback(), Sandbox::Here)
+    }
+
+    fn start_on(label: &str, network: Network, sandbox: Sandbox) -> Result<Self> {
         let run = RunDir::create(label)?;
-        let sandbox = Sandbox::create(None, None)?;
-        let node = Arc::new(Node { sandbox, next: AtomicU16::new(DNS_NUMBER), run });
-        let (v4, v6) = node_addresses();
-        // The service ranges are routed to the node and refused there at once: only a sidecar makes them reachable,
-        // and without one a test fails in milliseconds rather than in a connect timeout.
-        node.ip(
-            node.sandbox(),
-            &format!(
-                "link add br0 type bridge forward_delay 0\nlink set br0 up\naddr add {v4}/16 dev br0\n\
-                 addr add {v6}/64 dev br0 nodad\nroute add unreachable 10.96.0.0/12\n\
-                 route add unreachable fd96::/64\n"
-            ),
-        )?;
-        let mut forward = node.sandbox().enter(None).command("sh")?;
-        // Forwarding is what makes the node answer "unreachable" instead of dropping without a word.
-        forward.args([
-            "-c",
-            "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding",
-        ]);
-        node.run_command("sh", forward, SETUP_DEADLINE)?.ok().context("turning on forwarding")?;
+        let node = Arc::new(Node { sandbox, network, next: AtomicU16::new(DNS_NUMBER), run });
+        if !node.network.is_loopback() {
+            node.set_up_bridge()?;
+        }
         let dns_pod = PodBuilder::new(node.clone(), "dns.weft-system").without_dns().start()?;
         let dns = Dns::start(dns_pod.clone())?;
         Ok(Self {
@@ -153,6 +162,16 @@ impl Mesh {
             collector: OnceLock::new(),
             node,
         })
+    }
+
+    /// Whether the pods are addresses of loopback.
+    pub fn is_loopback(&self) -> bool {
+        self.node.network.is_loopback()
+    }
+
+    /// The port to use where `wanted` is the usual one; on loopback it may be another, if a program of this machine has it.
+    pub fn port(&self, wanted: u16) -> u16 {
+        self.node.network.port(wanted)
     }
 
     /// A new pod, as `name.namespace`: dual-stack, with the service account of the same name.
@@ -303,9 +322,21 @@ impl PodInMesh<'_> {
 ///
 /// # Panics
 /// The story failed: this is the test's verdict.
-#[expect(clippy::print_stderr, reason = "the output of a failed story belongs beside the test's verdict")]
 pub fn story(label: &str, tell: impl FnOnce(&Mesh) -> Result<()>) {
-    let mesh = match Mesh::start(label) {
+    story_in(label, Mesh::start(label), tell);
+}
+
+/// The same with loopback pods (see [`Mesh::on_loopback`]).
+///
+/// # Panics
+/// The story failed: this is the test's verdict.
+pub fn loopback_story(label: &str, tell: impl FnOnce(&Mesh) -> Result<()>) {
+    story_in(label, Mesh::on_loopback(label), tell);
+}
+
+#[expect(clippy::print_stderr, reason = "the output of a failed story belongs beside the test's verdict")]
+fn story_in(label: &str, mesh: Result<Mesh>, tell: impl FnOnce(&Mesh) -> Result<()>) {
+    let mesh = match mesh {
         Ok(mesh) => mesh,
         Err(error) => panic!("{label}: {error:#}"),
     };

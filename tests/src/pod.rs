@@ -9,16 +9,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::capture::Capture;
 use crate::helper::beside_tests;
 use crate::http::{Client, Request, Response};
 use crate::load::LoadBuilder;
-use crate::mesh::{Node, addresses, dns_addresses, find_program, node_addresses, pod_v4, pod_v6};
+use crate::mesh::{Node, addresses, find_program};
 use crate::process::{Output, Process};
 use crate::resolve::{self, Answer};
-use crate::sandbox::Sandbox;
+use crate::sandbox::{Sandbox, WEFT_INSIDE};
 
 /// How long a command of a story may take.
 const EXEC_DEADLINE: Duration = Duration::from_secs(30);
@@ -99,13 +99,18 @@ impl PodBuilder {
 
     pub(crate) fn start(self) -> Result<Pod> {
         let number = self.node.next_number();
-        let (v4, v6) = (self.v4.then(|| pod_v4(number)), self.v6.then(|| pod_v6(number)));
+        let network = self.node.network();
+        let v4 = self.v4.then(|| network.v4(number));
+        let v6 = network.v6(number).filter(|_| self.v6);
         let dir = self.node.dir().join(format!("{}.{}", self.name, self.namespace));
         fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-        let resolv_conf = dir.join("resolv.conf");
-        fs::write(&resolv_conf, self.resolv_conf()).context("writing resolv.conf")?;
-        let weft = weft_binary().ok();
-        let sandbox = Sandbox::create(Some(&resolv_conf), weft.as_deref())?;
+        let sandbox = if network.is_loopback() {
+            Sandbox::Here
+        } else {
+            let resolv_conf = dir.join("resolv.conf");
+            fs::write(&resolv_conf, self.resolv_conf()).context("writing resolv.conf")?;
+            Sandbox::create(Some(&resolv_conf), weft_binary().ok().as_deref())?
+        };
         let inner = Inner {
             name: self.name,
             namespace: self.namespace,
@@ -128,8 +133,8 @@ impl PodBuilder {
         if !self.dns {
             return String::new();
         }
-        let (v4, v6) = dns_addresses();
-        let server = if self.v4 { IpAddr::V4(v4) } else { IpAddr::V6(v6) };
+        let (v4, v6) = self.node.dns();
+        let server = v6.filter(|_| !self.v4).unwrap_or(v4).ip();
         let ns = &self.namespace;
         format!(
             "nameserver {server}\nsearch {ns}.svc.cluster.local svc.cluster.local cluster.local\n\
@@ -144,19 +149,21 @@ impl Inner {
     }
 
     fn connect(&self) -> Result<()> {
-        let (link, net) = (self.link(), self.sandbox.net_path());
+        let link = self.link();
+        // On loopback there is nothing to connect.
+        let Some(net) = self.sandbox.net_path() else { return Ok(()) };
         self.node.ip(
             self.node.sandbox(),
             &format!(
                 "link add {link} type veth peer name eth0 netns {net}\nlink set {link} master br0\nlink set {link} up\n"
             ),
         )?;
-        let (gateway4, gateway6) = node_addresses();
+        let (gateway4, gateway6) = self.node.network().node();
         let mut batch = String::from("link set eth0 up\n");
         if let Some(v4) = self.v4 {
             batch.push_str(&format!("addr add {v4}/16 dev eth0\nroute add default via {gateway4}\n"));
         }
-        if let Some(v6) = self.v6 {
+        if let (Some(v6), Some(gateway6)) = (self.v6, gateway6) {
             batch.push_str(&format!("addr add {v6}/64 dev eth0 nodad\nroute add default via {gateway6}\n"));
         }
         self.node.ip(&self.sandbox, &batch)
@@ -207,6 +214,29 @@ impl Pod {
             _ => self.ip(),
         };
         SocketAddr::new(ip, port)
+    }
+
+    /// Whether the pod is an address of loopback: see [`crate::Mesh::on_loopback`].
+    pub fn is_loopback(&self) -> bool {
+        self.0.node.network().is_loopback()
+    }
+
+    /// The port to use where `wanted` is the usual one: see [`crate::Mesh::port`].
+    pub fn port(&self, wanted: u16) -> u16 {
+        self.0.node.network().port(wanted)
+    }
+
+    /// The address of a port of this pod, and on which addresses a program that is its own has to listen there: on all,
+    /// except where loopback is shared.
+    pub(crate) fn listen_on(&self, port: u16) -> SocketAddr {
+        let any = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+        SocketAddr::new(if self.is_loopback() { self.ip() } else { any }, port)
+    }
+
+    /// The binary under test, as programs of the pod see it.
+    pub(crate) fn weft(&self) -> Result<String> {
+        let binary = weft_binary()?;
+        Ok(if self.is_loopback() { binary.display().to_string() } else { WEFT_INSIDE.to_owned() })
     }
 
     /// Where this pod's files and output are.
@@ -310,9 +340,40 @@ impl Pod {
     /// # Errors
     /// It cannot be started.
     pub fn app_as(&self, kind: &str, port: u16, name: &str) -> Result<Arc<Process>> {
+        self.start_app(kind, self.listen_on(port), name, &[])
+    }
+
+    /// Starts one kind of test application on one address of the pod.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn app_at(&self, kind: &str, listen: SocketAddr) -> Result<Arc<Process>> {
+        self.start_app(kind, listen, self.name(), &[])
+    }
+
+    /// Like [`Pod::app_of`] for an application that is told where those that it calls are (`name`, address), as one that cannot find
+    /// them by their names.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn app_calling(&self, kind: &str, port: u16, calls: &[(&str, SocketAddr)]) -> Result<Arc<Process>> {
+        self.start_app(kind, self.listen_on(port), self.name(), calls)
+    }
+
+    fn start_app(
+        &self,
+        kind: &str,
+        listen: SocketAddr,
+        name: &str,
+        calls: &[(&str, SocketAddr)],
+    ) -> Result<Arc<Process>> {
         let helper = crate::helper::helper_binary()?.display().to_string();
-        let port = port.to_string();
-        let command = [&helper, "serve", kind, "--port", &port, "--name", name];
+        let (port, listen) = (listen.port(), listen.to_string());
+        let mut command =
+            [&helper, "serve", kind, "--listen", &listen, "--name", name].map(str::to_owned).to_vec();
+        for (callee, address) in calls {
+            command.extend(["--call".to_owned(), format!("{callee}={address}")]);
+        }
         let process = self.spawn(&format!("{kind}-{port}"), &command)?;
         process.wait_for_log("listening", APP_DEADLINE)?;
         Ok(process)
@@ -323,8 +384,19 @@ impl Pod {
     /// # Errors
     /// It cannot be started.
     pub fn redis(&self) -> Result<Arc<Process>> {
-        let args = ["redis-server", "--port", "6379", "--bind", "*", "-::*", "--protected-mode", "no"];
-        let process = self.spawn("redis", &[&args[..], &["--save", "", "--appendonly", "no"]].concat())?;
+        self.redis_on(6379)
+    }
+
+    /// The same on another port.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn redis_on(&self, port: u16) -> Result<Arc<Process>> {
+        let (port, ip) = (port.to_string(), self.ip().to_string());
+        let bind: &[&str] = if self.is_loopback() { &[&ip] } else { &["*", "-::*"] };
+        let args = [&["redis-server", "--port", &port, "--protected-mode", "no", "--bind"], bind];
+        let args = [&args.concat()[..], &["--save", "", "--appendonly", "no"]].concat();
+        let process = self.spawn("redis", &args)?;
         process.wait_for_log("Ready to accept connections", APP_DEADLINE)?;
         Ok(process)
     }
@@ -374,9 +446,9 @@ impl Pod {
         }
     }
 
-    fn dns_server(&self) -> IpAddr {
-        let (v4, v6) = dns_addresses();
-        if self.0.v4.is_some() { IpAddr::V4(v4) } else { IpAddr::V6(v6) }
+    pub(crate) fn dns_server(&self) -> SocketAddr {
+        let (v4, v6) = self.0.node.dns();
+        v6.filter(|_| self.0.v4.is_none()).unwrap_or(v4)
     }
 
     /// An HTTP/1.1 GET over a new connection.
@@ -409,8 +481,11 @@ impl Pod {
     /// Records what passes the pod's link on the node's bridge: what is *between* pods.
     ///
     /// # Errors
-    /// tcpdump cannot be started.
+    /// tcpdump cannot be started, or the pods are on loopback.
     pub fn capture(&self, filter: &str) -> Result<Capture> {
+        if self.is_loopback() {
+            bail!("nothing can be captured between loopback pods");
+        }
         Capture::start(self, filter)
     }
 
@@ -419,6 +494,9 @@ impl Pod {
     /// # Errors
     /// The link cannot be removed.
     pub fn delete(&self) -> Result<()> {
+        if self.is_loopback() {
+            bail!("a loopback pod has no link that could be cut");
+        }
         // The link first: nothing that the dying programs send must get out.
         let batch = format!("link del {}\n", self.link());
         self.0.node.ip(self.0.node.sandbox(), &batch)?;

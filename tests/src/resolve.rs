@@ -31,7 +31,7 @@ pub struct Answer {
 const PATIENCE: [u64; 4] = [200, 500, 1000, 2000];
 
 /// Asks over UDP, and again when no answer comes.
-pub(crate) async fn lookup(server: IpAddr, name: &str, kind: &str) -> Result<Answer> {
+pub(crate) async fn lookup(server: SocketAddr, name: &str, kind: &str) -> Result<Answer> {
     let kind = RecordType::from_str(kind).with_context(|| format!("record type {kind}"))?;
     let mut name = Name::from_ascii(name).with_context(|| format!("name {name}"))?;
     name.set_fqdn(true);
@@ -39,7 +39,7 @@ pub(crate) async fn lookup(server: IpAddr, name: &str, kind: &str) -> Result<Ans
         if server.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
     for patience in PATIENCE {
         let socket = UdpSocket::bind((local, 0)).await.context("opening a UDP socket")?;
-        socket.connect(SocketAddr::new(server, 53)).await.context("connecting to the name server")?;
+        socket.connect(server).await.context("connecting to the name server")?;
         let mut query = Message::query();
         query.metadata.recursion_desired = true;
         query.add_query(Query::query(name.clone(), kind));
@@ -77,7 +77,7 @@ fn answer(message: &Message) -> Answer {
 /// What an application in a pod knows from its `resolv.conf`.
 #[derive(Debug, Clone)]
 pub(crate) struct Resolver {
-    pub(crate) server: IpAddr,
+    pub(crate) server: SocketAddr,
     pub(crate) namespace: String,
     pub(crate) v4: bool,
     pub(crate) v6: bool,

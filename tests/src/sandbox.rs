@@ -1,4 +1,4 @@
-//! A network namespace and a mount namespace without names, held by file descriptors.
+//! A network namespace and a mount namespace without names, held by file descriptors; or, on loopback, neither.
 //!
 //! Nothing is bound to a path, so nothing is left when the process ends, however it ends. The mount namespace gives a
 //! pod its own `/etc/resolv.conf` and a private `/run` (where iptables keeps its lock: two pods must not wait for each
@@ -17,7 +17,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use crate::helper::Enter;
 use crate::process::spawn_on_lasting_thread;
 
-/// Where the `weft` binary is, seen from inside.
+/// Where the `weft` binary is, seen from inside the namespaces.
 pub(crate) const WEFT_INSIDE: &str = "/run/weft";
 
 /// Runs in the new namespaces before anything else. `$1`: the resolv.conf, `$2`: the weft binary or "".
@@ -36,11 +36,18 @@ echo ready
 exec cat
 "#;
 
-/// The two namespaces.
+/// Where programs of a pod run.
 #[derive(Debug)]
-pub(crate) struct Sandbox {
-    net: File,
-    mnt: File,
+pub(crate) enum Sandbox {
+    /// In namespaces.
+    Namespaces {
+        /// The network namespace.
+        net: File,
+        /// The mount namespace.
+        mnt: File,
+    },
+    /// Where this process is.
+    Here,
 }
 
 impl Sandbox {
@@ -62,7 +69,7 @@ impl Sandbox {
             let path = format!("/proc/{}/ns/{kind}", child.id());
             File::open(&path).with_context(|| format!("opening {path}"))
         };
-        let sandbox = Self { net: open("net")?, mnt: open("mnt")? };
+        let sandbox = Self::Namespaces { net: open("net")?, mnt: open("mnt")? };
         // Closing its input ends `cat`; from here on the descriptors hold the namespaces.
         drop(child.stdin.take());
         child.wait().context("waiting for unshare")?;
@@ -70,14 +77,27 @@ impl Sandbox {
     }
 
     /// The network namespace as a path that processes started from this one can open.
-    pub(crate) fn net_path(&self) -> String {
-        format!("/proc/{}/fd/{}", std::process::id(), self.net.as_raw_fd())
+    pub(crate) fn net_path(&self) -> Option<String> {
+        match self {
+            Self::Namespaces { net, .. } => Some(path(net)),
+            Self::Here => None,
+        }
     }
 
     /// For starting a program inside.
     pub(crate) fn enter(&self, uid: Option<u32>) -> Enter {
-        let mnt = format!("/proc/{}/fd/{}", std::process::id(), self.mnt.as_raw_fd());
-        Enter { net: self.net_path(), mnt, uid }
+        let namespaces = match self {
+            Self::Namespaces { net, mnt } => Some((path(net), path(mnt))),
+            Self::Here => None,
+        };
+        Enter { namespaces, uid }
+    }
+
+    fn net(&self) -> Result<Option<File>> {
+        match self {
+            Self::Namespaces { net, .. } => net.try_clone().context("duplicating the namespace").map(Some),
+            Self::Here => Ok(None),
+        }
     }
 
     /// Runs `work` on a new thread that is in the network namespace (not in the mount namespace: the file system is
@@ -86,26 +106,37 @@ impl Sandbox {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<thread::JoinHandle<Result<T>>> {
-        let net = self.net.try_clone().context("duplicating the namespace")?;
+        let net = self.net()?;
         Ok(thread::spawn(move || {
-            move_into_link_name_space(net.as_fd(), Some(LinkNameSpaceType::Network))
-                .context("entering the network namespace")?;
+            enter_network(net)?;
             Ok(work())
         }))
     }
 
     /// Like [`Sandbox::on_thread`], but waits, so that `work` may borrow.
     pub(crate) fn scoped<T: Send>(&self, work: impl FnOnce() -> T + Send) -> Result<T> {
+        let net = self.net()?;
         thread::scope(|scope| {
             let handle = scope.spawn(|| {
-                move_into_link_name_space(self.net.as_fd(), Some(LinkNameSpaceType::Network))
-                    .context("entering the network namespace")?;
+                enter_network(net)?;
                 Ok(work())
             });
             // A panic inside is the test's own: hand it on as it is.
             handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
+}
+
+/// Moves the calling thread.
+fn enter_network(net: Option<File>) -> Result<()> {
+    let Some(net) = net else { return Ok(()) };
+    move_into_link_name_space(net.as_fd(), Some(LinkNameSpaceType::Network))
+        .context("entering the network namespace")
+}
+
+/// A descriptor of this process as a path that processes started from this one can open.
+fn path(file: &File) -> String {
+    format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd())
 }
 
 /// What to tell a user who may not make namespaces.

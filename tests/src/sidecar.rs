@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
@@ -16,7 +17,6 @@ use crate::collector::Collector;
 use crate::http::Response;
 use crate::pod::Pod;
 use crate::process::{Output, Process};
-use crate::sandbox::WEFT_INSIDE;
 use crate::wait::eventually;
 
 /// The user that the proxy runs as: the rules let its traffic pass (DESIGN section 4).
@@ -45,8 +45,10 @@ impl SidecarBuilder {
         fs::write(&token, ca.token(pod.namespace(), pod.account())?).context("writing the token")?;
         let bundle = pod.dir().join("root.pem");
         fs::copy(ca.bundle()?, &bundle).context("copying the root certificate")?;
-        for file in [&token, &bundle] {
-            chown(file, Some(PROXY_UID), Some(PROXY_UID)).context("giving the proxy its files")?;
+        if !pod.is_loopback() {
+            for file in [&token, &bundle] {
+                chown(file, Some(PROXY_UID), Some(PROXY_UID)).context("giving the proxy its files")?;
+            }
         }
         let mut config = json!({
             "workload": {
@@ -67,7 +69,16 @@ impl SidecarBuilder {
         if let Some(collector) = collector {
             config["telemetry"]["tracing"] = collector.tracing_for(pod);
         }
-        Ok(Self { pod: pod.clone(), config, init: Vec::new(), proxy: Vec::new(), interception: true })
+        if pod.is_loopback() {
+            let at = |port: u16| SocketAddr::new(pod.ip(), pod.port(port));
+            config["bind"] = json!({
+                "outbound": at(15001), "inbound": at(15006), "dns": at(15053), "admin": at(ADMIN),
+                "metrics": at(15020), "health": at(HEALTH),
+            });
+            config["dns"]["servers"] = json!([pod.dns_server()]);
+        }
+        let interception = !pod.is_loopback();
+        Ok(Self { pod: pod.clone(), config, init: Vec::new(), proxy: Vec::new(), interception })
     }
 
     /// Changes `weft.yaml`: `edit` gets it as a tree.
@@ -85,6 +96,25 @@ impl SidecarBuilder {
     /// Further arguments of `weft proxy`.
     pub fn proxy_args(mut self, args: &[&str]) -> Self {
         self.proxy.extend(args.iter().map(|arg| (*arg).to_owned()));
+        self
+    }
+
+    /// Adds an entry to `outbound.listeners`: the application dials `address` for `destination` (`name:port`).
+    pub fn outbound_listener(self, address: SocketAddr, destination: &str) -> Self {
+        self.listener("outbound", json!({ "address": address, "destination": destination }))
+    }
+
+    /// Adds an entry to `inbound.listeners`: others dial `address` for the application at `application`.
+    pub fn inbound_listener(self, address: SocketAddr, application: SocketAddr) -> Self {
+        self.listener("inbound", json!({ "address": address, "application": application }))
+    }
+
+    fn listener(mut self, direction: &str, entry: Value) -> Self {
+        let list = &mut self.config[direction]["listeners"];
+        match list.as_array_mut() {
+            Some(list) => list.push(entry),
+            None => *list = json!([entry]),
+        }
         self
     }
 
@@ -112,7 +142,10 @@ impl SidecarBuilder {
         crate::pod::weft_binary()?;
         let config = self.pod.dir().join("weft.yaml");
         write_config(&config, &self.config)?;
-        chown(self.pod.dir(), Some(PROXY_UID), Some(PROXY_UID)).context("giving the proxy its directory")?;
+        if !self.pod.is_loopback() {
+            chown(self.pod.dir(), Some(PROXY_UID), Some(PROXY_UID))
+                .context("giving the proxy its directory")?;
+        }
         if self.interception {
             init(&self.pod, &self.init)?.ok().context("weft init")?;
         }
@@ -137,7 +170,8 @@ fn write_config(path: &Path, yaml: &Value) -> Result<()> {
 /// Runs `weft init` as root of the pod's network.
 pub(crate) fn init(pod: &Pod, args: &[String]) -> Result<Output> {
     let uid = PROXY_UID.to_string();
-    let mut command = vec![WEFT_INSIDE, "init", "--proxy-uid", &uid];
+    let weft = pod.weft()?;
+    let mut command = vec![weft.as_str(), "init", "--proxy-uid", &uid];
     command.extend(args.iter().map(String::as_str));
     pod.exec(&command)
 }
@@ -155,9 +189,12 @@ pub struct Sidecar {
 impl Sidecar {
     fn launch(&mut self) -> Result<()> {
         let config = self.config.display().to_string();
-        let mut command = vec![WEFT_INSIDE, "proxy", "--config", &config];
+        let weft = self.pod.weft()?;
+        let mut command = vec![weft.as_str(), "proxy", "--config", &config];
         command.extend(self.proxy.iter().map(String::as_str));
-        let process = self.pod.spawn_as(Some(PROXY_UID), "weft-proxy", &command)?;
+        // On loopback nothing tells the proxy's traffic from the application's, so it need not be another user.
+        let uid = (!self.pod.is_loopback()).then_some(PROXY_UID);
+        let process = self.pod.spawn_as(uid, "weft-proxy", &command)?;
         *self.process.lock().unwrap_or_else(PoisonError::into_inner) = Some(process);
         Ok(())
     }
@@ -177,7 +214,7 @@ impl Sidecar {
     /// The proxy ended or the deadline passed; the error shows its output.
     pub fn wait_ready(&self) -> Result<()> {
         let process = self.process();
-        let url = format!("http://{}:{HEALTH}/ready", self.loopback());
+        let url = format!("http://{}/ready", self.own(HEALTH));
         eventually("the sidecar to be ready", READY, || {
             if !process.is_running() {
                 bail!("weft proxy ended");
@@ -188,9 +225,10 @@ impl Sidecar {
         .with_context(|| format!("sidecar of {}: {}", self.pod.name(), process.log().trim()))
     }
 
-    /// Loopback of a family that the pod has. Every network namespace has both loopbacks.
-    fn loopback(&self) -> &'static str {
-        "127.0.0.1"
+    /// A port of the proxy's own, as programs of the pod reach it. Every network namespace has 127.0.0.1.
+    fn own(&self, port: u16) -> SocketAddr {
+        let loopback = if self.pod.is_loopback() { self.pod.ip() } else { Ipv4Addr::LOCALHOST.into() };
+        SocketAddr::new(loopback, self.pod.port(port))
     }
 
     /// GET on the admin port, from inside the pod.
@@ -198,7 +236,7 @@ impl Sidecar {
     /// # Errors
     /// No answer came.
     pub fn admin(&self, path: &str) -> Result<Response> {
-        self.pod.get(&format!("http://{}:{ADMIN}{path}", self.loopback()))
+        self.pod.get(&format!("http://{}{path}", self.own(ADMIN)))
     }
 
     /// All metrics now.

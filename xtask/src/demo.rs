@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 
 use crate::cargo::{self, Profile};
+use crate::setup::{Missing, Namespaces};
 use crate::{process, setup};
 
 /// Options of `cargo xtask demo`.
@@ -13,17 +14,45 @@ pub(crate) struct Options {
     /// Run for a few seconds without the live view; exit 0 only if every claim of the demo held.
     #[arg(long)]
     once: bool,
+    /// Pods on loopback instead of in network namespaces: needs no right and no further program, and shows less. Chosen
+    /// by itself where namespaces are not allowed.
+    #[arg(long)]
+    loopback: bool,
 }
 
 /// Runs the command.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    setup::ensure("cargo xtask demo", &[setup::PODS])?;
+    let loopback = options.loopback || setup::namespaces() == Namespaces::Denied;
+    set_up(loopback)?;
     cargo::build(Profile::Release, &["-p", "weft", "-p", "weft-testbed", "--bins"])?;
     let mut command = std::process::Command::new(cargo::binary(Profile::Release, "weft-demo")?);
     command.env("WEFT_BIN", cargo::binary(Profile::Release, "weft")?);
     if options.once {
         command.arg("--once");
     }
-    let held = process::stream(&mut command)?;
-    Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    if options.loopback {
+        command.arg("--loopback");
+    }
+    let code = process::exit_code(&mut command)?;
+    Ok(ExitCode::from(code))
+}
+
+/// On loopback a real name server and redis are used where they are or may be installed; without them there are
+/// stand-ins, and the demo says so.
+fn set_up(loopback: bool) -> Result<()> {
+    const TASK: &str = "cargo xtask demo";
+    match (loopback, setup::is_root()) {
+        (true, true) => setup::ensure(TASK, &[setup::LOOPBACK]).or_else(|error| {
+            eprintln!("{error:#}\nWeft's own stand-ins take their place");
+            Ok(())
+        }),
+        (true, false) => Ok(()),
+        (false, _) => setup::ensure(TASK, &[setup::PODS]).map_err(|error| {
+            let hint = "  Or see less without any of them:  cargo xtask demo --loopback";
+            match error.downcast::<Missing>() {
+                Ok(Missing(text)) => Missing(format!("{text}\n{hint}")).into(),
+                Err(error) => error,
+            }
+        }),
+    }
 }

@@ -49,6 +49,12 @@ pub(crate) fn stream(command: &mut Command) -> Result<bool> {
     Ok(status.success())
 }
 
+/// Runs a command with its output on our terminal and gives back its exit code; 1 where a signal ended it.
+pub(crate) fn exit_code(command: &mut Command) -> Result<u8> {
+    let status = command.status().with_context(|| format!("cannot start `{}`", line(command)))?;
+    Ok(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
 /// Runs a command and gives back what it printed; an error with its standard error when it fails.
 pub(crate) fn capture(command: &mut Command) -> Result<Output> {
     let output =

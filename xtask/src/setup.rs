@@ -46,7 +46,12 @@ pub(crate) const PODS: &[Need] = &[
     program("nsenter", "util-linux"),
     program("unshare", "util-linux"),
     program("redis-server", "redis-server"),
+    program("nsd", "nsd"),
+    program("tcpdump", "tcpdump"),
 ];
+
+/// Loopback pods, which do without, too.
+pub(crate) const LOOPBACK: &[Need] = &[program("redis-server", "redis-server"), program("nsd", "nsd")];
 
 /// The stories in the pods, beyond the pods themselves.
 pub(crate) const STORIES: &[Need] = &[

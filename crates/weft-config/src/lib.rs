@@ -11,6 +11,7 @@
 //! | `tree` | YAML to nodes with line and column |
 //! | `read`, `scalar` | nodes to checked values, all mistakes kept |
 //! | `sections`, `identity`, `policy`, `probes` | the fields of `weft.yaml`, one function a section, with every default and its reason |
+//! | `listeners` | the doors of a workload whose traffic is not intercepted |
 //! | `membership`, `mode`, `addr_set` | which destinations are in the mesh and how, compiled |
 //! | `reload` | the watcher |
 
@@ -18,6 +19,7 @@ mod addr_set;
 mod env;
 mod error;
 mod identity;
+mod listeners;
 mod membership;
 mod mode;
 mod policy;
@@ -33,6 +35,7 @@ mod value;
 
 pub use env::Env;
 pub use error::{ConfigErrors, Origin, Problem, ProblemKind};
+pub use listeners::{InboundListener, Listeners, OutboundListener};
 pub use membership::{
     AddrVerdict, DomainPattern, Membership, MembershipSpec, NamePattern, NameVerdict, Outside,
 };

@@ -8,13 +8,14 @@ use ipnet::IpNet;
 use weft_core::{AppProtocol, DnsName, EndpointAddr, MtlsMode, Namespace, ServiceKey, TrustDomain};
 
 use crate::error::{Origin, ProblemKind};
+use crate::listeners::{self, Listeners};
 use crate::membership::{DomainPattern, Membership, MembershipSpec, NamePattern};
 use crate::mode::DestinationMode;
 use crate::read::{Bad, Item, Section};
 use crate::scalar;
 use crate::snapshot::{InboundPolicy, OutboundPolicy, Services, Snapshot, StaticService};
 use crate::tree::Scalar;
-use crate::types::AccessLogMode;
+use crate::types::{AccessLogMode, Bind};
 use crate::value::PortSet;
 
 /// Kubernetes' names for services and for the pods of headless ones, in a cluster with the usual domain.
@@ -24,25 +25,26 @@ const DOMAINS: [&str; 2] =
 /// The API server is asked by name from nearly every pod, is no workload of the mesh, and speaks its own TLS.
 const EXCEPTIONS: [&str; 1] = ["kubernetes.default.svc.cluster.local"];
 
-/// `None` where the trust domain is not known (which was told already).
+/// The snapshot is `None` where the trust domain is not known (which was told already). The listeners stand in the same
+/// sections but are not reloadable, and so no part of it.
 pub(crate) fn snapshot(
     root: &Section<'_, '_>,
     trust_domain: Option<TrustDomain>,
     sampling: f64,
     access_log: AccessLogMode,
-) -> Option<Snapshot> {
-    let mesh = mesh(&root.section("mesh"), trust_domain);
-    let inbound = {
-        let s = root.section("inbound");
-        let mode = s.or("mode", MtlsMode::Strict, scalar::word(scalar::MODES));
-        InboundPolicy { mode, opaque_ports: ports(&s) }
-    };
-    let outbound = OutboundPolicy { opaque_ports: ports(&root.section("outbound")) };
+    bind: &Bind,
+) -> (Option<Snapshot>, Listeners) {
+    let membership = mesh(&root.section("mesh"), trust_domain).map(Membership::new);
+    let s = root.section("inbound");
+    let mode = s.or("mode", MtlsMode::Strict, scalar::word(scalar::MODES));
+    let (inbound, doors_in) = (InboundPolicy { mode, opaque_ports: ports(&s) }, listeners::inbound(&s));
+    let s = root.section("outbound");
+    let (outbound, doors_out) = (OutboundPolicy { opaque_ports: ports(&s) }, listeners::outbound(&s));
+    let listeners = listeners::checked(root, doors_out, doors_in, bind, membership.as_ref());
     let services = services(root);
     let log = root.or("log", "info".to_owned(), scalar::directives).into();
-    let membership = Membership::new(mesh?);
     let effective = std::sync::Arc::from([]);
-    Some(Snapshot {
+    let snapshot = membership.map(|membership| Snapshot {
         version: 1,
         membership,
         inbound,
@@ -52,7 +54,8 @@ pub(crate) fn snapshot(
         sampling,
         access_log,
         effective,
-    })
+    });
+    (snapshot, listeners)
 }
 
 fn ports(s: &Section<'_, '_>) -> PortSet {

@@ -45,6 +45,10 @@ const RELOADABLE: [&str; 7] = [
     "telemetry.tracing.sampling",
 ];
 
+/// Fields of reloadable sections that are not: the workers have bound these addresses before any traffic, each its own
+/// socket.
+const BOUND: [&str; 2] = ["inbound.listeners", "outbound.listeners"];
+
 /// The reloadable part of the configuration, as it is now.
 #[derive(Debug)]
 pub struct ConfigHandle {
@@ -279,6 +283,7 @@ impl Events {
 
 fn is_reloadable(field: &str) -> bool {
     RELOADABLE.iter().any(|r| if r.ends_with('.') { field.starts_with(r) } else { field == *r })
+        && !BOUND.contains(&field)
 }
 
 /// The fields whose value differs, of those that are (or are not) reloadable.
@@ -373,6 +378,19 @@ mod tests {
         assert_eq!(workers.value, "1", "the value in force is that of the start");
         assert!(snapshot.effective.iter().all(|e| !e.value.contains("secret")), "masked");
         assert_eq!(handle.reload().await, Reloaded::Unchanged);
+    }
+
+    #[tokio::test]
+    async fn listeners_wait_for_a_restart_and_the_rest_of_their_section_does_not() {
+        let dir = Dir::new("inbound: {mode: strict, listeners: [\"80=127.0.0.1:8080\"]}\n");
+        let handle = ConfigHandle::new(&dir.load(), Env::empty());
+        dir.write("inbound: {mode: permissive, listeners: [\"81=127.0.0.1:8080\"]}\n");
+        let Reloaded::Applied { needs_restart, .. } = handle.reload().await else { panic!("applied") };
+        assert_eq!(needs_restart, ["inbound.listeners"]);
+        assert_eq!(handle.load().inbound.mode, weft_core::MtlsMode::Permissive);
+        // A destination must not leave the mesh under its listener.
+        dir.write("outbound: {listeners: [\"80=a.b.svc.cluster.local:80\"]}\nmesh: {exceptions: [a.b.svc.cluster.local]}\n");
+        assert!(matches!(handle.reload().await, Reloaded::Refused(_)));
     }
 
     #[tokio::test]

@@ -107,7 +107,7 @@ fn document(root: &Section<'_, '_>, path: &Path) -> Option<ProxyConfig> {
     let timeouts = timeouts(&root.section("timeouts"));
     let retries = retries(&root.section("retries"));
     let probes = probes::probes(root);
-    let snapshot = policy::snapshot(root, trust_domain, sampling, access_log);
+    let (snapshot, listeners) = policy::snapshot(root, trust_domain, sampling, access_log, &bind);
     Some(ProxyConfig {
         path: path.to_owned(),
         workload,
@@ -119,6 +119,7 @@ fn document(root: &Section<'_, '_>, path: &Path) -> Option<ProxyConfig> {
         limits,
         timeouts,
         retries,
+        listeners,
         probes,
         snapshot: Arc::new(snapshot?),
         warnings: Vec::new(),

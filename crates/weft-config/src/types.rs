@@ -12,6 +12,7 @@ use std::time::Duration;
 use weft_core::{Namespace, ServiceAccount, SpiffeId, TrustDomain};
 
 use crate::Snapshot;
+use crate::listeners::Listeners;
 use crate::probes::Probe;
 use crate::value::{HostPort, Listen};
 
@@ -38,6 +39,8 @@ pub struct ProxyConfig {
     pub timeouts: Timeouts,
     /// Retries.
     pub retries: Retries,
+    /// What is listened on for one service or one port of the application each.
+    pub listeners: Listeners,
     /// The application's health checks that the proxy carries out.
     pub probes: Vec<Probe>,
     /// The part that is reloaded while the process runs, as it was at the start.
@@ -99,7 +102,12 @@ impl Bind {
     /// Every port that is the proxy's own: a captured connection whose original destination is the workload itself on
     /// one of these would loop.
     pub fn ports(&self) -> [u16; 6] {
-        [self.outbound, self.inbound, self.dns, self.admin, self.metrics, self.health].map(|l| l.port())
+        self.all().map(Listen::port)
+    }
+
+    /// All of them, in the order of the fields.
+    pub(crate) fn all(&self) -> [Listen; 6] {
+        [self.outbound, self.inbound, self.dns, self.admin, self.metrics, self.health]
     }
 }
 

@@ -37,6 +37,30 @@ impl Listen {
             Self::Exact(addr) => vec![addr],
         }
     }
+
+    /// Whether a connection to `addr` of this machine comes here.
+    pub fn takes(self, addr: SocketAddr) -> bool {
+        let (port, ip) = (addr.port(), addr.ip());
+        port == self.port()
+            && match self {
+                Self::Loopback(_) => ip == Ipv4Addr::LOCALHOST || ip == Ipv6Addr::LOCALHOST,
+                Self::Any(_) => true,
+                Self::Exact(own) => {
+                    own.ip() == ip || (own.ip().is_unspecified() && own.is_ipv4() == ip.is_ipv4())
+                }
+            }
+    }
+
+    /// Whether some connection could come to both.
+    pub(crate) fn overlaps(self, other: Self) -> bool {
+        self.addrs().into_iter().any(|addr| other.takes(addr))
+            || other.addrs().into_iter().any(|addr| self.takes(addr))
+    }
+
+    /// Whether only processes of this machine can come here.
+    pub(crate) fn is_loopback(self) -> bool {
+        self.addrs().iter().all(|addr| addr.ip().is_loopback())
+    }
 }
 
 impl fmt::Display for Listen {

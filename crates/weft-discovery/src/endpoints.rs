@@ -58,7 +58,7 @@ pub(crate) fn srv_names(key: &ServiceKey, labels: &HashMap<u16, String>) -> Vec<
 pub(crate) struct Question<'a> {
     pub(crate) key: &'a ServiceKey,
     pub(crate) srv_names: &'a [(DnsName, AppProtocol)],
-    pub(crate) dialed: EndpointAddr,
+    pub(crate) dialed: Option<EndpointAddr>,
     pub(crate) last: Option<&'a EndpointList>,
     /// Answers older than this are asked for anew.
     pub(crate) max_age: Option<Duration>,
@@ -69,7 +69,7 @@ pub(crate) struct Question<'a> {
 pub(crate) enum Resolved {
     /// Endpoints, and for how long they are good.
     Endpoints { endpoints: Vec<EndpointAddr>, protocol: AppProtocol, source: EndpointSource, ttl: Duration },
-    /// Nothing: the last good endpoints stay, or the dialed address where there were none.
+    /// Nothing: the last good endpoints stay, or the dialed address, if there is one, where there were none.
     Nothing(&'static str),
 }
 
@@ -103,7 +103,7 @@ impl Question<'_> {
         let (v4, v6) = lookup::addresses(resolver, &self.key.name, self.want()).await;
         match self.addresses(v4, v6) {
             Lookup::Found(endpoints, ttl) => {
-                let dialed = endpoints.as_slice() == [self.dialed];
+                let dialed = endpoints.as_slice() == self.dialed.as_slice();
                 let source = if dialed { EndpointSource::Dialed } else { EndpointSource::Headless };
                 let ttl = ttl.min(none_for);
                 Resolved::Endpoints { endpoints, protocol: AppProtocol::Detect, source, ttl }
@@ -236,7 +236,7 @@ mod tests {
     }
 
     fn question<'a>(key: &'a ServiceKey, last: Option<&'a EndpointList>) -> Question<'a> {
-        let dialed = EndpointAddr::new("10.96.0.1:80".parse().unwrap());
+        let dialed = Some(EndpointAddr::new("10.96.0.1:80".parse().unwrap()));
         Question { key, srv_names: &[], dialed, last, max_age: None }
     }
 

@@ -93,11 +93,11 @@ impl Discovery {
         self.learned.rank_by(rank);
     }
 
-    /// The endpoints of `key`, whose address `dialed` an application has just dialed. Starts following the service, or
-    /// joins those who do; following ends a while after the last watch was dropped. Every call is a query to DNS the
-    /// first time, so call it for destinations inside the mesh.
-    pub fn watch(&self, key: &ServiceKey, dialed: EndpointAddr) -> ServiceWatch {
-        self.services.watch(key, dialed)
+    /// The endpoints of `key`, whose address `dialed` an application has just dialed; without one, DNS alone tells, and
+    /// the list may be empty. Starts following the service, or joins those who do; following ends a while after the last
+    /// watch was dropped. Every call is a query to DNS the first time, so call it for destinations inside the mesh.
+    pub fn watch(&self, key: &ServiceKey, dialed: impl Into<Option<EndpointAddr>>) -> ServiceWatch {
+        self.services.watch(key, dialed.into())
     }
 
     /// Like [`ServiceWatch::refresh_soon`], by key.

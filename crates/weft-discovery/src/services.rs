@@ -29,8 +29,8 @@ const EARLY: Duration = Duration::from_secs(1);
 pub(crate) struct Service {
     key: ServiceKey,
     srv_names: Vec<(DnsName, AppProtocol)>,
-    /// The address that was dialed last, for when DNS knows nothing.
-    dialed: Mutex<EndpointAddr>,
+    /// The address that was dialed last, for when DNS knows nothing. None where only the name was given.
+    dialed: Mutex<Option<EndpointAddr>>,
     list: ArcSwapOption<EndpointList>,
     changed: watch::Sender<u64>,
     early: Notify,
@@ -101,7 +101,7 @@ impl Service {
     fn list(
         key: &ServiceKey,
         list: Option<EndpointList>,
-        dialed: EndpointAddr,
+        dialed: Option<EndpointAddr>,
         labels: &HashMap<u16, String>,
     ) -> Self {
         Self {
@@ -119,7 +119,7 @@ impl Service {
         ServiceWatch { service: Arc::clone(self), changed: self.changed.subscribe() }
     }
 
-    fn dialed(&self) -> EndpointAddr {
+    fn dialed(&self) -> Option<EndpointAddr> {
         *self.dialed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -186,14 +186,21 @@ impl Services {
         self.versions.fetch_add(1, Relaxed) + 1
     }
 
-    fn dialed_list(&self, dialed: EndpointAddr) -> EndpointList {
-        EndpointList::new(self.next_version(), vec![dialed], AppProtocol::Detect, EndpointSource::Dialed)
+    fn dialed_list(&self, dialed: Option<EndpointAddr>) -> EndpointList {
+        EndpointList::new(
+            self.next_version(),
+            dialed.into_iter().collect(),
+            AppProtocol::Detect,
+            EndpointSource::Dialed,
+        )
     }
 
-    pub(crate) fn watch(&self, key: &ServiceKey, dialed: EndpointAddr) -> ServiceWatch {
+    pub(crate) fn watch(&self, key: &ServiceKey, dialed: Option<EndpointAddr>) -> ServiceWatch {
         let mut registry = self.lock();
         if let Some(service) = registry.by_key.get(key) {
-            *service.dialed.lock().unwrap_or_else(PoisonError::into_inner) = dialed;
+            if dialed.is_some() {
+                *service.dialed.lock().unwrap_or_else(PoisonError::into_inner) = dialed;
+            }
             return service.watch();
         }
         if let Some(list) = self.statics.get(key).filter(|list| !list.endpoints.is_empty()) {
@@ -333,7 +340,10 @@ impl Services {
             match timeout(self.first_wait, &mut resolving).await {
                 Ok(resolved) => resolved,
                 Err(_) => {
-                    self.publish(service, self.dialed_list(service.dialed()));
+                    // Who dialed no address has nothing to gain from an early answer.
+                    if service.dialed().is_some() {
+                        self.publish(service, self.dialed_list(service.dialed()));
+                    }
                     resolving.await
                 }
             }
@@ -368,8 +378,9 @@ impl Services {
             Resolved::Nothing(reason) => {
                 let dialed = service.dialed();
                 // Where only the dialed address is known, it is the one that was dialed last.
-                let follow = last
-                    .is_none_or(|last| last.source == EndpointSource::Dialed && *last.endpoints != [dialed]);
+                let follow = last.is_none_or(|last| {
+                    last.source == EndpointSource::Dialed && *last.endpoints != *dialed.as_slice()
+                });
                 if follow {
                     self.publish(service, self.dialed_list(dialed));
                 }

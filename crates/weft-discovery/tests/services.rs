@@ -116,6 +116,21 @@ async fn without_a_twin_a_name_gives_all_of_its_addresses_and_a_virtual_ip_itsel
     assert_eq!(ready(&mut virtual_ip).await, (vec![VIP.to_owned()], EndpointSource::Dialed));
 }
 
+/// A listener of the proxy knows a name and no address.
+#[tokio::test]
+async fn a_service_that_is_known_by_name_alone_has_what_dns_says() {
+    let zone = Zone::new(twin(&["10.0.0.2", "10.0.0.3"]));
+    let upstream = zone.serve().await;
+    let server = Server::start(config(vec![upstream.addr]));
+    let mut watch = server.discovery.watch(&key("web.shop.x", 80), None);
+    let expected = vec!["10.0.0.2:8080".to_owned(), "10.0.0.3:8080".to_owned()];
+    assert_eq!(ready(&mut watch).await, (expected, EndpointSource::Srv));
+    let mut virtual_ip = server.discovery.watch(&key("web.shop.x", 81), None);
+    assert_eq!(ready(&mut virtual_ip).await, (vec!["10.96.0.1:81".to_owned()], EndpointSource::Headless));
+    let mut unknown = server.discovery.watch(&key("nobody.shop.x", 80), None);
+    assert_eq!(ready(&mut unknown).await, (Vec::new(), EndpointSource::Dialed));
+}
+
 #[tokio::test]
 async fn srv_of_the_name_itself_and_of_a_named_port_tell_the_protocol() {
     let zone = Zone::new(vec![

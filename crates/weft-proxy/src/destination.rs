@@ -1,4 +1,4 @@
-//! What a captured outbound connection is going to: a mesh service, or something outside.
+//! What an outbound connection is going to: a mesh service, or something outside.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ pub(crate) struct MeshRule {
 /// The key of a destination.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Target {
-    /// An address that DNS gave out for this name.
+    /// An address that DNS gave out for this name, or a listener that stands for it.
     Service(ServiceKey),
     /// An address dialed without a name.
     Addr(EndpointAddr),
@@ -49,6 +49,12 @@ pub(crate) fn classify(shared: &Shared, snapshot: &Snapshot, dst: OriginalDst) -
         }
     };
     Destination { mesh: rule(snapshot, &target), target, label }
+}
+
+/// The destination of a listener that stands for one service.
+pub(crate) fn of_service(snapshot: &Snapshot, key: &ServiceKey) -> Destination {
+    let target = Target::Service(key.clone());
+    Destination { mesh: rule(snapshot, &target), target, label: key.to_string().into() }
 }
 
 /// How much is asked of a peer at `name`. Where two names have one address, the stricter decides: whoever answers for the

@@ -69,6 +69,11 @@ impl From<ConnectError> for DialError {
 /// listener, so that policy and telemetry see it like any other call; everything else that the proxy dials returns past
 /// the rules (docs/guide/interception.md).
 pub(crate) async fn dial_tcp(worker: &Worker, endpoint: EndpointAddr) -> Result<TcpStream, DialError> {
+    // DNS may name anything as an endpoint; a listener of the own application would dial itself for ever.
+    if worker.shared.config.listeners.is_outbound(endpoint.get()) {
+        let why = format!("{endpoint} is a listener of this proxy (outbound.listeners)");
+        return Err(DialError::new(ErrorCode::Loop, &why));
+    }
     let mut options: ConnectOptions = worker.connect;
     if worker.shared.is_own(endpoint.ip()) {
         options.bind = Some(match endpoint.ip() {

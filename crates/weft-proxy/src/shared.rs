@@ -48,7 +48,7 @@ impl Shared {
     }
 
     /// The endpoints of a service, followed by one task on the control thread for as long as a worker holds it.
-    pub(crate) fn service(&self, key: &ServiceKey, dialed: EndpointAddr) -> Arc<Service> {
+    pub(crate) fn service(&self, key: &ServiceKey, dialed: Option<EndpointAddr>) -> Arc<Service> {
         let mut services = self.services.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(service) = self.snapshot.load().services.get(key) {
             let list =

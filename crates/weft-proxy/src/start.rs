@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use weft_config::{
     AccessLogMode, AccessLogSink, ConfigHandle, Env, IdentitySource, Listen, OtlpProtocol, ProxyConfig,
 };
-use weft_core::{Drain, DrainTrigger, SpiffeId};
+use weft_core::{Drain, DrainTrigger, EndpointAddr, SpiffeId};
 use weft_discovery::{Discovery, DiscoveryConfig, DiscoveryTask, DnsListeners, Upstreams};
 use weft_identity::{CaSource, FilesSource, Publisher};
 use weft_net::{ListenOptions, Listener};
@@ -26,7 +26,7 @@ use crate::connections::Connections;
 use crate::error::ProxyError;
 use crate::probes::Probes;
 use crate::shared::{Services, Shared};
-use crate::worker::{self, WorkerListeners, socket_options};
+use crate::worker::{self, Door, WorkerListeners, socket_options};
 
 /// Changes what is logged while the process runs.
 pub trait LogControl: Send + Sync {
@@ -120,7 +120,7 @@ async fn control(
     tokio::spawn(follow_config(Arc::clone(&shared), Arc::clone(&options.log)));
     let workers = Workers::start(&shared, bound.workers)?;
     let health = shared.config.bind.health.port();
-    let probes = Probes::new(&shared.config.probes, &shared.own_addrs, health).map_err(ProxyError::Probes)?;
+    let probes = Probes::new(&shared.config, &shared.own_addrs, health).map_err(ProxyError::Probes)?;
     let admin = Arc::new(Admin::new(Arc::clone(&shared), options.log, probes));
     admin::start(&admin, bound.admin, &drain)
         .map_err(|source| ProxyError::Start { what: "admin server", source })?;
@@ -196,10 +196,7 @@ impl Bound {
         let options = ListenOptions { accepted: socket_options(config), ..ListenOptions::default() };
         let mut list = Vec::with_capacity(workers);
         for _ in 0..workers {
-            list.push(WorkerListeners {
-                outbound: bind("outbound", config.bind.outbound, &options)?,
-                inbound: bind("inbound", config.bind.inbound, &options)?,
-            });
+            list.push(worker_listeners(config, &options)?);
         }
         let one = ListenOptions { reuse_port: false, ..options };
         let admin = AdminListeners {
@@ -209,6 +206,25 @@ impl Bound {
         };
         Ok(Self { workers: list, dns: bind_dns(config.bind.dns)?, admin })
     }
+}
+
+fn worker_listeners(config: &ProxyConfig, options: &ListenOptions) -> Result<WorkerListeners, ProxyError> {
+    let captured = [
+        (Door::Captured(Direction::Outbound), "outbound", config.bind.outbound),
+        (Door::Captured(Direction::Inbound), "inbound", config.bind.inbound),
+    ];
+    let services = config.listeners.outbound.iter().map(|listener| {
+        (Door::Service(Arc::new(listener.destination.clone())), "outbound.listeners", listener.address)
+    });
+    let applications = config.listeners.inbound.iter().map(|listener| {
+        let application = EndpointAddr::new(listener.application);
+        (Door::Application(application), "inbound.listeners", listener.address)
+    });
+    let mut bound = Vec::new();
+    for (door, what, address) in captured.into_iter().chain(services).chain(applications) {
+        bound.extend(bind(what, address, options)?.into_iter().map(|listener| (door.clone(), listener)));
+    }
+    Ok(bound)
 }
 
 fn bind(what: &'static str, listen: Listen, options: &ListenOptions) -> Result<Vec<Listener>, ProxyError> {

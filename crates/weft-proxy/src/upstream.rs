@@ -120,7 +120,7 @@ impl Upstream {
         worker: &Worker,
         destination: &Destination,
         rule: &MeshRule,
-        dialed: EndpointAddr,
+        dialed: Option<EndpointAddr>,
     ) -> Rc<Self> {
         let (service, server) = match &destination.target {
             Target::Service(key) => {
@@ -231,7 +231,7 @@ impl Upstream {
             let Some(picked) = self.pick(worker, Timestamp::now(), tried).await else {
                 // Whoever answered, but not as itself, is not about to be replaced.
                 let gone = last.as_ref().is_none_or(|error: &DialError| error.code.is_connect());
-                if gone && !tried.is_empty() && self.replaced(tried).await {
+                if gone && self.replaced(tried).await {
                     continue;
                 }
                 break;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::LocalRuntime;
-use weft_core::EndpointAddr;
+use weft_core::{EndpointAddr, ServiceKey};
 use weft_http::{Http1Limits, Http2Limits};
 use weft_net::{AcceptEvent, Accepted, Acceptor, ConnectOptions, Keepalive, Listener, SocketOptions};
 use weft_telemetry::metrics::Direction;
@@ -46,9 +46,27 @@ pub(crate) struct Worker {
 }
 
 /// The listeners of one worker.
-pub(crate) struct WorkerListeners {
-    pub(crate) outbound: Vec<Listener>,
-    pub(crate) inbound: Vec<Listener>,
+pub(crate) type WorkerListeners = Vec<(Door, Listener)>;
+
+/// What a listener is for.
+#[derive(Clone, Debug)]
+pub(crate) enum Door {
+    /// The rules bring connections here; the kernel knows where each was going.
+    Captured(Direction),
+    /// The application dials this for one service.
+    Service(Arc<ServiceKey>),
+    /// Others dial this for one port of the application.
+    Application(EndpointAddr),
+}
+
+impl Door {
+    fn direction(&self) -> Direction {
+        match self {
+            Self::Captured(direction) => *direction,
+            Self::Service(_) => Direction::Outbound,
+            Self::Application(_) => Direction::Inbound,
+        }
+    }
 }
 
 impl Worker {
@@ -96,7 +114,7 @@ impl Worker {
         &self,
         destination: &Destination,
         rule: &MeshRule,
-        dialed: EndpointAddr,
+        dialed: Option<EndpointAddr>,
     ) -> Rc<Upstream> {
         self.reconfigure();
         let mut upstreams = self.upstreams.borrow_mut();
@@ -175,13 +193,9 @@ async fn serve(worker: Rc<Worker>, listeners: WorkerListeners) -> std::io::Resul
         plaintext.pass_on(worker.shared.drain.clone(), worker.shared.config.timeouts.drain),
     );
     let mut accepting = Vec::new();
-    for (direction, list) in
-        [(Direction::Outbound, listeners.outbound), (Direction::Inbound, listeners.inbound)]
-    {
-        for listener in list {
-            let acceptor = Acceptor::new(listener)?;
-            accepting.push(tokio::task::spawn_local(accept(Rc::clone(&worker), acceptor, direction)));
-        }
+    for (door, listener) in listeners {
+        let acceptor = Acceptor::new(listener)?;
+        accepting.push(tokio::task::spawn_local(accept(Rc::clone(&worker), acceptor, door)));
     }
     let mut sweep = tokio::time::interval(SWEEP);
     let mut trim = tokio::time::interval(TRIM);
@@ -196,7 +210,8 @@ async fn serve(worker: Rc<Worker>, listeners: WorkerListeners) -> std::io::Resul
 
 /// Accepts until there is nothing more to accept: inbound stops when draining begins, outbound goes on until the end,
 /// because the application may still have calls to make while it shuts down.
-async fn accept(worker: Rc<Worker>, acceptor: Acceptor, direction: Direction) {
+async fn accept(worker: Rc<Worker>, acceptor: Acceptor, door: Door) {
+    let direction = door.direction();
     let telemetry = Rc::clone(&worker);
     let mut acceptor = acceptor.on_event(move |event| {
         let reason = match event {
@@ -227,14 +242,16 @@ async fn accept(worker: Rc<Worker>, acceptor: Acceptor, direction: Direction) {
             weft_net::reset(accepted.stream);
             continue;
         }
-        tokio::task::spawn_local(handle(Rc::clone(&worker), accepted, direction, guard));
+        tokio::task::spawn_local(handle(Rc::clone(&worker), accepted, door.clone(), guard));
     }
 }
 
-async fn handle(worker: Rc<Worker>, accepted: Accepted, direction: Direction, open: OpenGuard) {
-    match direction {
-        Direction::Inbound => inbound::serve(worker, accepted, open).await,
-        Direction::Outbound => outbound::serve(worker, accepted, open).await,
+async fn handle(worker: Rc<Worker>, accepted: Accepted, door: Door, open: OpenGuard) {
+    match door {
+        Door::Captured(Direction::Inbound) => inbound::serve(worker, accepted, open, None).await,
+        Door::Captured(Direction::Outbound) => outbound::serve(worker, accepted, open).await,
+        Door::Application(application) => inbound::serve(worker, accepted, open, Some(application)).await,
+        Door::Service(service) => outbound::serve_service(worker, accepted, open, &service).await,
     }
 }
 

@@ -1,4 +1,4 @@
-//! The applications that tests talk to: `weft-testapp serve <kind> --port <port> --name <name>`.
+//! The applications that tests talk to: `weft-testapp serve <kind> --listen <ip:port> --name <name>`.
 //!
 //! | kind | what it does |
 //! |---|---|
@@ -8,6 +8,8 @@
 //! | `greet` | speaks first, as SMTP does |
 //! | `sink` | reads until half-close, then answers with count and checksum |
 //! | `source` | sends as many bytes as asked, half-closes, reads on |
+//! | `counter` | counts keys as redis does (see `apps/counter.rs`) |
+//! | `names` | a small name server (see `apps/names.rs`) |
 //! | `otlp` | Weft's own small OTLP/HTTP receiver (see `apps/otlp.rs`) |
 //! | `web`, `orders`, `inventory` | the demo's services (see `apps/shop.rs`) |
 //!
@@ -15,9 +17,11 @@
 //! `load` and `get` are clients for pods of a cluster (see `apps/load.rs`).
 
 mod checksum;
+mod counter;
 mod ending;
 mod http;
 mod load;
+mod names;
 mod otlp;
 mod raw;
 mod shop;
@@ -38,8 +42,10 @@ use ending::Ending;
 #[derive(Debug)]
 struct Args {
     kind: String,
-    port: u16,
+    listen: SocketAddr,
     name: String,
+    /// Where those that it calls are, by name; names that are not here are resolved.
+    calls: shop::Calls,
 }
 
 /// The entry point of `weft-testapp`.
@@ -78,25 +84,37 @@ fn mesh_and_wait() -> Result<()> {
 
 fn parse(words: &mut impl Iterator<Item = String>) -> Result<Args> {
     if words.next().as_deref() != Some("serve") {
-        bail!("usage: weft-testapp serve <kind> --port <port> [--name <name>]");
+        bail!(
+            "usage: weft-testapp serve <kind> (--port <port> | --listen <ip:port>) [--name <name>] [--call <name>=<ip:port>]..."
+        );
     }
-    let mut args = Args { kind: words.next().context("no kind")?, port: 0, name: String::from("app") };
+    // One IPv6 socket takes IPv4 as well (mapped): Linux's default, net.ipv6.bindv6only = 0.
+    let mut listen = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0));
+    let kind = words.next().context("no kind")?;
+    let (mut name, mut calls) = (String::from("app"), shop::Calls::default());
     while let Some(word) = words.next() {
         let value = words.next().with_context(|| format!("{word} needs a value"))?;
         match word.as_str() {
-            "--port" => args.port = value.parse().context("--port")?,
-            "--name" => args.name = value,
+            "--port" => listen.set_port(value.parse().context("--port")?),
+            "--listen" => listen = value.parse().context("--listen")?,
+            "--name" => name = value,
+            "--call" => {
+                let (callee, address) = value.split_once('=').context("--call <name>=<ip:port>")?;
+                calls.insert(callee.to_owned(), address.parse().context("--call")?);
+            }
             _ => bail!("{word} is not an option"),
         }
     }
-    Ok(args)
+    Ok(Args { kind, listen, name, calls })
 }
 
 async fn serve(args: Args) -> Result<()> {
-    // One IPv6 socket takes IPv4 as well (mapped): Linux's default, net.ipv6.bindv6only = 0.
-    let address = SocketAddr::from((Ipv6Addr::UNSPECIFIED, args.port));
+    let address = args.listen;
+    if args.kind == "names" {
+        return names::serve(address).await;
+    }
     let listener = TcpListener::bind(address).await.with_context(|| format!("binding {address}"))?;
-    let kind = Kind::parse(&args.kind, args.name.into())?;
+    let kind = Kind::parse(&args.kind, args.name.into(), args.calls)?;
     report(&format!("listening on {}", listener.local_addr().context("own address")?));
     let ending = Ending::on_sigterm()?;
     let mut connections = JoinSet::new();
@@ -134,11 +152,12 @@ enum Kind {
     Sink,
     Source,
     Otlp,
+    Counter(counter::Counts),
     Shop(Arc<shop::Shop>),
 }
 
 impl Kind {
-    fn parse(kind: &str, name: Arc<str>) -> Result<Self> {
+    fn parse(kind: &str, name: Arc<str>, calls: shop::Calls) -> Result<Self> {
         Ok(match kind {
             "http" => Self::Http(name),
             "raw" => Self::Raw,
@@ -147,9 +166,10 @@ impl Kind {
             "sink" => Self::Sink,
             "source" => Self::Source,
             "otlp" => Self::Otlp,
-            _ => {
-                Self::Shop(Arc::new(shop::Shop::new(kind, name).with_context(|| format!("no kind {kind}"))?))
-            }
+            "counter" => Self::Counter(counter::Counts::default()),
+            _ => Self::Shop(Arc::new(
+                shop::Shop::new(kind, name, calls).with_context(|| format!("no kind {kind}"))?,
+            )),
         })
     }
 
@@ -162,6 +182,7 @@ impl Kind {
             Self::Sink => until(&ending, tcp::sink(stream)).await,
             Self::Source => until(&ending, tcp::source(stream)).await,
             Self::Otlp => until(&ending, otlp::serve(stream)).await,
+            Self::Counter(counts) => until(&ending, counter::serve(stream, counts)).await,
             Self::Shop(shop) => shop.serve(stream, ending).await,
         }
     }

@@ -3,7 +3,9 @@
 //! They are plain applications: no TLS, no retries, no balancing, no metrics. The one thing they do for the mesh is what
 //! every traced application does: they hand the trace context of a request on to the calls they make for it.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
@@ -43,10 +45,14 @@ const REDIS: (&str, u16) = ("redis", 6379);
 const NAMESPACE: &str = "SHOP_NAMESPACE";
 const RESERVE: &str = "/shop.Inventory/Reserve";
 
+/// Where the applications are that one calls, for one that cannot find them by their names.
+pub(super) type Calls = HashMap<String, SocketAddr>;
+
 /// One of the three.
 #[derive(Debug)]
 pub(super) struct Shop {
     name: Arc<str>,
+    calls: Calls,
     role: Role,
     connections: Mutex<Connections>,
 }
@@ -66,14 +72,14 @@ struct Connections {
 }
 
 impl Shop {
-    pub(super) fn new(kind: &str, name: Arc<str>) -> Option<Self> {
+    pub(super) fn new(kind: &str, name: Arc<str>, calls: Calls) -> Option<Self> {
         let role = match kind {
             "web" => Role::Web,
             "orders" => Role::Orders,
             "inventory" => Role::Inventory,
             _ => return None,
         };
-        Some(Self { name, role, connections: Mutex::default() })
+        Some(Self { name, calls, role, connections: Mutex::default() })
     }
 
     pub(super) async fn serve(self: Arc<Self>, stream: TcpStream, ending: Ending) -> Result<()> {
@@ -140,7 +146,7 @@ impl Shop {
         let mut sender = match kept {
             Some(sender) => sender,
             None => {
-                let stream = connect(ORDERS).await?;
+                let stream = self.connect(ORDERS).await?;
                 let (sender, driver) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
                 tokio::spawn(driver);
                 sender
@@ -190,7 +196,7 @@ impl Shop {
         if let Some(sender) = connections.grpc.clone().filter(|sender| !sender.is_closed()) {
             return Ok(sender);
         }
-        let io = TokioIo::new(connect(INVENTORY).await?);
+        let io = TokioIo::new(self.connect(INVENTORY).await?);
         let (sender, driver) = hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
         tokio::spawn(driver);
         connections.grpc = Some(sender.clone());
@@ -217,10 +223,25 @@ impl Shop {
             connections.redis = Some(kept);
             return Ok(count);
         }
-        let mut redis = BufReader::new(connect(REDIS).await?);
+        let mut redis = BufReader::new(self.connect(REDIS).await?);
         let count = incr(&mut redis, key).await?.context("redis closed the connection")?;
         connections.redis = Some(redis);
         Ok(count)
+    }
+}
+
+impl Shop {
+    async fn connect(&self, (service, port): (&str, u16)) -> Result<TcpStream> {
+        let host = host(service);
+        let connecting = async {
+            match self.calls.get(service) {
+                Some(address) => TcpStream::connect(address).await,
+                None => TcpStream::connect((host.as_str(), port)).await,
+            }
+        };
+        let stream = connecting.await.with_context(|| format!("connecting to {host}:{port}"))?;
+        stream.set_nodelay(true).context("TCP_NODELAY")?;
+        Ok(stream)
     }
 }
 
@@ -239,15 +260,6 @@ async fn incr(redis: &mut BufReader<TcpStream>, key: &str) -> Result<Option<i64>
 fn host(service: &str) -> String {
     let namespace = std::env::var(NAMESPACE).unwrap_or_else(|_| "shop".to_owned());
     format!("{service}.{namespace}")
-}
-
-async fn connect((service, port): (&str, u16)) -> Result<TcpStream> {
-    let host = host(service);
-    let stream = TcpStream::connect((host.as_str(), port))
-        .await
-        .with_context(|| format!("connecting to {host}:{port}"))?;
-    stream.set_nodelay(true).context("TCP_NODELAY")?;
-    Ok(stream)
 }
 
 fn context(headers: &HeaderMap) -> HeaderMap {

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: a small mesh in network-namespace pods, live in the terminal.
+//! `cargo xtask demo`: a small mesh in network-namespace pods (or on loopback), live in the terminal.
 
 use std::process::ExitCode;
 

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
 
 use anyhow::Result;
 
@@ -30,6 +33,9 @@ fn fact(held: bool, claim: &str, seen: String) -> Fact {
 /// Text that the applications send and that must not be readable between pods.
 const PLAINTEXT: [&[u8]; 6] =
     [b"/checkout", b"/orders/42", b"HTTP/1.1", b"shop.Inventory", b"INCR", b"PRI * HTTP/2.0"];
+
+/// How long a door may take to refuse: more than the time that a proxy waits for a handshake.
+const PATIENCE: Duration = Duration::from_secs(15);
 
 /// Reads the captures of all pods and looks for anything but TLS.
 pub(super) fn wire(shop: &mut Shop) -> Result<Fact> {
@@ -124,6 +130,81 @@ pub(super) fn trace(collector: &Collector) -> Fact {
         }
         Err(error) => fact(false, CLAIM, format!("{error:#}")),
     }
+}
+
+/// What is held on loopback in the place of [`wire`]: who comes to a pod's door in plaintext gets nothing from there.
+pub(super) fn doors(shop: &Shop) -> Fact {
+    const CLAIM: &str = "plaintext at the door of each pod is refused";
+    let mut problems = Vec::new();
+    let mut doors = 0;
+    for member in shop.members().filter(|member| member.sidecar.process().is_running()) {
+        let Some(door) = member.door() else { continue };
+        doors += 1;
+        if let Some(problem) = knock(door) {
+            problems.push(format!("{}: {problem}", member.pod.name()));
+        }
+    }
+    let held = problems.is_empty() && doors > 0;
+    let seen =
+        if held { format!("{}, no byte came back", count(doors, "door")) } else { problems.join("; ") };
+    fact(held, CLAIM, seen)
+}
+
+/// Asks in plaintext; what is wrong with the answer, which must be none.
+fn knock(door: SocketAddr) -> Option<String> {
+    let ask = || -> std::io::Result<Vec<u8>> {
+        let mut stream = TcpStream::connect_timeout(&door, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(b"GET /checkout HTTP/1.1\r\nhost: door\r\n\r\n")?;
+        let mut answer = Vec::new();
+        match stream.read_to_end(&mut answer) {
+            Err(error) if error.kind() != ErrorKind::ConnectionReset => Err(error),
+            _ => Ok(answer),
+        }
+    };
+    match ask() {
+        Ok(answer) if answer.is_empty() => None,
+        Ok(answer) => Some(format!("{} bytes came back", answer.len())),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// Every inbound series that carried something was mutual TLS, with the identity of the caller that belongs there; and
+/// each proxy that was called has made handshakes.
+pub(super) fn callers(scrapes: &BTreeMap<String, Metrics>) -> Fact {
+    const CLAIM: &str = "each callee saw mutual TLS and the identity of its caller";
+    let callers = [("web", "shopper"), ("orders", "web"), ("inventory", "orders"), ("redis", "inventory")];
+    let mut problems = Vec::new();
+    let mut handshakes = 0.0;
+    for (service, caller) in callers {
+        let expected = format!("spiffe://weft.local/ns/shop/sa/{caller}");
+        let mut series = 0;
+        for (pod, metrics) in scrapes.iter().filter(|(pod, _)| pod.starts_with(service)) {
+            for name in ["http_server_request_duration_seconds_count", "weft_tcp_connections_opened_total"] {
+                let inbound =
+                    metrics.of(name, &[]).filter(|s| s.value > 0.0 && s.label("direction") != "outbound");
+                for sample in inbound {
+                    series += 1;
+                    let (tls, identity) = (sample.label("tls"), sample.label("peer_identity"));
+                    if tls != "mutual" || identity != expected {
+                        problems.push(format!("{pod}: tls={tls} identity={identity}"));
+                    }
+                }
+            }
+            let good = |outcome: &str| {
+                let labels = [("direction", "inbound"), ("outcome", outcome)];
+                metrics.sum("weft_mtls_handshakes_total", &labels)
+            };
+            handshakes += good("full") + good("resumed");
+        }
+        if series == 0 {
+            problems.push(format!("nobody has called {service}"));
+        }
+    }
+    problems.dedup();
+    let held = problems.is_empty() && handshakes > 0.0;
+    let seen = if held { format!("{handshakes:.0} handshakes") } else { problems.join("; ") };
+    fact(held, CLAIM, seen)
 }
 
 /// Every outbound series that carried something was mutual TLS, with the identity that belongs to the service.

@@ -1,7 +1,9 @@
-//! The demo: a shop in seven pods, live in the terminal.
+//! The demo: a shop in seven pods, live in the terminal. Where nobody may make namespaces, the pods are on loopback, and
+//! what is not shown then is said first.
 //!
 //! It is built from the same parts as the tests, and it is a test itself: with `--once` it exits 0 only if everything
-//! that it shows held: mutual TLS on every hop as seen on the wire, spans joined in one trace, and no failed request,
+//! that it shows held: mutual TLS on every hop as seen on the wire (on loopback, where there is no wire, as both ends of
+//! each link saw it), spans joined in one trace, and no failed request,
 //! also while a replica is killed.
 
 mod facts;
@@ -17,7 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::demo::facts::Fact;
-use crate::demo::shop::{Shop, URL};
+use crate::demo::shop::{Shop, url};
 use crate::demo::view::{Picture, draw, is_terminal, print};
 use crate::{Collector, Load, Mesh, Metrics};
 
@@ -39,20 +41,42 @@ const WINDOW: usize = 8;
 /// Set when the demo runs inside the user namespace it made for itself.
 const INSIDE: &str = "WEFT_DEMO_USERNS";
 
+/// What is asked for on the command line.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    once: bool,
+    loopback: bool,
+}
+
+/// Where the pods can be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// In network namespaces that this process makes.
+    Namespaces,
+    /// In those of a user namespace.
+    UserNamespace,
+    /// On loopback.
+    Loopback,
+}
+
 /// The entry point of `weft-demo`: exit 0 if everything held, 1 if not, 2 if it could not be set up.
 pub fn main() -> ExitCode {
-    let once = match std::env::args().nth(1).as_deref() {
-        None => false,
-        Some("--once") => true,
-        Some(other) => {
-            print(&format!("usage: weft-demo [--once] (not {other})\n"));
-            return ExitCode::from(2);
+    let mut asked = Asked { once: false, loopback: false };
+    for word in std::env::args().skip(1) {
+        match word.as_str() {
+            "--once" => asked.once = true,
+            "--loopback" => asked.loopback = true,
+            other => {
+                print(&format!("usage: weft-demo [--once] [--loopback] (not {other})\n"));
+                return ExitCode::from(2);
+            }
         }
-    };
-    if !rustix::process::geteuid().is_root() && std::env::var_os(INSIDE).is_none() {
-        return in_user_namespace(once);
     }
-    match tell(once) {
+    let place = place(asked);
+    if place == Place::UserNamespace {
+        return in_user_namespace(asked);
+    }
+    match tell(asked, place == Place::Loopback) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) if error.is::<Interrupted>() => {
@@ -66,26 +90,65 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Without root: the same program again, as root of a user namespace of its own.
-fn in_user_namespace(once: bool) -> ExitCode {
-    let unshare = ["--user", "--map-root-user", "--map-auto", "--mount", "--"];
-    let possible = Command::new("unshare").args(unshare).args(["unshare", "--net", "true"]).output();
-    let exe = std::env::current_exe();
-    let (Ok(true), Ok(exe)) = (possible.map(|output| output.status.success()), exe) else {
-        print(&format!(
-            "the demo needs network namespaces, and this user may not make any.\n{}\n",
-            crate::needs_root()
-        ));
-        return ExitCode::from(2);
+/// The arguments of `unshare` that make this user root of a user namespace, with users for the proxies in it.
+const USER_NAMESPACE: [&str; 5] = ["--user", "--map-root-user", "--map-auto", "--mount", "--"];
+
+/// The best place that is allowed here, found out by trying.
+fn place(asked: Asked) -> Place {
+    let works = |words: &[&str]| {
+        let output = Command::new("unshare").args(words).output();
+        output.is_ok_and(|output| output.status.success())
     };
+    if asked.loopback {
+        Place::Loopback
+    } else if std::env::var_os(INSIDE).is_some()
+        || (rustix::process::geteuid().is_root() && works(&["--net", "--mount", "true"]))
+    {
+        Place::Namespaces
+    } else if works(&[&USER_NAMESPACE[..], &["unshare", "--net", "true"]].concat()) {
+        Place::UserNamespace
+    } else {
+        Place::Loopback
+    }
+}
+
+/// Without root: the same program again, as root of a user namespace of its own.
+fn in_user_namespace(asked: Asked) -> ExitCode {
+    let Ok(exe) = std::env::current_exe() else { return ExitCode::from(2) };
     let mut command = Command::new("unshare");
-    command.args(unshare).arg(exe).env(INSIDE, "1");
-    if once {
+    command.args(USER_NAMESPACE).arg(exe).env(INSIDE, "1");
+    if asked.once {
         command.arg("--once");
     }
     let code =
         command.status().ok().and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok());
     code.map_or(ExitCode::FAILURE, ExitCode::from)
+}
+
+/// What a viewer of loopback pods must know before anything is shown.
+fn notice(asked: Asked) -> String {
+    let why = if asked.loopback {
+        "Loopback pods, as asked for (--loopback)."
+    } else {
+        "This user may make no network namespaces, so the pods are addresses of the loopback interface."
+    };
+    format!(
+        "{why}\n\
+         NOT shown here:\n\
+         \x20 - interception: nothing is redirected (iptables, weft init). Each application dials its own sidecar\n\
+         \x20   instead of the service, and each sidecar listens in the place of its application\n\
+         \x20   (outbound.listeners and inbound.listeners of weft.yaml).\n\
+         \x20 - the wire: what goes between the pods is not captured, so that it is TLS is told by the proxies alone.\n\
+         \x20 - DNS interception: the sidecars ask the mesh's name server, the applications ask none.\n\
+         \x20 - isolation: every program of this machine reaches the applications past their sidecars.\n\
+         Shown: mutual TLS with the identities that both ends verified, plaintext refused at each sidecar, balance,\n\
+         \x20 a trace through all services, and a replica killed without a failed request.\n{}\n\n",
+        if asked.loopback {
+            "The whole of it: cargo xtask demo as root, or where user namespaces are allowed.".to_owned()
+        } else {
+            format!("For the whole of it: {}", crate::needs_root())
+        }
+    )
 }
 
 #[derive(Debug)]
@@ -119,15 +182,24 @@ fn watch_signals() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-fn tell(once: bool) -> Result<bool> {
+fn tell(asked: Asked, loopback: bool) -> Result<bool> {
+    let once = asked.once;
     let stop = watch_signals()?;
+    if loopback {
+        print(&notice(asked));
+    }
     let begun = Instant::now();
     let told = |line: &str| -> Result<()> {
         print(&format!("{:6.1}s  {line}\n", begun.elapsed().as_secs_f64()));
         if stop.load(Ordering::Relaxed) { Err(Interrupted.into()) } else { Ok(()) }
     };
-    told("a bridge in a network namespace, an authoritative name server")?;
-    let mesh = Mesh::start("demo")?;
+    let mesh = if loopback {
+        told("an authoritative name server on loopback")?;
+        Mesh::on_loopback("demo")?
+    } else {
+        told("a bridge in a network namespace, an authoritative name server")?;
+        Mesh::start("demo")?
+    };
     let (collector, missing) = mesh.any_collector(|line| {
         let _ = told(line);
     })?;
@@ -144,7 +216,7 @@ fn tell(once: bool) -> Result<bool> {
             print(&mesh.report_failure());
         }
     })?;
-    told(&format!("steady traffic: {RATE} requests a second to {URL}"))?;
+    told(&format!("steady traffic: {RATE} requests a second to {}", url(&shop.shopper.pod)))?;
     let live = !once && is_terminal();
     let mut demo =
         Demo { mesh: &mesh, collector, receiver, stop: stop.clone(), live, history: VecDeque::new() };
@@ -168,7 +240,7 @@ impl Demo<'_> {
     /// Traffic, the kill, the verdict; the live view then goes on until Ctrl-C.
     fn run(&mut self, mut shop: Shop, once: bool) -> Result<bool> {
         // The first request meets cold caches and handshakes; it is part of the claim all the same.
-        let load = shop.shopper.pod.load(URL).rate(RATE).start()?;
+        let load = shop.shopper.pod.load(&url(&shop.shopper.pod)).rate(RATE).start()?;
         let (before, after) = if once { (BEFORE, AFTER) } else { (LIVE_BEFORE, LIVE_AFTER) };
         self.watch(&shop, &load, before, "all replicas are up", &[])?;
 
@@ -178,7 +250,8 @@ impl Demo<'_> {
         load.wait_for(20)?;
 
         let scrapes = self.scrape(&shop);
-        let mut facts = vec![facts::wire(&mut shop)?, facts::identities(&scrapes), balance];
+        let first = if self.mesh.is_loopback() { facts::doors(&shop) } else { facts::wire(&mut shop)? };
+        let mut facts = vec![first, facts::identities(&scrapes), facts::callers(&scrapes), balance];
         facts.push(facts::trace(self.collector));
         if !once {
             facts.push(facts::requests(&load.so_far(), u64::from(RATE), &killed));
@@ -241,7 +314,9 @@ impl Demo<'_> {
         };
         let spans = self.collector.recent_spans().unwrap_or_default();
         let receiver = &self.receiver;
-        Picture { receiver, report, now, change: &change, window, spans: &spans, event, facts }.text(shop)
+        let loopback = self.mesh.is_loopback();
+        Picture { receiver, loopback, report, now, change: &change, window, spans: &spans, event, facts }
+            .text(shop)
     }
 
     /// The metrics of every sidecar; of one that is gone, the last that were seen.

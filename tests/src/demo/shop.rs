@@ -1,8 +1,11 @@
 //! The demo's mesh: who is in it, and how it is set up.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context, Result};
 
-use crate::{Capture, Mesh, Pod, Service, Sidecar};
+use crate::mesh::find_program;
+use crate::{Capture, Mesh, Pod, Service, Sidecar, SidecarBuilder};
 
 /// A pod with its sidecar.
 #[derive(Debug)]
@@ -22,8 +25,30 @@ pub(super) struct Shop {
     pub(super) redis: Member,
 }
 
-/// What the shopper asks for.
-pub(super) const URL: &str = "http://web.shop/checkout";
+/// One of the services.
+#[derive(Debug)]
+struct Role {
+    name: &'static str,
+    /// The port of the service, and of its pods.
+    port: u16,
+    target: u16,
+    /// Whom it calls.
+    calls: Option<&'static str>,
+}
+
+const ROLES: [Role; 4] = [
+    Role { name: "web", port: 80, target: 8080, calls: Some("orders") },
+    Role { name: "orders", port: 80, target: 8080, calls: Some("inventory") },
+    Role { name: "inventory", port: 50051, target: 50051, calls: Some("redis") },
+    Role { name: "redis", port: 6379, target: 6379, calls: None },
+];
+
+/// On loopback each pod has three ports beside the proxy's own: the target is the sidecar's, so that callers come to it;
+/// the application listens on the second; and the third is the sidecar's for whom the application calls.
+const APPLICATION: u16 = 18080;
+const CALLEE: u16 = 19080;
+
+const REDIS: &str = "redis-server";
 
 /// How many replicas of `orders` there are.
 const REPLICAS: usize = 3;
@@ -37,24 +62,33 @@ impl Shop {
         let orders: Vec<Pod> = (1..=REPLICAS).map(|n| pod(&format!("orders-{n}"))).collect::<Result<_>>()?;
         let (inventory, redis) = (pod("inventory")?, pod("redis")?);
 
-        told("applications: web, orders (HTTP), inventory (gRPC), a real redis-server")?;
-        web.app_of("web", 8080)?;
-        orders.iter().try_for_each(|pod| pod.app_of("orders", 8080).map(drop))?;
-        inventory.app_of("inventory", 50051)?;
-        redis.redis().context("redis-server (package redis-server)")?;
+        let redis_server = match find_program(REDIS) {
+            None if mesh.is_loopback() => {
+                "Weft's own small stand-in for redis (redis-server is not installed)"
+            }
+            _ => "a real redis-server",
+        };
+        told(&format!("applications: web, orders (HTTP), inventory (gRPC), {redis_server}"))?;
+        [&web, &inventory, &redis].into_iter().chain(&orders).try_for_each(start_application)?;
 
-        told("names: web, orders, inventory and redis in shop.svc.cluster.local, served by nsd")?;
-        let dns = mesh.dns();
-        dns.set(Service::virtual_ip("web.shop").port(80, 8080).on(&[&web]))?;
-        dns.set(Service::virtual_ip("orders.shop").port(80, 8080).on(&orders.iter().collect::<Vec<_>>()))?;
-        dns.set(Service::virtual_ip("inventory.shop").port(50051, 50051).on(&[&inventory]))?;
-        dns.set(Service::virtual_ip("redis.shop").port(6379, 6379).on(&[&redis]))?;
+        told(&format!(
+            "names: web, orders, inventory and redis in shop.svc.cluster.local, served by {}",
+            mesh.dns().server()
+        ))?;
+        set_names(mesh, "web", &[&web])?;
+        set_names(mesh, "orders", &orders.iter().collect::<Vec<_>>())?;
+        set_names(mesh, "inventory", &[&inventory])?;
+        set_names(mesh, "redis", &[&redis])?;
 
-        told("the mesh CA, and in each pod: interception rules (weft init) and a sidecar (weft proxy)")?;
+        told(if mesh.is_loopback() {
+            "the mesh CA, and beside each application a sidecar (weft proxy) with a listener for each way"
+        } else {
+            "the mesh CA, and in each pod: interception rules (weft init) and a sidecar (weft proxy)"
+        })?;
         let join = |pod: Pod| -> Result<Member> {
             // The captures begin before any sidecar can send a byte, so that nothing escapes them.
-            let capture = Some(pod.capture(&between_pods())?);
-            let sidecar = mesh.sidecar(&pod)?.start()?;
+            let capture = (!mesh.is_loopback()).then(|| pod.capture(&between_pods())).transpose()?;
+            let sidecar = with_listeners(mesh.sidecar(&pod)?, &pod).start()?;
             Ok(Member { pod, sidecar, capture })
         };
         Ok(Self {
@@ -87,8 +121,71 @@ impl Shop {
         crate::rest(std::time::Duration::from_millis(500));
         let name = victim.pod.name();
         let left: Vec<&Pod> = self.orders.iter().map(|m| &m.pod).filter(|pod| pod.name() != name).collect();
-        mesh.dns().set(Service::virtual_ip("orders.shop").port(80, 8080).on(&left))?;
+        set_names(mesh, "orders", &left)?;
         Ok(name.to_owned())
+    }
+}
+
+impl Member {
+    /// Where callers come to this pod, if any do.
+    pub(super) fn door(&self) -> Option<SocketAddr> {
+        let role = role(&self.pod)?;
+        Some(SocketAddr::new(self.pod.ip(), self.pod.port(role.target)))
+    }
+}
+
+/// What the shopper asks for; without interception, the shopper's own sidecar instead of the name.
+pub(super) fn url(shopper: &Pod) -> String {
+    if shopper.is_loopback() {
+        format!("http://{}:{}/checkout", shopper.ip(), shopper.port(CALLEE))
+    } else {
+        "http://web.shop/checkout".to_owned()
+    }
+}
+
+/// What a pod is; the shopper is none of the services.
+fn role(pod: &Pod) -> Option<&'static Role> {
+    ROLES.iter().find(|role| role.name == pod.account())
+}
+
+fn start_application(pod: &Pod) -> Result<()> {
+    let role = role(pod).with_context(|| format!("no application for {}", pod.name()))?;
+    let port = if pod.is_loopback() { pod.port(APPLICATION) } else { role.target };
+    if role.name == "redis" {
+        if pod.is_loopback() && find_program(REDIS).is_none() {
+            return pod.app_of("counter", port).map(drop);
+        }
+        return pod.redis_on(port).map(drop).context("redis-server (package redis-server)");
+    }
+    let callee = SocketAddr::new(pod.ip(), pod.port(CALLEE));
+    let calls: Vec<_> =
+        role.calls.filter(|_| pod.is_loopback()).map(|name| (name, callee)).into_iter().collect();
+    pod.app_calling(role.name, port, &calls).map(drop)
+}
+
+fn set_names(mesh: &Mesh, name: &str, pods: &[&Pod]) -> Result<()> {
+    let role = ROLES.iter().find(|role| role.name == name).with_context(|| format!("no service {name}"))?;
+    let service = Service::virtual_ip(&format!("{name}.shop")).port(role.port, mesh.port(role.target));
+    mesh.dns().set(service.on(pods))
+}
+
+/// On loopback: what interception does elsewhere.
+fn with_listeners(sidecar: SidecarBuilder, pod: &Pod) -> SidecarBuilder {
+    if !pod.is_loopback() {
+        return sidecar;
+    }
+    let at = |port: u16| SocketAddr::new(pod.ip(), pod.port(port));
+    let own = role(pod);
+    let sidecar = match own {
+        Some(role) => sidecar.inbound_listener(at(role.target), at(APPLICATION)),
+        None => sidecar,
+    };
+    let callee = own.map_or(Some("web"), |role| role.calls);
+    match callee.and_then(|name| ROLES.iter().find(|role| role.name == name)) {
+        Some(Role { name, port, .. }) => {
+            sidecar.outbound_listener(at(CALLEE), &format!("{name}.shop.svc.cluster.local:{port}"))
+        }
+        None => sidecar,
     }
 }
 

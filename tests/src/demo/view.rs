@@ -17,6 +17,7 @@ const BAR: usize = 40;
 #[derive(Debug)]
 pub(super) struct Picture<'a> {
     pub(super) receiver: &'a str,
+    pub(super) loopback: bool,
     pub(super) report: &'a Report,
     /// By pod: now, and the change over `window`.
     pub(super) now: &'a BTreeMap<String, Metrics>,
@@ -49,6 +50,11 @@ impl Picture<'_> {
     pub(super) fn text(&self, shop: &Shop) -> String {
         let mut text =
             String::from("Weft demo: shopper > web > orders x3 > inventory (gRPC) > redis (TCP)\n");
+        if self.loopback {
+            text.push_str(
+                "LOOPBACK PODS: no interception, no capture of the wire, no isolation between pods\n",
+            );
+        }
         let _ = writeln!(
             text,
             "{} requests, {} failed, p50 {:.1?}, p99 {:.1?}   spans go to {}\n",

@@ -1,7 +1,7 @@
 //! Inbound: connections of others to the own application.
 //!
-//! accept → original destination → mesh TLS or not → who is it → requests or bytes to the application. A mesh link says
-//! in its ALPN what it carries, so nothing has to be guessed on it.
+//! accept → original destination (or the listener's) → mesh TLS or not → who is it → requests or bytes to the application.
+//! A mesh link says in its ALPN what it carries, so nothing has to be guessed on it.
 
 mod closing;
 mod http;
@@ -15,7 +15,7 @@ use bytes::BytesMut;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use weft_core::{Drain, EndpointAddr, MtlsMode, OriginalDst};
+use weft_core::{Drain, EndpointAddr, MtlsMode};
 use weft_http::ErrorCode;
 use weft_identity::{ALPN_HTTP, ALPN_TCP, IdentityError, LinkProtocol, PeerIdentity, link_protocol, peer_of};
 use weft_net::{
@@ -34,11 +34,11 @@ pub(crate) use closing::PlaintextDrain;
 /// A mesh link from another proxy.
 type MeshStream = TlsStream<ReadAhead<Prefixed<TcpStream>>>;
 
-/// One captured connection on its way.
+/// One connection on its way.
 struct Visit {
     worker: Rc<Worker>,
     accepted: Accepted,
-    /// The application's address, as the client dialed it.
+    /// The application's address: as the client dialed it, or the listener's.
     app: EndpointAddr,
     listed: Listed,
     open: OpenGuard,
@@ -46,22 +46,24 @@ struct Visit {
     plaintext: Drain,
 }
 
-/// Serves one captured connection.
-pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted, open: OpenGuard) {
+/// Serves one connection: to the `application` of the listener that it came to, or else to where it was going when it
+/// was captured.
+pub(crate) async fn serve(
+    worker: Rc<Worker>,
+    accepted: Accepted,
+    open: OpenGuard,
+    application: Option<EndpointAddr>,
+) {
     let listed = worker.shared.connections.open(Direction::Inbound, accepted.client);
-    let dst: OriginalDst = match accepted.destination() {
-        Ok(Captured::Captured(dst)) => dst,
-        Ok(Captured::Direct(_)) | Err(_) => return refuse(&worker, accepted, "not_redirected"),
+    let app = match application.map_or_else(|| captured(&worker, &accepted), Ok) {
+        Ok(app) => app,
+        Err(why) => return refuse(&worker, accepted, why),
     };
-    if is_loop(&worker, dst) {
-        worker.telemetry.inbound.error(ErrorCode::Loop);
-        return refuse(&worker, accepted, "loop");
-    }
-    listed.update(|info| info.destination = Some(dst.get()));
+    listed.update(|info| info.destination = Some(app.get()));
     // The two in one breath: a mode that changes from here on reaches the connection by `plaintext`.
     let policy = worker.shared.snapshot.load().inbound.clone();
     let plaintext = worker.plaintext.watch();
-    let mut visit = Visit { worker, accepted, app: EndpointAddr::new(dst.get()), listed, open, plaintext };
+    let mut visit = Visit { worker, accepted, app, listed, open, plaintext };
     if policy.mode == MtlsMode::Disable {
         return Box::pin(plaintext::serve(visit, BytesMut::new(), None, &policy)).await;
     }
@@ -95,6 +97,16 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted, open: OpenGuar
             Box::pin(plaintext::serve(visit, first, other, &policy)).await;
         }
     }
+}
+
+/// Where a captured connection was going, or why it is refused.
+fn captured(worker: &Worker, accepted: &Accepted) -> Result<EndpointAddr, &'static str> {
+    let Ok(Captured::Captured(dst)) = accepted.destination() else { return Err("not_redirected") };
+    if is_loop(worker, dst) {
+        worker.telemetry.inbound.error(ErrorCode::Loop);
+        return Err("loop");
+    }
+    Ok(EndpointAddr::new(dst.get()))
 }
 
 fn refuse(worker: &Worker, accepted: Accepted, why: &'static str) {

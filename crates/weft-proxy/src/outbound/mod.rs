@@ -1,6 +1,6 @@
 //! Outbound: connections of the own application to others.
 //!
-//! accept → original destination → is it in the mesh → what is spoken → requests or bytes over a mesh link. What is not
+//! accept → original destination (or the listener's) → is it in the mesh → what is spoken → requests or bytes over a mesh link. What is not
 //! in the mesh passes through untouched.
 
 mod http;
@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::net::TcpStream;
-use weft_core::{AppProtocol, EndpointAddr, OriginalDst};
+use weft_core::{AppProtocol, EndpointAddr, OriginalDst, ServiceKey};
 use weft_net::{Accepted, Destination as Captured, Detected, Prefixed, detect_first};
 use weft_telemetry::metrics::Direction;
 
@@ -48,18 +48,40 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted, open: OpenGuar
         info.service = Some(std::sync::Arc::clone(&destination.label));
     });
     let opaque = snapshot.outbound.opaque_ports.contains(dst.port());
-    let call = Call { worker, accepted, dst, listed, _open: open };
+    let dialed = EndpointAddr::new(dst.get());
+    let call = Call { worker, accepted, listed, _open: open };
     match &destination.mesh {
-        Some(rule) => Box::pin(mesh(call, &destination, rule, opaque)).await,
-        None => Box::pin(passthrough::serve(call, &destination, opaque)).await,
+        Some(rule) => Box::pin(mesh(call, &destination, rule, Some(dialed), opaque)).await,
+        None => Box::pin(passthrough::serve(call, &destination, dialed, opaque)).await,
     }
 }
 
-/// One captured connection on its way.
+/// Serves a connection to the listener of one service.
+pub(crate) async fn serve_service(
+    worker: Rc<Worker>,
+    accepted: Accepted,
+    open: OpenGuard,
+    service: &ServiceKey,
+) {
+    let listed = worker.shared.connections.open(Direction::Outbound, accepted.client);
+    let snapshot = worker.shared.snapshot.snapshot();
+    let destination = destination::of_service(&snapshot, service);
+    listed.update(|info| info.service = Some(std::sync::Arc::clone(&destination.label)));
+    let opaque = snapshot.outbound.opaque_ports.contains(service.port);
+    match &destination.mesh {
+        Some(rule) => {
+            let call = Call { worker, accepted, listed, _open: open };
+            Box::pin(mesh(call, &destination, rule, None, opaque)).await;
+        }
+        // It has left the mesh since the start. What was mutual TLS must not become plaintext without a word.
+        None => refuse(&worker, accepted, "outside_mesh"),
+    }
+}
+
+/// One connection of the application on its way.
 pub(crate) struct Call {
     pub(crate) worker: Rc<Worker>,
     pub(crate) accepted: Accepted,
-    pub(crate) dst: OriginalDst,
     pub(crate) listed: Listed,
     pub(crate) _open: OpenGuard,
 }
@@ -75,8 +97,14 @@ fn refuse(worker: &Worker, accepted: Accepted, why: &'static str) {
     weft_net::reset(accepted.stream);
 }
 
-async fn mesh(mut call: Call, destination: &Destination, rule: &MeshRule, opaque: bool) {
-    let upstream = call.worker.upstream(destination, rule, EndpointAddr::new(call.dst.get()));
+async fn mesh(
+    mut call: Call,
+    destination: &Destination,
+    rule: &MeshRule,
+    dialed: Option<EndpointAddr>,
+    opaque: bool,
+) {
+    let upstream = call.worker.upstream(destination, rule, dialed);
     let protocol = if opaque { AppProtocol::Opaque } else { upstream.protocol().await };
     if protocol == AppProtocol::Opaque {
         call.worker.telemetry.outbound.detections.inc("configured");

@@ -17,9 +17,8 @@ use crate::record::{ConnectionFacts, TcpRecord};
 ///
 /// The first bytes are looked at for telemetry alone, whoever speaks first, and are on their way at once; nothing waits
 /// for a verdict.
-pub(super) async fn serve(mut call: Call, destination: &Destination, opaque: bool) {
+pub(super) async fn serve(mut call: Call, destination: &Destination, addr: EndpointAddr, opaque: bool) {
     let worker = std::rc::Rc::clone(&call.worker);
-    let addr = EndpointAddr::new(call.dst.get());
     let connected = weft_net::connect(addr, &worker.connect).await;
     let mut first = BytesMut::new();
     let mut seen = None;

@@ -22,13 +22,15 @@ use ::http::{Request, StatusCode};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use tokio::net::TcpStream;
-use weft_config::{Probe, ProbeCheck};
+use weft_config::{Probe, ProbeCheck, ProxyConfig};
 
 /// The checks by their path.
 pub(crate) struct Probes {
     by_path: HashMap<String, Probe>,
     /// Where the kubelet would have asked: the first of the pod's addresses.
     address: Option<IpAddr>,
+    /// Ports where the proxy itself listens for the application (`inbound.listeners`), and where that is then.
+    moved: HashMap<u16, SocketAddr>,
     /// The port that the kubelet asks instead of the application's.
     own_port: u16,
     tls: Arc<rustls::ClientConfig>,
@@ -55,10 +57,16 @@ impl fmt::Display for Unhealthy {
 }
 
 impl Probes {
-    pub(crate) fn new(probes: &[Probe], own_addrs: &[IpAddr], own_port: u16) -> Result<Self, rustls::Error> {
+    pub(crate) fn new(
+        config: &ProxyConfig,
+        own_addrs: &[IpAddr],
+        own_port: u16,
+    ) -> Result<Self, rustls::Error> {
+        let moved = config.listeners.inbound.iter().map(|l| (l.address.port(), l.application));
         Ok(Self {
-            by_path: probes.iter().map(|probe| (probe.path.clone(), probe.clone())).collect(),
+            by_path: config.probes.iter().map(|probe| (probe.path.clone(), probe.clone())).collect(),
             address: own_addrs.first().copied(),
+            moved: moved.collect(),
             own_port,
             tls: http::unverified()?,
         })
@@ -106,7 +114,10 @@ impl Probes {
     }
 
     async fn connect(&self, port: u16) -> Result<TcpStream, Unhealthy> {
-        let ip = self.address.ok_or(Unhealthy::NoAddress)?;
-        TcpStream::connect(SocketAddr::new(ip, port)).await.map_err(Unhealthy::Connect)
+        let address = match self.moved.get(&port) {
+            Some(application) => *application,
+            None => SocketAddr::new(self.address.ok_or(Unhealthy::NoAddress)?, port),
+        };
+        TcpStream::connect(address).await.map_err(Unhealthy::Connect)
     }
 }
