@@ -36,7 +36,8 @@ fn look(cluster: &Cluster, secrets: &mut Secrets, logs: &mut Logs) -> Result<()>
 fn tokens_and_keys_are_in_no_log() {
     cluster_story("secrets", |cluster| {
         let (mut secrets, mut logs) = (Secrets::default(), Logs::default());
-        cluster.install(&[&format!("control.log={LOUD}")])?;
+        // A comma separates values, as it does for Helm.
+        cluster.install(&[&format!("control.log={}", LOUD.replace(',', "\\,"))])?;
         let namespace = cluster.namespace("secrets", &[("weft.dev/inject", "enabled")])?;
         let orders = Workload::deployment("orders").app("http", 8080).service(80, 8080);
         namespace.apply(&orders.annotate("weft.dev/log", LOUD))?;
