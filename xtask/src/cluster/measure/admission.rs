@@ -34,7 +34,7 @@ pub(super) struct Webhook {
     pub(super) count: f64,
     /// The mean, in milliseconds.
     pub(super) mean: f64,
-    /// The share of calls that took at most 10 and 25 ms.
+    /// The share of calls that took at most 5 and 25 ms, which are bounds of its buckets.
     pub(super) within: [f64; 2],
 }
 
@@ -74,7 +74,7 @@ impl Webhook {
         let added = |name: &str, label: &str| sum(after, name, label) - sum(before, name, label);
         let count = added("_count", "");
         let of = |value: f64| if count > 0.0 { value / count } else { 0.0 };
-        let within = ["le=\"0.01\"", "le=\"0.025\""].map(|bound| of(added("_bucket", bound)));
+        let within = ["le=\"0.005\"", "le=\"0.025\""].map(|bound| of(added("_bucket", bound)));
         Self { count, mean: of(added("_sum", "")) * 1e3, within }
     }
 }
@@ -101,7 +101,7 @@ mod tests {
         };
         let other = line("_count", "", 1e6).replace("namespace.injector", "pod.injector");
         other
-            + &line("_bucket", ",le=\"0.01\"", f64::from(fast))
+            + &line("_bucket", ",le=\"0.005\"", f64::from(fast))
             + &line("_bucket", ",le=\"0.025\"", f64::from(count))
             + &line("_bucket", ",le=\"+Inf\"", f64::from(count))
             + &line("_sum", "", f64::from(count) * 0.004)

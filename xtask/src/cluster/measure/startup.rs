@@ -14,68 +14,52 @@ use super::kube::{self, Kube};
 use super::{NAMESPACE, SOON, median};
 use crate::process;
 
-/// Medians in milliseconds from the request that makes the pod.
+/// Milliseconds from the request that makes the pod.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Startup {
-    /// Until the application's container runs.
-    pub(super) started: [f64; 2],
-    /// Until the pod is ready.
+    /// The median until the pod is ready: with a sidecar, without.
     pub(super) ready: [f64; 2],
-    /// The longest until ready.
+    /// The longest.
     pub(super) slowest: [f64; 2],
     /// How many of each.
     pub(super) count: u32,
 }
 
-/// What is printed for each change of a pod: name, whether it is ready, when the application's container started.
-const FORM: &str = r#"jsonpath={.metadata.name}|{.status.conditions[?(@.type=="Ready")].status}|{.status.containerStatuses[?(@.name=="app")].state.running.startedAt}{"\n"}"#;
+/// What is printed for each change of a pod: name, and whether it is ready.
+const FORM: &str = r#"jsonpath={.metadata.name}|{.status.conditions[?(@.type=="Ready")].status}{"\n"}"#;
 
 /// Starts pods with and without a sidecar in turn.
 pub(super) fn measure(kube: &Kube<'_>, count: u32) -> Result<Startup> {
     let watch = Watch::start(kube)?;
-    let mut started: [Vec<f64>; 2] = Default::default();
     let mut ready: [Vec<f64>; 2] = Default::default();
     // The first of each pays for what the node has not done before, and does not count.
     for number in 0..=count {
         for sidecar in [true, false] {
-            let times = one(kube, &watch, &format!("start-{number}-{sidecar}"), sidecar)?;
+            let time = one(kube, &watch, &format!("start-{number}-{sidecar}"), sidecar)?;
             if number > 0 {
-                started[usize::from(!sidecar)].push(times.0);
-                ready[usize::from(!sidecar)].push(times.1);
+                ready[usize::from(!sidecar)].push(time);
             }
         }
     }
     let slowest = ready.each_ref().map(|times| times.iter().copied().fold(0.0, f64::max));
-    Ok(Startup { started: started.map(median), ready: ready.map(median), slowest, count })
+    Ok(Startup { ready: ready.map(median), slowest, count })
 }
 
-/// Milliseconds until the application of a pod runs, and until the pod is ready.
-fn one(kube: &Kube<'_>, watch: &Watch, name: &str, sidecar: bool) -> Result<(f64, f64)> {
+/// Milliseconds until a new pod is ready.
+fn one(kube: &Kube<'_>, watch: &Watch, name: &str, sidecar: bool) -> Result<f64> {
     let file = kube.file("pod.json", &kube::pod(name, sidecar).to_string())?;
     let path = format!("/api/v1/namespaces/{NAMESPACE}/pods");
     let start = Instant::now();
     process::capture(&mut kube.curl(&["--data-binary", &format!("@{file}")], &path))?;
-    let (mut started, mut ready) = (None, None);
-    let (started, ready) = loop {
+    let ready = format!("{name}|True");
+    let time = loop {
         let (at, line) = watch.next().with_context(|| format!("waiting for {name}"))?;
-        let mut fields = line.split('|');
-        if fields.next() != Some(name) {
-            continue;
-        }
-        let is_ready = fields.next() == Some("True");
-        let passed = at.duration_since(start).as_secs_f64() * 1e3;
-        if fields.next().is_some_and(|since| !since.is_empty()) {
-            started.get_or_insert(passed);
-        }
-        if is_ready {
-            ready.get_or_insert(passed);
-        }
-        if let (Some(started), Some(ready)) = (started, ready) {
-            break (started, ready);
+        if line == ready {
+            break at.duration_since(start).as_secs_f64() * 1e3;
         }
     };
     kube.run(&["delete", "pod", "-n", NAMESPACE, name, "--timeout=60s"])?;
-    Ok((started, ready))
+    Ok(time)
 }
 
 /// `kubectl get --watch`, each line with the time when it came; ends with this value.
@@ -118,23 +102,5 @@ impl Drop for Watch {
         // Both fail only where it has ended.
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-impl Startup {
-    /// What the sidecar adds to a median, in milliseconds.
-    pub(super) fn adds(times: [f64; 2]) -> f64 {
-        times[0] - times[1]
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_added_is_the_difference() {
-        assert!((Startup::adds([30.0, 10.0]) - 20.0).abs() < 1e-9);
-        assert_eq!(FORM.matches('|').count(), 2, "the fields that are read from a line");
     }
 }
