@@ -318,7 +318,8 @@ impl Sample {
 pub struct Metrics(Vec<Sample>);
 
 impl Metrics {
-    pub(crate) fn parse(text: &str) -> Self {
+    /// Reads the Prometheus text format.
+    pub fn parse(text: &str) -> Self {
         Self(text.lines().filter(|line| !line.starts_with('#')).filter_map(sample).collect())
     }
 

@@ -5,10 +5,14 @@
 
 use std::time::Duration;
 
+#[path = "cluster/admission.rs"]
+mod admission;
 #[path = "cluster/doors.rs"]
 mod doors;
 #[path = "cluster/first.rs"]
 mod first;
+#[path = "cluster/foreign.rs"]
+mod foreign;
 #[path = "cluster/identity.rs"]
 mod identity;
 #[path = "cluster/leaving.rs"]
@@ -19,6 +23,8 @@ mod moving_in;
 mod outages;
 #[path = "cluster/probes.rs"]
 mod probes;
+#[path = "cluster/secrets.rs"]
+mod secrets;
 #[path = "cluster/workloads.rs"]
 mod workloads;
 

@@ -44,6 +44,10 @@ const REDIS: (&str, u16) = ("redis", 6379);
 /// The namespace of all of them, where it is not `shop`.
 const NAMESPACE: &str = "SHOP_NAMESPACE";
 const RESERVE: &str = "/shop.Inventory/Reserve";
+/// The gRPC health checking protocol.
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
+/// The service that is healthy, besides the server as a whole, which has no name.
+const HEALTHY: &str = "shop.Inventory";
 
 /// Where the applications are that one calls, for one that cannot find them by their names.
 pub(super) type Calls = HashMap<String, SocketAddr>;
@@ -110,6 +114,7 @@ impl Shop {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let context = context(request.headers());
         match self.role {
+            Role::Inventory if request.uri().path() == HEALTH => grpc_answer(health(request).await),
             Role::Inventory => grpc_answer(self.reserve(request).await),
             Role::Web => self.http_answer(self.call_orders(&context).await),
             Role::Orders => self.http_answer(self.call_inventory(&context).await),
@@ -245,6 +250,16 @@ impl Shop {
     }
 }
 
+async fn health(request: Request<Incoming>) -> Result<Bytes> {
+    let body = request.into_body().collect().await.context("reading the request")?.to_bytes();
+    let HealthRequest { service } = decode(&body)?;
+    if !service.is_empty() && service != HEALTHY {
+        bail!("no service {service}");
+    }
+    // SERVING.
+    Ok(message(&HealthReply { status: 1 }))
+}
+
 /// `None` where the connection is closed.
 async fn incr(redis: &mut BufReader<TcpStream>, key: &str) -> Result<Option<i64>> {
     let command = format!("*2\r\n$4\r\nINCR\r\n${}\r\n{key}\r\n", key.len());
@@ -282,6 +297,18 @@ struct Reserve {
 struct Reserved {
     #[prost(int64, tag = "1")]
     count: i64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct HealthRequest {
+    #[prost(string, tag = "1")]
+    service: String,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct HealthReply {
+    #[prost(int32, tag = "1")]
+    status: i32,
 }
 
 /// gRPC's Length-Prefixed-Message: not compressed, length, message.

@@ -20,10 +20,12 @@
 mod collector;
 mod facts;
 mod kubectl;
+mod leaks;
 mod load;
 mod namespace;
 mod node;
 mod shop;
+mod tokens;
 mod weft;
 mod workload;
 
@@ -35,6 +37,7 @@ use anyhow::{Context, Result};
 pub use collector::OtelCollector;
 pub use facts::{Plaintext, identities};
 pub use kubectl::{Forward, Kubectl};
+pub use leaks::{Logs, Secrets};
 pub use load::{ClusterLoad, ClusterLoadBuilder};
 pub use namespace::{Answer, Namespace};
 pub use node::NodeCapture;

@@ -31,7 +31,8 @@ impl NodeCapture {
 }
 
 impl Cluster {
-    fn holders(&self) -> Result<Vec<u64>> {
+    /// A process of each node, which holds its namespaces.
+    pub(super) fn holders(&self) -> Result<Vec<u64>> {
         let text = std::fs::read(self.dir().join("state.json")).context("the cluster's state")?;
         let state: Value = serde_json::from_slice(&text).context("the cluster's state")?;
         let daemons = state["daemons"].as_array().context("no daemons")?;

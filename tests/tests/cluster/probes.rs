@@ -17,8 +17,8 @@ fn probes_exec_logs_and_forwarding_under_strict() {
         cluster.install(&[])?;
         let namespace = cluster.namespace("probes", &[("weft.dev/inject", "enabled")])?;
         namespace.annotate("weft.dev/mode=strict")?;
-        let probed = |name: &str, probe: serde_json::Value| {
-            Workload::deployment(name).app("http", 8080).service(80, 8080).edit(|pod| {
+        let probed_app = |kind: &str, name: &str, probe: serde_json::Value| {
+            Workload::deployment(name).app(kind, 8080).service(80, 8080).edit(|pod| {
                 let container = &mut pod["spec"]["containers"][0];
                 let mut probe = probe;
                 probe["periodSeconds"] = 1.into();
@@ -27,6 +27,12 @@ fn probes_exec_logs_and_forwarding_under_strict() {
                 }
             })
         };
+        let probed = |name: &str, probe| probed_app("http", name, probe);
+        // gRPC's own health protocol, of the server and of one service of it.
+        let grpc = |service: &str| json!({ "grpc": { "port": 8080, "service": service } });
+        for (name, service) in [("by-grpc", ""), ("by-grpc-name", "shop.Inventory"), ("bad-name", "nobody")] {
+            namespace.apply(&probed_app("inventory", name, grpc(service)))?;
+        }
         let good = [
             ("by-http", json!({ "httpGet": { "path": "/healthy", "port": "app" } })),
             ("by-tcp", json!({ "tcpSocket": { "port": 8080 } })),
@@ -47,9 +53,10 @@ fn probes_exec_logs_and_forwarding_under_strict() {
         for (name, probe) in &bad {
             namespace.apply(&probed(name, probe.clone()))?;
         }
-        let names: Vec<&str> = good.iter().map(|(name, _)| *name).collect();
+        let mut names: Vec<&str> = good.iter().map(|(name, _)| *name).collect();
+        names.extend(["by-grpc", "by-grpc-name"]);
         namespace.ready(&names)?;
-        for (name, _) in &bad {
+        for name in bad.iter().map(|(name, _)| *name).chain(["bad-name"]) {
             let why = eventually(&format!("a failed probe of {name}"), SOON, || {
                 let events = cluster.kubectl().list(namespace.name(), "events", "")?;
                 let mut failed = events.iter().filter(|event| {

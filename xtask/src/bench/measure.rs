@@ -35,11 +35,18 @@ fn parse_schedstat(text: &str) -> Result<u64> {
 pub(crate) fn pss_kib(process: u32) -> Result<u64> {
     let file = format!("/proc/{process}/smaps_rollup");
     let text = fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
-    parse_pss(&text).with_context(|| format!("{file} has no Pss line"))
+    parse(&text, "Pss:").with_context(|| format!("{file} has no Pss line"))
 }
 
-fn parse_pss(text: &str) -> Option<u64> {
-    let value = text.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+/// The anonymous part of [`pss_kib`]: heap, stacks, what was written to.
+pub(crate) fn pss_anon_kib(process: u32) -> Result<u64> {
+    let file = format!("/proc/{process}/smaps_rollup");
+    let text = fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
+    parse(&text, "Pss_Anon:").with_context(|| format!("{file} has no Pss_Anon line"))
+}
+
+fn parse(text: &str, field: &str) -> Option<u64> {
+    let value = text.lines().find_map(|line| line.strip_prefix(field))?;
     value.split_whitespace().next()?.parse().ok()
 }
 
@@ -58,8 +65,8 @@ mod tests {
     fn pss_is_told_from_its_parts() {
         let text =
             "5581-7ffd ---p 00000000 00:00 0 [rollup]\nRss:  4200 kB\nPss:  1234 kB\nPss_Dirty:  99 kB\n";
-        assert_eq!(parse_pss(text), Some(1234));
-        assert_eq!(parse_pss("Rss: 1 kB\n"), None);
+        assert_eq!(parse(text, "Pss:"), Some(1234));
+        assert_eq!(parse("Rss: 1 kB\n", "Pss:"), None);
     }
 
     #[test]

@@ -11,9 +11,9 @@ mod certs;
 pub(crate) mod hold;
 mod instructions;
 mod load;
-mod measure;
+pub(crate) mod measure;
 mod peers;
-mod report;
+pub(crate) mod report;
 mod topology;
 mod work;
 
@@ -358,7 +358,7 @@ fn handshake(
 }
 
 /// Processor, kernel and cores of this machine.
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split(": ").nth(1));
     let kernel = process::text(Command::new("uname").arg("-r")).unwrap_or_default();
@@ -376,7 +376,7 @@ fn finish(options: &Options, results: &Results) -> Result<ExitCode> {
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
     if options.write_docs {
-        report::write_page(&tables)?;
+        report::write_section(report::BEGIN, report::END, &tables)?;
     }
     if !options.check {
         return Ok(ExitCode::SUCCESS);

@@ -99,7 +99,7 @@ pub(crate) struct Figures {
 }
 
 /// The middle value, or the mean of the two in the middle; none of nothing.
-fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
+pub(crate) fn median(values: impl IntoIterator<Item = f64>) -> Option<f64> {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
@@ -305,22 +305,24 @@ impl Results {
 }
 
 const PAGE: &str = "docs/benchmarks.md";
-const BEGIN: &str = "<!-- results: written by `cargo xtask bench --write-docs` -->\n";
-const END: &str = "<!-- end of results -->";
+/// Around the tables of this command.
+pub(crate) const BEGIN: &str = "<!-- results: written by `cargo xtask bench --write-docs` -->\n";
+/// As above.
+pub(crate) const END: &str = "<!-- end of results -->";
 
-/// Puts the tables between the markers of the page.
-pub(crate) fn write_page(tables: &str) -> Result<()> {
+/// Puts tables between two markers of the page; everything else of it stays.
+pub(crate) fn write_section(begin: &str, end: &str, tables: &str) -> Result<()> {
     let file = cargo::root().join(PAGE);
     let text = fs::read_to_string(&file).with_context(|| format!("cannot read {PAGE}"))?;
     let page =
-        replace_results(&text, tables).with_context(|| format!("{PAGE} has no markers for the results"))?;
+        replace(&text, begin, end, tables).with_context(|| format!("{PAGE} has no line {}", begin.trim()))?;
     fs::write(&file, page).with_context(|| format!("cannot write {PAGE}"))
 }
 
-fn replace_results(page: &str, tables: &str) -> Option<String> {
-    let (before, rest) = page.split_once(BEGIN)?;
-    let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}\n{}\n\n{END}{after}", tables.trim()))
+fn replace(page: &str, begin: &str, end: &str, tables: &str) -> Option<String> {
+    let (before, rest) = page.split_once(begin)?;
+    let (_, after) = rest.split_once(end)?;
+    Some(format!("{before}{begin}\n{}\n\n{end}{after}", tables.trim()))
 }
 
 #[cfg(test)]
@@ -400,9 +402,9 @@ pub(crate) mod tests {
     #[test]
     fn the_page_keeps_what_is_around_the_results() {
         let page = format!("# Title\n{BEGIN}old\n{END}\nend\n");
-        let once = replace_results(&page, "new\n").unwrap();
+        let once = replace(&page, BEGIN, END, "new\n").unwrap();
         assert_eq!(once, format!("# Title\n{BEGIN}\nnew\n\n{END}\nend\n"));
-        assert_eq!(replace_results(&once, "new").unwrap(), once);
-        assert!(replace_results("no markers", "new").is_none());
+        assert_eq!(replace(&once, BEGIN, END, "new").unwrap(), once);
+        assert!(replace("no markers", BEGIN, END, "new").is_none());
     }
 }

@@ -43,7 +43,7 @@ pub(crate) struct Options {
 }
 
 /// The image under test, and the same program under another version.
-const IMAGE: &str = "docker.io/weft-test/weft:a";
+pub(super) const IMAGE: &str = "docker.io/weft-test/weft:a";
 const NEXT_IMAGE: &str = "docker.io/weft-test/weft:b";
 /// It is named in `tests/src/cluster/mod.rs`.
 const APP: &str = "docker.io/weft-test/testapp:1";
@@ -93,7 +93,7 @@ fn load(name: &str, layout: &Layout, weft: &Path) -> Result<()> {
 }
 
 /// Packs the program by `cargo xtask dist`.
-fn pack(weft: &Path, tag: &str, version: &str, work: &Path) -> Result<PathBuf> {
+pub(super) fn pack(weft: &Path, tag: &str, version: &str, work: &Path) -> Result<PathBuf> {
     let out = work.join(version);
     let mut command = Command::new(env::current_exe().context("this program's own file")?);
     command

@@ -14,6 +14,7 @@ mod e2e;
 mod images;
 mod launch;
 mod layout;
+mod measure;
 mod net;
 mod node;
 mod parts;
@@ -85,6 +86,8 @@ enum Action {
     },
     /// Run the stories of Weft on Kubernetes, with the programs, images and the cluster that they need.
     E2e(e2e::Options),
+    /// Measure what Weft costs an idle cluster and adds to a pod's start, on a cluster of its own where none is up.
+    Measure(measure::Options),
     /// Run a program in the network of a node, from where pods and services can be reached.
     Exec {
         /// Which node.
@@ -128,6 +131,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
             }
         }
         Action::E2e(options) => return e2e::run(name, options),
+        Action::Measure(options) => return measure::run(name, options),
         Action::Kubectl { words } => return tool(&layout, "kubectl", words),
         Action::Helm { words } => return tool(&layout, "helm", words),
         Action::Exec { node, words } => {
