@@ -290,7 +290,8 @@ pub struct Timeouts {
     pub request: Option<Duration>,
     /// How long protocol detection waits for the client's first octet before it dials the server.
     pub detect: Duration,
-    /// How long a drain may take.
+    /// How long a drain may take: of the process when it is told to end, and of open plaintext connections when the inbound
+    /// mode becomes strict.
     pub drain: Duration,
     /// TCP keepalive.
     pub keepalive: Keepalive,

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
 
 use anyhow::{Context, Result};
 
 use super::Cluster;
+use super::node::entries;
 
 /// How much of a token or key is enough to know it by.
 const MARK: usize = 24;
@@ -40,7 +40,7 @@ impl Cluster {
         for library in self.node_libraries() {
             // <node>/var-log/pods/<namespace>_<pod>_<uid>/<container>/<restart>.log
             let pods = library.with_file_name("var-log").join("pods");
-            for file in entries(&pods).iter().flat_map(entries).flat_map(|container| entries(&container)) {
+            for file in entries(&pods).iter().flat_map(entries).flat_map(entries) {
                 let name = file.strip_prefix(&pods).context("a log's path")?.with_extension("");
                 let name = name.display().to_string();
                 if !name.split('/').nth(1).is_some_and(|container| container.starts_with("weft-")) {
@@ -56,12 +56,6 @@ impl Cluster {
         }
         Ok(Logs(logs))
     }
-}
-
-fn entries(directory: &PathBuf) -> Vec<PathBuf> {
-    fs::read_dir(directory)
-        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
-        .unwrap_or_default()
 }
 
 /// What must not be in a log.

@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use serde_json::json;
 
 use super::Namespace;
+use super::node::entries;
 use super::workload::{REPORTS, Workload};
 use crate::load::Report;
 use crate::wait::{eventually, rest};
@@ -113,8 +114,7 @@ impl ClusterLoad<'_> {
     pub fn so_far(&self) -> Result<Report> {
         let mut sum = Report::default();
         for directory in self.directories() {
-            let Ok(entries) = fs::read_dir(&directory) else { continue };
-            for file in entries.flatten().map(|entry| entry.path()) {
+            for file in entries(&directory) {
                 if file.extension().is_some_and(|extension| extension == "json") {
                     let text = fs::read(&file).with_context(|| format!("reading {}", file.display()))?;
                     sum.join(serde_json::from_slice(&text).context("a report")?);

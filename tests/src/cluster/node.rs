@@ -1,6 +1,6 @@
 //! The nodes: their files and their wires, seen from the machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +28,13 @@ impl NodeCapture {
     pub fn stop(self) -> Result<Vec<Packets>> {
         self.running.iter().map(|(process, file)| stopped(process, file)).collect()
     }
+}
+
+/// What is in a directory; nothing where it is gone: pods come and go while their nodes are looked at.
+pub(super) fn entries(directory: impl AsRef<Path>) -> Vec<PathBuf> {
+    std::fs::read_dir(directory)
+        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default()
 }
 
 impl Cluster {

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::Value;
 
 use super::Cluster;
+use super::node::entries;
 
 /// Where a node's kubelet has the volumes of its pods.
 const PODS: &str = "var/lib/kubelet/pods";
@@ -43,8 +44,8 @@ impl Cluster {
         let mut tokens = Vec::new();
         for holder in self.holders()? {
             // Mounted where only the node's own processes see it.
-            for pod in entries(&format!("/proc/{holder}/root/{PODS}")) {
-                for volume in entries(&format!("{}/volumes/kubernetes.io~projected", pod.display())) {
+            for pod in entries(format!("/proc/{holder}/root/{PODS}")) {
+                for volume in entries(pod.join("volumes/kubernetes.io~projected")) {
                     tokens.extend(fs::read_to_string(volume.join("token")).ok());
                 }
             }
@@ -52,13 +53,6 @@ impl Cluster {
         ensure!(!tokens.is_empty(), "no pod of the cluster has a token");
         Ok(tokens)
     }
-}
-
-/// What is in a directory; nothing where it is gone.
-fn entries(directory: &str) -> Vec<std::path::PathBuf> {
-    fs::read_dir(directory)
-        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
-        .unwrap_or_default()
 }
 
 /// JWS compact serialization (RFC 7515 section 3.1) with ES256, whose signature is r and s as they are.

@@ -54,13 +54,7 @@ pub(super) fn run(name: &str, options: &Options) -> Result<ExitCode> {
     setup::ensure("cargo xtask cluster e2e", &[setup::PODS, setup::STORIES, setup::DIST])?;
     // With the tests, whose features of shared dependencies they have: nothing is compiled twice.
     cargo::build(Profile::Debug, &["-p", "weft-testbed", "--bins", "--test", "cluster"])?;
-    let weft = match &options.binary {
-        Some(binary) => std::path::absolute(binary)?,
-        None => {
-            cargo::build(Profile::Debug, &["-p", "weft"])?;
-            cargo::binary(Profile::Debug, "weft")?
-        }
-    };
+    let weft = super::weft(options.binary.as_deref(), Profile::Debug)?;
     let layout = Layout::of(name)?;
     let was_up = running(&layout).is_ok();
     if !was_up {

@@ -1,7 +1,7 @@
 //! Outbound: connections of the own application to others.
 //!
-//! accept → original destination (or the listener's) → is it in the mesh → what is spoken → requests or bytes over a mesh link. What is not
-//! in the mesh passes through untouched.
+//! accept → original destination (or the listener's) → is it in the mesh → what is spoken → requests or bytes over a mesh
+//! link. What is not in the mesh passes through untouched.
 
 mod http;
 mod passthrough;

@@ -56,7 +56,7 @@ fn series(kube: &Kube<'_>, sidecar: bool, count: u32) -> Result<Vec<f64>> {
     // One more than is counted: the first one makes the connection.
     let path = format!("/api/v1/namespaces/{NAMESPACE}/pods?dryRun=All&fieldManager=[0-{count}]");
     let words = ["--data-binary", &format!("@{file}"), "-w", "%{http_code} %{time_total}\\n"];
-    let said = process::text(&mut kube.curl(&words, &path))?;
+    let said = process::text(&mut kube.curl(&words, &path)?)?;
     let mut times = Vec::new();
     for line in said.lines() {
         let (status, time) = line.split_once(' ').context("curl's line")?;

@@ -74,6 +74,12 @@ impl<'a> Kube<'a> {
         self.feed(&["apply"], &object.to_string()).map(drop)
     }
 
+    /// A namespace whose pods are injected.
+    pub(super) fn meshed_namespace(&self, name: &str) -> Result<()> {
+        let labels = json!({ "weft.dev/inject": "enabled" });
+        self.apply(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": name, "labels": labels } }))
+    }
+
     /// Waits until a pod of the measurement's namespace is ready.
     pub(super) fn wait_ready(&self, pod: &str) -> Result<()> {
         let limit = format!("--timeout={}s", SOON.as_secs());
@@ -100,13 +106,12 @@ impl<'a> Kube<'a> {
     }
 
     /// curl as the cluster's administrator, which fails where the API server refuses.
-    pub(super) fn curl(&self, words: &[&str], path: &str) -> Command {
-        let pki = self.cluster.layout.at("pki");
+    pub(super) fn curl(&self, words: &[&str], path: &str) -> Result<Command> {
         let mut command = Command::new("curl");
-        command.args(["-sS", "--fail", "--max-time", "600", "--cacert"]).arg(pki.join("ca.pem"));
-        command.arg("--cert").arg(pki.join("admin.pem")).arg("--key").arg(pki.join("admin.key"));
+        command.args(["-sS", "--fail", "--max-time", "600"]);
+        command.args(["-K", &self.file("administrator", &self.credentials())?]);
         command.args(["-H", "content-type: application/json", "-o", "/dev/null"]).args(words);
         command.arg(format!("{}{path}", self.url()));
-        command
+        Ok(command)
     }
 }

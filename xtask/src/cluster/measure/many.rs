@@ -98,10 +98,7 @@ fn make(kube: &Kube<'_>, pods: u32) -> Result<()> {
         // Nothing of the cluster's own is to be put there.
         "unschedulable": true, "taints": [{ "key": "weft.dev/nowhere", "effect": "NoSchedule" }],
     }}))?;
-    let labels = json!({ "weft.dev/inject": "enabled" });
-    kube.apply(
-        &json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": CROWD, "labels": labels } }),
-    )?;
+    kube.meshed_namespace(CROWD)?;
     process::wait_until("the namespace to take pods", SOON, || {
         Ok(kube.get(&["-n", CROWD, "serviceaccount", "default"]).is_ok())
     })?;

@@ -17,11 +17,10 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use serde_json::json;
 
 use super::layout::Layout;
 use super::{e2e, images, needs, open, running, up};
-use crate::cargo::{self, Profile};
+use crate::cargo::Profile;
 use crate::{bench, process, setup};
 use kube::Kube;
 
@@ -64,13 +63,7 @@ const SOON: Duration = Duration::from_secs(180);
 pub(super) fn run(name: &str, options: &Options) -> Result<ExitCode> {
     needs()?;
     setup::ensure("cargo xtask cluster measure", &[setup::PODS, setup::DIST])?;
-    let weft = match &options.binary {
-        Some(binary) => std::path::absolute(binary)?,
-        None => {
-            cargo::build(Profile::Release, &["-p", "weft"])?;
-            cargo::binary(Profile::Release, "weft")?
-        }
-    };
+    let weft = super::weft(options.binary.as_deref(), Profile::Release)?;
     let layout = Layout::of(name)?;
     let was_up = running(&layout).is_ok();
     if !was_up {
@@ -102,8 +95,7 @@ fn measure(name: &str, layout: &Layout, weft: &Path, options: &Options) -> Resul
     let kube = Kube::new(&cluster)?;
     step("installing Weft");
     install(&kube, weft)?;
-    let labels = json!({ "weft.dev/inject": "enabled" });
-    kube.apply(&json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": NAMESPACE, "labels": labels } }))?;
+    kube.meshed_namespace(NAMESPACE)?;
     injector_answers(&kube)?;
     kube.apply(&kube::pod(IDLE, true))?;
     kube.wait_ready(IDLE)?;

@@ -50,7 +50,7 @@ fn one(kube: &Kube<'_>, watch: &Watch, name: &str, sidecar: bool) -> Result<f64>
     let file = kube.file("pod.json", &kube::pod(name, sidecar).to_string())?;
     let path = format!("/api/v1/namespaces/{NAMESPACE}/pods");
     let start = Instant::now();
-    process::capture(&mut kube.curl(&["--data-binary", &format!("@{file}")], &path))?;
+    process::capture(&mut kube.curl(&["--data-binary", &format!("@{file}")], &path)?)?;
     let ready = format!("{name}|True");
     let time = loop {
         let (at, line) = watch.next().with_context(|| format!("waiting for {name}"))?;
