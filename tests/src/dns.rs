@@ -18,6 +18,9 @@ use crate::pod::Pod;
 use crate::process::Process;
 use crate::wait::eventually;
 
+/// nsd at rest: the one that was started, the one that holds the zone, and one that answers (`server-count`).
+const NSD_PROCESSES: usize = 3;
+
 /// How long nsd may take to start or to load a zone.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -309,9 +312,25 @@ impl Dns {
                 }
                 asked = Some(Instant::now());
             }
-            Ok((self.served_serial() == Some(serial)).then_some(()))
+            Ok((self.served_serial() == Some(serial) && self.is_settled()?).then_some(()))
         })
         .with_context(|| format!("output of nsd: {}", self.log()))
+    }
+
+    /// At a reload nsd starts the processes with the new zone before it ends those with the old one, and for a moment
+    /// either may take a query from the socket they share: a new answer is no promise of the next one.
+    fn is_settled(&self) -> Result<bool> {
+        if !self.real {
+            return Ok(true);
+        }
+        let ours = self.pod.dir().join("nsd.conf").display().to_string();
+        let mut count = 0;
+        for process in fs::read_dir("/proc").context("listing processes")? {
+            // A process may end while it is looked at.
+            let line = fs::read(process.context("listing processes")?.path().join("cmdline")).unwrap_or_default();
+            count += usize::from(line.split(|byte| *byte == 0).any(|word| word == ours.as_bytes()));
+        }
+        Ok(count == NSD_PROCESSES)
     }
 
     /// In one step: nsd must never read half a zone.

@@ -1,11 +1,16 @@
 //! What the sidecars' metrics say about who talks to whom, and how.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::Result;
 
 use super::Namespace;
 use crate::sidecar::Metrics;
+use crate::wait::eventually;
+
+/// `timeouts.drain` as it is by default, and time for the metric to tell.
+const DRAIN: Duration = Duration::from_secs(40);
 
 /// The callers that a sidecar has verified: `peer_identity` of what came in.
 pub fn identities(metrics: &Metrics) -> BTreeSet<String> {
@@ -36,5 +41,20 @@ impl Namespace<'_> {
         let metrics = self.metrics(pod)?;
         let sum = |outcome: &str| metrics.sum("weft_plaintext_connections_total", &[("outcome", outcome)]);
         Ok(Plaintext { served: sum("served"), refused: sum("refused") })
+    }
+
+    /// Waits until no TCP connection that was accepted in plaintext is open any more: for the drain of strict pods.
+    ///
+    /// # Errors
+    /// One stays open.
+    pub fn plaintext_ends(&self, workload: &str) -> Result<()> {
+        eventually(&format!("the plaintext connections of {workload} to end"), DRAIN, || {
+            let open = |pod: &String| {
+                let labels = [("direction", "inbound"), ("tls", "none")];
+                Ok(self.metrics(pod)?.sum("weft_tcp_connections_active", &labels))
+            };
+            let open = self.pod_names(workload)?.iter().map(open).sum::<Result<f64>>()?;
+            Ok((open < 1.0).then_some(()))
+        })
     }
 }

@@ -10,6 +10,10 @@ use crate::wait::eventually;
 /// How long a mode may be under way: the controller, the kubelet's delay for mounted files, the proxy.
 const SOON: Duration = Duration::from_secs(150);
 
+/// A TCP connection that went to a pod whose application has just ended cannot be tried elsewhere, as a request can: the
+/// application goes on until its pod's last mention in DNS (a TTL of 5 s) has run out.
+const OPAQUE_PRE_STOP_SECONDS: u32 = 6;
+
 /// The services in a namespace.
 #[derive(Debug, Clone, Copy)]
 pub struct Shop<'a> {
@@ -57,6 +61,7 @@ impl<'a> Shop<'a> {
                 container["command"] = serde_json::json!(["/usr/bin/redis-server"]);
                 container["readinessProbe"] =
                     serde_json::json!({ "tcpSocket": { "port": 6379 }, "periodSeconds": 1 });
+                container["lifecycle"]["preStop"]["sleep"]["seconds"] = OPAQUE_PRE_STOP_SECONDS.into();
             })
             .service(6379, 6379)
     }

@@ -33,12 +33,11 @@ fn label_restart_and_every_hop_is_mutual_tls() {
         namespace.all_injected(&all, true)?;
         namespace.serves("deploy/client", &shop.url())?;
         namespace.strict(&["web", "orders", "inventory", "redis"])?;
-        // Strict is what the clients' kubelets have mounted, too: up to 90 s later. The wire tells.
         namespace.annotate("weft.dev/mode=strict")?;
         let url = format!("{}?{MARKER}", shop.url());
         shop.until_refused()?;
-        // Connections that were opened before live on as they are, and redis clients keep theirs.
-        namespace.restart(&["inventory"])?;
+        // Clients of redis keep the connection that they have, until the pod that has become strict ends it.
+        namespace.plaintext_ends("redis")?;
         namespace.serves("deploy/client", &shop.url())?;
 
         // Not the kubelet's probes and the API server, which come from the nodes' own addresses.
