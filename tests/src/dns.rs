@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -201,7 +203,7 @@ impl Dns {
     pub(crate) fn start(pod: Pod) -> Result<Self> {
         let records = Records { serial: 1, ttl: DEFAULT_TTL, own: pod.addresses(), ..Records::default() };
         fs::write(pod.dir().join("zone"), records.zone()).context("writing the zone")?;
-        fs::write(pod.dir().join("nsd.conf"), configuration(&pod)).context("writing nsd.conf")?;
+        fs::write(configuration_file(&pod), configuration(&pod)).context("writing nsd.conf")?;
         let real = !pod.is_loopback() || find_program("nsd").is_some();
         let server = Mutex::new(launch(&pod, real)?);
         let dns = Self { pod, records: Mutex::new(records), server, real };
@@ -323,12 +325,14 @@ impl Dns {
         if !self.real {
             return Ok(true);
         }
-        let ours = self.pod.dir().join("nsd.conf").display().to_string();
+        let ours = configuration_file(&self.pod);
         let mut count = 0;
         for process in fs::read_dir("/proc").context("listing processes")? {
+            let process = process.context("listing processes")?;
             // A process may end while it is looked at.
-            let line = fs::read(process.context("listing processes")?.path().join("cmdline")).unwrap_or_default();
-            count += usize::from(line.split(|byte| *byte == 0).any(|word| word == ours.as_bytes()));
+            let line = fs::read(process.path().join("cmdline")).unwrap_or_default();
+            count +=
+                usize::from(line.split(|byte| *byte == 0).any(|word| word == ours.as_os_str().as_bytes()));
         }
         Ok(count == NSD_PROCESSES)
     }
@@ -361,11 +365,16 @@ fn launch(pod: &Pod, real: bool) -> Result<Arc<Process>> {
     if !real {
         return pod.app_of("names", pod.dns_server().port());
     }
-    let conf = pod.dir().join("nsd.conf").display().to_string();
+    let conf = configuration_file(pod).display().to_string();
     pod.spawn("nsd", &["nsd", "-d", "-c", &conf])
 }
 
 /// No response rate limit (the tests are one busy client), no database file, everything in the pod's directory.
+/// In the arguments of all of nsd's processes, and of nobody else's.
+fn configuration_file(pod: &Pod) -> PathBuf {
+    pod.dir().join("nsd.conf")
+}
+
 fn configuration(pod: &Pod) -> String {
     let port = pod.dns_server().port();
     let addresses: Vec<String> =
