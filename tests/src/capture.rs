@@ -118,6 +118,11 @@ impl Packets {
             || self.flows.values().any(|flow| has(&flow.bytes, bytes))
     }
 
+    /// The TCP flows, by source and destination, in which the bytes are.
+    pub fn flows_with(&self, bytes: &[u8]) -> Vec<(SocketAddr, SocketAddr)> {
+        self.flows.iter().filter(|(_, flow)| has(&flow.bytes, bytes)).map(|(ends, _)| *ends).collect()
+    }
+
     /// The TCP flows by (source, destination), each direction apart.
     pub fn flows(&self) -> &BTreeMap<(SocketAddr, SocketAddr), Flow> {
         &self.flows

@@ -65,6 +65,9 @@ pub struct ConfigHandle {
 struct Source {
     path: PathBuf,
     env: Env,
+    /// The text that was read last: most polls find it again, and need not check it again. Nothing else decides what a
+    /// text means, for the environment of a process stays.
+    text: Option<String>,
     /// The mistakes that were told last.
     told: Option<String>,
     /// The fields last named as waiting for a restart.
@@ -94,6 +97,7 @@ impl ConfigHandle {
         let source = Source {
             path: initial.path.clone(),
             env,
+            text: None,
             told: None,
             waiting: Vec::new(),
             headers: initial.telemetry.tracing.as_ref().map(|t| t.headers.clone()).unwrap_or_default(),
@@ -141,7 +145,18 @@ impl ConfigHandle {
     /// Reads the file again, and puts a new snapshot in force if it is good and different.
     pub async fn reload(&self) -> Reloaded {
         let mut source = self.source.lock().await;
-        let loaded = ProxyConfig::load(&source.path, &source.env);
+        let loaded = match ProxyConfig::read(&source.path) {
+            Ok(text) if source.text.as_ref() == Some(&text) => return Reloaded::Unchanged,
+            Ok(text) => {
+                let loaded = ProxyConfig::from_text(&source.path, &text, &source.env);
+                source.text = Some(text);
+                loaded
+            }
+            Err(errors) => {
+                source.text = None;
+                Err(errors)
+            }
+        };
         match loaded {
             Err(errors) => {
                 self.last_refused.store(true, Ordering::Relaxed);

@@ -32,8 +32,12 @@ impl ProxyConfig {
     /// # Errors
     /// Everything that is wrong, at once.
     pub fn load(path: &Path, env: &Env) -> Result<Self, ConfigErrors> {
-        let text = read_file(path).map_err(|problem| ConfigErrors::one(path, problem))?;
-        Self::from_text(path, &text, env)
+        Self::from_text(path, &Self::read(path)?, env)
+    }
+
+    /// Reads the file at `path`, and checks only that it is text of a configuration's size.
+    pub(crate) fn read(path: &Path) -> Result<String, ConfigErrors> {
+        read_file(path).map_err(|problem| ConfigErrors::one(path, problem))
     }
 
     /// Checks `text`; `path` is named in errors.

@@ -154,7 +154,10 @@ impl Workload {
         let port = json!({ "name": format!("p{port}"), "port": port, "targetPort": target });
         let mut service = json!({
             "apiVersion": "v1", "kind": "Service", "metadata": { "name": self.name },
-            "spec": { "selector": { "app": self.name }, "ports": [port] },
+            // Of both families, where the cluster has them.
+            "spec": {
+                "selector": { "app": self.name }, "ports": [port], "ipFamilyPolicy": "PreferDualStack",
+            },
         });
         edit(&mut service);
         self.services.push(service);
