@@ -48,9 +48,11 @@ fn label_restart_and_every_hop_is_mutual_tls() {
         namespace.serves("deploy/client", &shop.url())?;
 
         let capture = cluster.capture(BETWEEN_PODS)?;
-        let trace = new_trace();
-        let context = format!("traceparent:00-{trace}-00f067aa0ba902b7-01");
+        let mut trace = String::new();
         for _ in 0..5 {
+            // One for each request: five with the same parent would be five trees.
+            trace = new_trace();
+            let context = format!("traceparent:00-{trace}-00f067aa0ba902b7-01");
             let answer = namespace.http_with("deploy/client", &url, &["--header", &context])?;
             ensure!(answer.status == 200, "{answer:?}");
         }
