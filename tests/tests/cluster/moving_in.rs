@@ -4,7 +4,7 @@ use weft_testbed::cluster::{CONTROL, Cluster, Namespace, Shop, WEFT_NAMESPACE, c
 use weft_testbed::{Report, Result};
 
 /// Requests a second of each load: what the machine of a test carries besides.
-const RATE: u32 = 25;
+const RATE: u32 = 40;
 
 /// A load over kept connections and one over fresh ones, through the whole chain.
 struct Traffic<'a>(Vec<weft_testbed::cluster::ClusterLoad<'a>>);
