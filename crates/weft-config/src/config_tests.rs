@@ -65,6 +65,7 @@ fn every_field_is_read() {
     assert_eq!(config.dns.servers, ["10.0.0.2:53".parse().unwrap(), "[fd00::2]:5353".parse().unwrap()]);
     let tracing = config.telemetry.tracing.as_ref().unwrap();
     assert_eq!(tracing.headers, [("authorization".to_owned(), "Bearer secret".to_owned())]);
+    assert_eq!(tracing.ca, Some(CaCertificates::File("/etc/weft/collector-ca.pem".into())));
     assert!(!format!("{config:?}").contains("secret"), "a credential must not get into a log");
     assert_eq!(config.limits.max_header_bytes, 32 << 10);
     assert_eq!(config.timeouts.ping, None);
@@ -161,6 +162,11 @@ fn mistakes_between_fields() {
     one(&format!("{LEAST}dns: {{minTtl: 1m, maxTtl: 1s}}"), "dns.minTtl");
     one(&format!("{LEAST}workers: 1\nworkers: 2"), "weft.yaml:3:1: workers: this field is already set above");
     one(&format!("{LEAST}telemetry: {{tracing: {{protocol: http}}}}"), "telemetry.tracing.endpoint");
+    let tracing = |fields: &str| format!("{LEAST}telemetry: {{tracing: {{{fields}}}}}");
+    let pem = "caPem: \"-----BEGIN CERTIFICATE-----\"";
+    one(&tracing(&format!("endpoint: \"https://c:1\", caFile: c.pem, {pem}")), "caFile is set as well");
+    one(&tracing(&format!("endpoint: \"http://c:1\", {pem}")), "caPem: endpoint is an http:// one");
+    one(&tracing("endpoint: \"https://c:1\", caPem: ca.pem"), "caPem: there is no certificate in this");
     one(&format!("{LEAST}mesh: []"), "mesh: this is a list, not a mapping");
     one(&format!("{LEAST}mesh: {{mode: [strict]}}"), "mesh.mode: this is a list, not a single value");
     one(&format!("{LEAST}mesh: {{namespaces: shop}}"), "mesh.namespaces: this is a text, not a list");

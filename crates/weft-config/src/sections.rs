@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use weft_core::CaCertificates;
+
 use crate::env::Env;
 use crate::error::{ConfigErrors, Origin, Problem, ProblemKind};
 use crate::read::{Bad, Reader, Section};
@@ -263,8 +265,40 @@ fn tracing(s: &Section<'_, '_>, exported: bool) -> (Option<TracingConfig>, f64) 
     }
     let timeout = s.or("timeout", Span(5 * SECOND), scalar::duration(10 * MILLISECOND..=5 * MINUTE)).0;
     let protocol = protocol.unwrap_or(OtlpProtocol::Grpc);
-    let config = endpoint.map(|endpoint| TracingConfig { endpoint, protocol, queue, headers, timeout });
+    let ca = collector_ca(s, endpoint.as_deref());
+    let config = endpoint.map(|endpoint| TracingConfig { endpoint, protocol, queue, headers, timeout, ca });
     (config, sampling)
+}
+
+/// `telemetry.tracing.caFile` and `caPem`.
+fn collector_ca(s: &Section<'_, '_>, endpoint: Option<&str>) -> Option<CaCertificates> {
+    let file = s.scalar("caFile", scalar::path).map(|(path, origin)| (CaCertificates::File(path), origin));
+    let pem = s.scalar("caPem", certificates).map(|(pem, origin)| (CaCertificates::Pem(pem), origin));
+    let conflict = |origin: Origin, field: &str, reason: &str, cure: &str| {
+        let bad = Bad { kind: ProblemKind::Conflict, reason: reason.to_owned(), cure: cure.to_owned() };
+        s.reader().refuse(origin, &format!("{}.{field}", s.path()), bad);
+    };
+    if let (Some(_), Some((_, origin))) = (&file, &pem) {
+        conflict(origin.clone(), "caPem", "caFile is set as well", "keep one of them");
+    }
+    let field = if file.is_some() { "caFile" } else { "caPem" };
+    let (ca, origin) = file.or(pem)?;
+    if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) {
+        let reason = "endpoint is an http:// one, whose collector shows no certificate";
+        conflict(origin, field, reason, "write https:// in endpoint, or leave this out");
+    }
+    Some(ca)
+}
+
+fn certificates(written: &Scalar) -> Result<String, Bad> {
+    // RFC 7468 section 5. What is in it is read when the exporter starts.
+    let pem = scalar::text(written)?;
+    if pem.contains("-----BEGIN CERTIFICATE-----") {
+        Ok(pem)
+    } else {
+        let cure = "write the PEM text of one or more certificates, or the path of a file in caFile";
+        Err(Bad::value("there is no certificate in this".to_owned(), cure))
+    }
 }
 
 fn url(written: &Scalar) -> Result<String, Bad> {

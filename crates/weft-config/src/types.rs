@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weft_core::{Namespace, ServiceAccount, SpiffeId, TrustDomain};
+use weft_core::{CaCertificates, Namespace, ServiceAccount, SpiffeId, TrustDomain};
 
 use crate::Snapshot;
 use crate::listeners::Listeners;
@@ -196,6 +196,8 @@ pub struct TracingConfig {
     pub headers: Vec<(String, String)>,
     /// An export may take this long.
     pub timeout: Duration,
+    /// Who vouches for the collector of an `https://` endpoint; `None`: the CA certificates of the system.
+    pub ca: Option<CaCertificates>,
 }
 
 impl std::fmt::Debug for TracingConfig {
@@ -208,6 +210,7 @@ impl std::fmt::Debug for TracingConfig {
             .field("queue", &self.queue)
             .field("headers", &names)
             .field("timeout", &self.timeout)
+            .field("ca", &self.ca)
             .finish()
     }
 }

@@ -5,6 +5,7 @@
 //! no I/O, so that a mistake in a name or an identity is a type error in every crate above it.
 
 mod addr;
+mod certificates;
 mod drain;
 mod endpoint;
 mod error;
@@ -14,6 +15,7 @@ mod name;
 mod protocol;
 
 pub use addr::{ClientAddr, EndpointAddr, OriginalDst, canonical};
+pub use certificates::CaCertificates;
 pub use drain::{Drain, DrainPhase, DrainTrigger, drain};
 pub use endpoint::{EndpointList, EndpointSource};
 pub use error::ParseError;

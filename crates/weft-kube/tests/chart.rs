@@ -1,7 +1,7 @@
 //! The chart and `weft install` make the same objects, and refuse the same values.
 //!
-//! Needs the real `helm`, in the directory that `WEFT_KUBE_BIN` names; `cargo xtask test` builds it where Go is present.
-//! By hand: `WEFT_KUBE_BIN=... cargo test -p weft-kube --test chart -- --include-ignored`.
+//! Needs the real `helm`: `cargo xtask cluster e2e` builds it and runs these.
+//! By hand: `WEFT_HELM=.../helm cargo test -p weft-kube --test chart -- --include-ignored`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -150,8 +150,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
 ];
 
 fn helm() -> PathBuf {
-    let directory = std::env::var_os("WEFT_KUBE_BIN").expect("WEFT_KUBE_BIN names a directory with helm");
-    let helm = Path::new(&directory).join("helm");
+    let helm = PathBuf::from(std::env::var_os("WEFT_HELM").expect("WEFT_HELM names the program helm"));
     assert!(helm.is_file(), "there is no {}", helm.display());
     helm
 }
@@ -225,7 +224,7 @@ fn whole_numbers(value: &mut Value) {
 }
 
 #[test]
-#[ignore = "needs helm in WEFT_KUBE_BIN"]
+#[ignore = "needs helm: cargo xtask cluster e2e"]
 fn helm_and_weft_install_make_the_same_objects() {
     for given in GIVEN {
         let home = tempfile::tempdir().unwrap();
@@ -257,7 +256,7 @@ fn pretty(value: &Value) -> String {
 }
 
 #[test]
-#[ignore = "needs helm in WEFT_KUBE_BIN"]
+#[ignore = "needs helm: cargo xtask cluster e2e"]
 fn both_refuse_the_same_values_and_name_the_field() {
     for (text, parent, field) in REFUSED {
         let home = tempfile::tempdir().unwrap();
@@ -275,7 +274,7 @@ fn both_refuse_the_same_values_and_name_the_field() {
 }
 
 #[test]
-#[ignore = "needs helm in WEFT_KUBE_BIN"]
+#[ignore = "needs helm: cargo xtask cluster e2e"]
 fn helm_lint_finds_nothing() {
     let home = tempfile::tempdir().unwrap();
     let output = run_helm(home.path(), &["lint", "--strict"], &[], &[]);
@@ -288,7 +287,7 @@ fn helm_lint_finds_nothing() {
 
 /// The chart's hooks remove what was made at run time: with rights of their own for the time after the release has gone.
 #[test]
-#[ignore = "needs helm in WEFT_KUBE_BIN"]
+#[ignore = "needs helm: cargo xtask cluster e2e"]
 fn the_chart_removes_what_was_made_at_run_time() {
     let home = tempfile::tempdir().unwrap();
     let render = |sets: &[&str]| {

@@ -389,6 +389,7 @@ fn tracing_export(
         queue: tracing.queue,
         headers: tracing.headers.clone(),
         timeout: tracing.timeout,
+        ca: tracing.ca.clone(),
         service_name: match &workload.service_account {
             Some(account) => account.to_string(),
             None => text(workload.name.clone()),

@@ -1,7 +1,5 @@
 //! The errors of this crate. All of them appear at start or reload; nothing here fails a request.
 
-use std::path::PathBuf;
-
 /// Why telemetry could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
@@ -25,10 +23,10 @@ pub enum TelemetryError {
     #[error("sampling ratio {0} is not between 0 and 1")]
     Sampling(f64),
     /// No usable CA certificates for an `https://` endpoint.
-    #[error("CA certificates in {path}: {reason}")]
+    #[error("CA certificates of the collector, {ca}: {reason}")]
     Roots {
-        /// The file that was read.
-        path: PathBuf,
+        /// Where they come from.
+        ca: String,
         /// What went wrong.
         reason: String,
     },

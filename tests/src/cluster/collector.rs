@@ -20,18 +20,26 @@ const ARRIVAL: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct OtelCollector<'a> {
     namespace: Namespace<'a>,
+    ca: String,
+}
+
+fn host(namespace: Namespace<'_>) -> String {
+    format!("otelcol.{}.svc.cluster.local", namespace.name())
 }
 
 impl<'a> OtelCollector<'a> {
-    /// Deploys it as the Service `otelcol` and waits until it takes connections.
+    /// Deploys it as the Service `otelcol`, with a certificate of its own, and waits until it takes connections.
     ///
     /// # Errors
     /// It does not start.
     pub fn start(namespace: Namespace<'a>) -> Result<Self> {
-        let collector = Self { namespace };
+        let certificate = rcgen::generate_simple_self_signed([host(namespace)]).context("a certificate")?;
+        let collector = Self { namespace, ca: certificate.cert.pem() };
         collector.files().iter().for_each(|file| drop(std::fs::remove_file(file)));
+        let tls = json!({ "cert_file": "/etc/otelcol/tls.crt", "key_file": "/etc/otelcol/tls.key" });
+        let grpc = json!({ "endpoint": format!("[::]:{GRPC}"), "tls": tls });
         let config = json!({
-            "receivers": { "otlp": { "protocols": { "grpc": { "endpoint": format!("[::]:{GRPC}") } } } },
+            "receivers": { "otlp": { "protocols": { "grpc": grpc } } },
             "processors": { "batch": { "timeout": "100ms" } },
             "exporters": { "file": { "path": format!("{REPORTS}/spans.jsonl"), "flush_interval": "100ms" } },
             "service": {
@@ -42,8 +50,11 @@ impl<'a> OtelCollector<'a> {
             },
         });
         namespace.apply_object(json!({
-            "apiVersion": "v1", "kind": "ConfigMap", "metadata": { "name": "otelcol" },
-            "data": { "otelcol.yaml": config.to_string() },
+            "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "otelcol" },
+            "stringData": {
+                "otelcol.yaml": config.to_string(),
+                "tls.crt": collector.ca, "tls.key": certificate.signing_key.serialize_pem(),
+            },
         }))?;
         let workload = Workload::deployment("otelcol")
             .container("app", &["--config", "/etc/otelcol/otelcol.yaml"], |container| {
@@ -59,7 +70,7 @@ impl<'a> OtelCollector<'a> {
             .edit(|pod| {
                 pod["spec"]["volumes"] = json!([
                     { "name": "reports", "hostPath": { "path": REPORTS, "type": "DirectoryOrCreate" } },
-                    { "name": "config", "configMap": { "name": "otelcol" } },
+                    { "name": "config", "secret": { "secretName": "otelcol" } },
                 ]);
             })
             .service(GRPC, GRPC);
@@ -68,9 +79,13 @@ impl<'a> OtelCollector<'a> {
         Ok(collector)
     }
 
-    /// The endpoint for `telemetry.tracing`.
-    pub fn endpoint(&self) -> String {
-        format!("http://otelcol.{}.svc.cluster.local:{GRPC}", self.namespace.name())
+    /// The values of an installation whose proxies report to it.
+    pub fn values(&self) -> [String; 2] {
+        let endpoint = format!("https://{}:{GRPC}", host(self.namespace));
+        [
+            format!("proxy.telemetry.tracing.endpoint={endpoint}"),
+            format!("proxy.telemetry.tracing.caPem={}", self.ca),
+        ]
     }
 
     fn files(&self) -> Vec<std::path::PathBuf> {

@@ -10,10 +10,9 @@ use weft_testbed::cluster::{OtelCollector, Shop, cluster_story, figure, identiti
 const MARKER: &str = "kettle-of-fish-4711";
 
 /// What pods say to each other, of both families. Not the kubelet's probes and the API server, which come from the nodes'
-/// own addresses, and not the spans: this collector is no part of the mesh and has no certificate, so its endpoint is an
-/// `http://` one, and what a proxy reports to it (`url.path` too) is readable.
+/// own addresses. Spans are among it, by TLS: the collector is no part of the mesh, and has a certificate of its own.
 const BETWEEN_PODS: &str = "tcp and ( net 10.244.0.0/16 or net fd77:6566:7444::/56 ) and not port 53 \
-    and not port 4317 and not host 10.244.1.1 and not host 10.244.2.1 \
+    and not host 10.244.1.1 and not host 10.244.2.1 \
     and not host fd77:6566:7444:1::1 and not host fd77:6566:7444:2::1";
 
 /// Hops that have a proxy at each end: client, web, orders, inventory; redis is TCP.
@@ -25,10 +24,8 @@ fn label_restart_and_every_hop_is_mutual_tls() {
     cluster_story("first", |cluster| {
         let observe = cluster.namespace("observe", &[])?;
         let collector = OtelCollector::start(observe)?;
-        cluster.install(&[
-            &format!("proxy.telemetry.tracing.endpoint={}", collector.endpoint()),
-            "proxy.telemetry.tracing.sampling=1",
-        ])?;
+        let [endpoint, ca] = collector.values();
+        cluster.install(&[&endpoint, &ca, "proxy.telemetry.tracing.sampling=1"])?;
         let namespace = cluster.namespace("first", &[])?;
         let shop = Shop::open(namespace)?;
         let all = [&["client"][..], &Shop::ALL].concat();

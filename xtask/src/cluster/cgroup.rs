@@ -76,6 +76,19 @@ impl Groups {
         Ok(())
     }
 
+    /// Makes and removes a group in each tree.
+    ///
+    /// # Errors
+    /// One cannot be made.
+    pub(crate) fn probe(&self) -> Result<()> {
+        for tree in self.trees.iter().filter(|tree| !tree.beside) {
+            let path = tree.mount.join(format!("{}-probe", self.name));
+            fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+            fs::remove_dir(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+        Ok(())
+    }
+
     /// The group of a node's containers, as the kubelet names it.
     pub(crate) fn node(&self, number: u8) -> String {
         format!("/{}/{}", self.name, plan::node_name(number))

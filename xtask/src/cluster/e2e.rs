@@ -1,4 +1,5 @@
-//! `cargo xtask cluster e2e`: the stories of `tests/tests/cluster.rs` on a real cluster.
+//! `cargo xtask cluster e2e`: the tests that need a real API server or Helm, and then the stories of
+//! `tests/tests/cluster.rs` on a real cluster.
 //!
 //! It brings what they need (the programs, three images, the cluster) and tells them where it is. The stories use the
 //! cluster as its users do, by `kubectl`, `helm` and `weft`; nothing of them is in here.
@@ -10,11 +11,12 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
 
+use super::cgroup::Groups;
 use super::layout::Layout;
-use super::{images, needs, open, running, up};
+use super::{images, needs, open, parts, running, up};
 use crate::cargo::{self, Profile};
-use crate::dist::libs;
 use crate::dist::oci::Image;
+use crate::dist::{self, libs};
 use crate::{process, setup};
 
 /// Options of `cargo xtask cluster e2e`.
@@ -38,6 +40,9 @@ pub(crate) struct Options {
     /// The control part is away for 5 minutes, rather than 40 s, in the story about it.
     #[arg(long)]
     long: bool,
+    /// Where this machine cannot carry a cluster (no root, no Go, no control groups), say why and end with 0.
+    #[arg(long)]
+    where_possible: bool,
     /// Run only stories whose name contains one of these words.
     filters: Vec<String>,
 }
@@ -50,11 +55,27 @@ const APP: &str = "docker.io/weft-test/testapp:1";
 
 /// Runs the command.
 pub(super) fn run(name: &str, options: &Options) -> Result<ExitCode> {
+    if options.where_possible
+        && let Some(obstacle) = obstacle(name)
+    {
+        println!("the stories on a cluster are left out: {obstacle}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    if options.filters.iter().any(|filter| filter.starts_with('-')) {
+        bail!("a filter is a part of a story's name");
+    }
     needs()?;
     setup::ensure("cargo xtask cluster e2e", &[setup::PODS, setup::STORIES, setup::DIST])?;
-    // With the tests, whose features of shared dependencies they have: nothing is compiled twice.
-    cargo::build(Profile::Debug, &["-p", "weft-testbed", "--bins", "--test", "cluster"])?;
-    let weft = super::weft(options.binary.as_deref(), Profile::Debug)?;
+    // As `cargo xtask test` does: nothing is compiled twice.
+    cargo::build(Profile::Debug, &["--workspace", "--all-targets"])?;
+    let weft = match &options.binary {
+        Some(binary) => std::path::absolute(binary)?,
+        None => cargo::binary(Profile::Debug, "weft")?,
+    };
+    let mut passed = true;
+    if options.filters.is_empty() && !options.warm {
+        passed = without_nodes()?;
+    }
     let layout = Layout::of(name)?;
     let was_up = running(&layout).is_ok();
     if !was_up {
@@ -63,11 +84,40 @@ pub(super) fn run(name: &str, options: &Options) -> Result<ExitCode> {
     if !options.warm || !was_up {
         load(name, &layout, &weft)?;
     }
-    let passed = stories(&layout, &weft, options)?;
+    passed &= stories(&layout, &weft, options)?;
     if !was_up && !options.keep {
         super::down(name, &layout)?;
     }
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Why no cluster can be had on this machine.
+fn obstacle(name: &str) -> Option<String> {
+    if !dist::check::possible() {
+        return Some("only root, of the machine rather than of a user namespace, can make one".to_owned());
+    }
+    if parts::find_go().is_none() {
+        return Some("there is no Go (1.26 or later) to build Kubernetes with".to_owned());
+    }
+    let spaces = ["unshare", "--net", "--mount", "--uts", "true"];
+    if let Err(error) = process::capture(&mut process::command(&spaces)) {
+        return Some(format!("this machine makes no namespaces: {error:#}"));
+    }
+    Groups::of(name).and_then(|groups| groups.probe()).err().map(|error| format!("{error:#}"))
+}
+
+/// What needs Kubernetes' API server alone, or Helm: part of the crate's own tests.
+fn without_nodes() -> Result<bool> {
+    let parts = super::Parts::ensure()?;
+    let mut command = cargo::cargo();
+    command.args(["test", "--workspace", "--no-fail-fast", "--test", "api", "--test", "chart"]);
+    // One API server with its store at a time: each takes a whole core while it starts.
+    command.args(["--", "--ignored", "--test-threads", "1"]);
+    command
+        .env("WEFT_KUBE_APISERVER", parts.program("kube-apiserver")?)
+        .env("WEFT_HELM", parts.program("helm")?);
+    println!("$ {}", process::line(&command));
+    process::stream(&mut command)
 }
 
 fn load(name: &str, layout: &Layout, weft: &Path) -> Result<()> {
@@ -125,17 +175,7 @@ fn read(file: &Path) -> Result<Vec<u8>> {
 fn stories(layout: &Layout, weft: &Path, options: &Options) -> Result<bool> {
     let parts = super::Parts::ensure()?;
     let mut command = cargo::cargo();
-    command.args([
-        "test",
-        "-p",
-        "weft-testbed",
-        "--test",
-        "cluster",
-        "--",
-        "--ignored",
-        "--test-threads",
-        "1",
-    ]);
+    command.args(["test", "--workspace", "--test", "cluster", "--", "--ignored", "--test-threads", "1"]);
     // Figures, and what a failed story saw, as they come: a whole run takes a while.
     command.arg("--nocapture").args(&options.filters);
     command
@@ -151,8 +191,5 @@ fn stories(layout: &Layout, weft: &Path, options: &Options) -> Result<bool> {
         }
     }
     println!("$ {}", process::line(&command));
-    if options.filters.iter().any(|filter| filter.starts_with('-')) {
-        bail!("a filter is a part of a story's name");
-    }
     process::stream(&mut command)
 }

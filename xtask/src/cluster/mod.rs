@@ -21,13 +21,12 @@ mod parts;
 mod plan;
 mod state;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cargo::{self, Profile};
 use crate::setup;
 use cgroup::Groups;
 use launch::Cluster;
@@ -187,17 +186,6 @@ fn needs() -> Result<()> {
             "cargo xtask cluster makes namespaces, mounts and control groups: only root may".to_owned(),
         )
         .into())
-    }
-}
-
-/// The `weft` to put into the image: the one that is given, or else a build.
-fn weft(given: Option<&Path>, profile: Profile) -> Result<PathBuf> {
-    match given {
-        Some(binary) => Ok(std::path::absolute(binary)?),
-        None => {
-            cargo::build(profile, &["-p", "weft"])?;
-            cargo::binary(profile, "weft")
-        }
     }
 }
 

@@ -237,7 +237,7 @@ fn go() -> Result<(PathBuf, String)> {
     Ok((go, version))
 }
 
-fn find_go() -> Option<PathBuf> {
+pub(super) fn find_go() -> Option<PathBuf> {
     let usual = || Some(PathBuf::from("/usr/local/go/bin/go")).filter(|path| path.is_file());
     setup::find_program("go").or_else(usual)
 }

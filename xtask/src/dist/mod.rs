@@ -3,7 +3,7 @@
 //! No container engine takes part: the files are gathered from the build and from Debian packages of this machine, and
 //! written as an OCI image (`oci`). The same commit, compiler and packages give the same bytes.
 
-mod check;
+pub(crate) mod check;
 mod contents;
 mod debian;
 pub(crate) mod libs;

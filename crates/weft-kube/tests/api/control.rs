@@ -79,7 +79,7 @@ impl Running {
 }
 
 #[tokio::test]
-#[ignore = "needs a real API server: see the top of main.rs"]
+#[ignore = "needs kube-apiserver: cargo xtask cluster e2e"]
 async fn a_mesh_ca_on_kubernetes() {
     log();
     let server = ApiServer::start().await;
@@ -123,7 +123,7 @@ async fn a_mesh_ca_on_kubernetes() {
 
 /// All parts in one process, as the chart runs them.
 #[tokio::test]
-#[ignore = "needs a real API server: see the top of main.rs"]
+#[ignore = "needs kube-apiserver: cargo xtask cluster e2e"]
 async fn all_parts_become_ready_and_drain() {
     log();
     let server = ApiServer::start().await;

@@ -213,7 +213,7 @@ fn ports(service: &Service) -> Vec<(String, i32, Value)> {
 const TWIN: &str = "orders-endpoints";
 
 #[tokio::test]
-#[ignore = "needs kube-apiserver and etcd; see main.rs"]
+#[ignore = "needs kube-apiserver: cargo xtask cluster e2e"]
 async fn a_namespace_moves_in_and_out() {
     let server = ApiServer::start().await;
     let cluster = Cluster { client: server.client().await };

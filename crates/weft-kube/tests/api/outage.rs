@@ -9,7 +9,7 @@ use crate::server::ApiServer;
 use crate::support::{Proxy, eventually, furnish, page, token};
 
 #[tokio::test]
-#[ignore = "needs a real API server: see the top of main.rs"]
+#[ignore = "needs kube-apiserver: cargo xtask cluster e2e"]
 async fn without_the_api_server_nothing_is_refused_and_all_is_found_again() {
     log();
     let mut server = ApiServer::start().await;

@@ -44,9 +44,9 @@ pub(crate) struct ApiServer {
 impl ApiServer {
     /// Starts both and waits until they serve.
     pub(crate) async fn start() -> Self {
-        let binary = std::env::var_os("WEFT_KUBE_BIN").map(|dir| PathBuf::from(dir).join("kube-apiserver"));
-        let binary = binary.filter(|path| path.exists()).expect(
-            "WEFT_KUBE_BIN must name the directory that holds kube-apiserver; `cargo xtask cluster up` builds it",
+        let binary = std::env::var_os("WEFT_KUBE_APISERVER").map(PathBuf::from);
+        let binary = binary.filter(|path| path.is_file()).expect(
+            "WEFT_KUBE_APISERVER must name the program kube-apiserver, as `cargo xtask cluster e2e` does",
         );
         let directory = tempfile::tempdir().unwrap();
         let [etcd_port, peer, port] = [free_port(), free_port(), free_port()];

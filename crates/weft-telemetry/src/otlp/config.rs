@@ -1,9 +1,9 @@
 //! What the exporter is told, checked once at start.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use weft_core::CaCertificates;
 
 use crate::TelemetryError;
 
@@ -34,8 +34,8 @@ pub struct TracingConfig {
     pub timeout: Duration,
     /// How long spans are gathered before a batch that is not full is sent.
     pub flush_interval: Duration,
-    /// PEM file of the CA certificates for `https`; without it the system's are used.
-    pub ca_file: Option<PathBuf>,
+    /// The CA certificates for `https`; without them the system's are used.
+    pub ca: Option<CaCertificates>,
     /// `service.name`: the workload.
     pub service_name: String,
     /// `service.namespace`: the Kubernetes namespace, or empty.
@@ -56,7 +56,7 @@ impl Default for TracingConfig {
             headers: Vec::new(),
             timeout: Duration::from_secs(10),
             flush_interval: Duration::from_secs(1),
-            ca_file: None,
+            ca: None,
             service_name: String::new(),
             service_namespace: String::new(),
             service_instance: String::new(),

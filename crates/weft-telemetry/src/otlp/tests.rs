@@ -11,7 +11,7 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout};
-use weft_core::{DrainTrigger, drain};
+use weft_core::{CaCertificates, DrainTrigger, drain};
 
 use super::*;
 use crate::metrics::Registry;
@@ -173,19 +173,26 @@ async fn over_tls(protocol: OtlpProtocol) {
     std::fs::write(&ca_file, key.cert.pem()).unwrap();
     let collector = Collector::start(protocol, Some(&key)).await;
     let endpoint = format!("https://localhost:{}", collector.address.port());
-    let trusted = TracingConfig { endpoint, ca_file: Some(ca_file), ..config(collector.address, protocol) };
+    let trusted = TracingConfig {
+        endpoint,
+        ca: Some(CaCertificates::File(ca_file)),
+        ..config(collector.address, protocol)
+    };
     let running = start(trusted.clone());
     running.sink.submit(record(1));
     running.wait_for("weft_spans_exported_total", 1).await;
 
+    let written_out =
+        start(TracingConfig { ca: Some(CaCertificates::Pem(key.cert.pem())), ..trusted.clone() });
+    written_out.sink.submit(record(2));
+    written_out.wait_for("weft_spans_exported_total", 1).await;
+
     // A collector that another CA vouches for gets nothing.
     let other = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let other_file = directory.path().join("other.pem");
-    std::fs::write(&other_file, other.cert.pem()).unwrap();
-    let mistrusting = start(TracingConfig { ca_file: Some(other_file), ..trusted });
-    mistrusting.sink.submit(record(2));
+    let mistrusting = start(TracingConfig { ca: Some(CaCertificates::Pem(other.cert.pem())), ..trusted });
+    mistrusting.sink.submit(record(3));
     mistrusting.wait_for("weft_span_export_requests_total{outcome=\"retryable\"}", 1).await;
-    assert_eq!(collector.spans().len(), 1);
+    assert_eq!(collector.spans().len(), 2);
 }
 
 #[tokio::test]
@@ -302,7 +309,9 @@ async fn what_cannot_work_is_said_at_start() {
     let registry = Registry::default();
     let base = config("127.0.0.1:1".parse().unwrap(), OtlpProtocol::Grpc);
     let endpoint = |e: &str| TracingConfig { endpoint: e.to_owned(), ..base.clone() };
-    let missing = TracingConfig { ca_file: Some("/nonexistent/ca.pem".into()), ..endpoint("https://c:4317") };
+    let trusting = |ca| TracingConfig { ca: Some(ca), ..endpoint("https://c:4317") };
+    let missing = trusting(CaCertificates::File("/nonexistent/ca.pem".into()));
+    let broken = "-----BEGIN CERTIFICATE-----\nnot base64!\n-----END CERTIFICATE-----\n";
     let header = |n: &str, v: &str| TracingConfig { headers: vec![(n.into(), v.into())], ..base.clone() };
     for (config, part) in [
         (endpoint("collector:4317"), "http://"),
@@ -310,6 +319,8 @@ async fn what_cannot_work_is_said_at_start() {
         (endpoint("http://"), ""),
         (endpoint("http://collector/v1/traces"), "no path"),
         (missing, "/nonexistent/ca.pem"),
+        (trusting(CaCertificates::Pem(broken.into())), "written in the configuration"),
+        (trusting(CaCertificates::Pem("no PEM at all".into())), "no certificate"),
         (header("bad name", "x"), "bad name"),
         (header("key", "line\nbreak"), "key"),
         (TracingConfig { sampling: 1.5, ..base.clone() }, "1.5"),

@@ -1,7 +1,7 @@
 //! The connection to the collector, in plaintext or TLS.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use weft_core::CaCertificates;
 
 use super::config::Target;
 use crate::{OtlpProtocol, TelemetryError, TracingConfig};
@@ -55,14 +56,16 @@ fn tls(
     target: &Target,
 ) -> Result<(TlsConnector, ServerName<'static>), TelemetryError> {
     let endpoint = |reason: String| TelemetryError::Endpoint { endpoint: config.endpoint.clone(), reason };
-    let path = config.ca_file.clone().or_else(system_roots).ok_or_else(|| {
-        endpoint("https needs CA certificates: none of the system's were found, set the CA file".to_owned())
+    let system = || system_roots().map(CaCertificates::File);
+    let ca = config.ca.clone().or_else(system).ok_or_else(|| {
+        let none = "https needs CA certificates: none of the system's were found, name the collector's";
+        endpoint(none.to_owned())
     })?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut client = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| endpoint(e.to_string()))?
-        .with_root_certificates(roots(&path)?)
+        .with_root_certificates(roots(&ca)?)
         .with_no_client_auth();
     client.alpn_protocols = vec![match config.protocol {
         OtlpProtocol::Grpc => b"h2".to_vec(),
@@ -78,11 +81,13 @@ fn system_roots() -> Option<PathBuf> {
     named.into_iter().chain(SYSTEM_ROOTS.map(PathBuf::from)).find(|path| path.is_file())
 }
 
-fn roots(path: &Path) -> Result<RootCertStore, TelemetryError> {
-    let bad = |reason: String| TelemetryError::Roots { path: path.to_owned(), reason };
-    let certificates = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(|e| bad(e.to_string()))?;
+fn roots(ca: &CaCertificates) -> Result<RootCertStore, TelemetryError> {
+    let bad = |reason: String| TelemetryError::Roots { ca: ca.to_string(), reason };
+    let certificates: Result<Vec<_>, _> = match ca {
+        CaCertificates::File(path) => CertificateDer::pem_file_iter(path).and_then(Iterator::collect),
+        CaCertificates::Pem(text) => CertificateDer::pem_slice_iter(text.as_bytes()).collect(),
+    };
+    let certificates = certificates.map_err(|e| bad(e.to_string()))?;
     let mut store = RootCertStore::empty();
     // System bundles hold the odd certificate that webpki does not take; the others are no worse for it.
     let (added, ignored) = store.add_parsable_certificates(certificates);

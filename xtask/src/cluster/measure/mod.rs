@@ -20,7 +20,7 @@ use anyhow::{Context, Result};
 
 use super::layout::Layout;
 use super::{e2e, images, needs, open, running, up};
-use crate::cargo::Profile;
+use crate::cargo::{self, Profile};
 use crate::{bench, process, setup};
 use kube::Kube;
 
@@ -63,7 +63,13 @@ const SOON: Duration = Duration::from_secs(180);
 pub(super) fn run(name: &str, options: &Options) -> Result<ExitCode> {
     needs()?;
     setup::ensure("cargo xtask cluster measure", &[setup::PODS, setup::DIST])?;
-    let weft = super::weft(options.binary.as_deref(), Profile::Release)?;
+    let weft = match &options.binary {
+        Some(binary) => std::path::absolute(binary)?,
+        None => {
+            cargo::build(Profile::Release, &["-p", "weft"])?;
+            cargo::binary(Profile::Release, "weft")?
+        }
+    };
     let layout = Layout::of(name)?;
     let was_up = running(&layout).is_ok();
     if !was_up {
