@@ -14,7 +14,7 @@ use anyhow::{Context, Result};
 
 use crate::bench::backend::Backend;
 use crate::bench::certs::{Certificates, Side};
-use crate::bench::load;
+use crate::bench::load::{self, Fixed};
 use crate::bench::peers::{PROXY_USER, Peer as _, Weft};
 use crate::bench::topology::{Bed, Core};
 use crate::bench::work::Listener;
@@ -29,7 +29,7 @@ const WARM_UP: u64 = 500;
 /// Where callgrind writes, in the bed's directory.
 const COUNTS: &str = "counts/callgrind.out";
 
-/// Counts both sides and both versions of HTTP, and prints the table. With `keep`, callgrind's files of the longer runs are
+/// Counts both sides for each kind of load, and prints the table. With `keep`, callgrind's files of the longer runs are
 /// copied there.
 pub(crate) fn run(
     weft: Weft,
@@ -46,16 +46,17 @@ pub(crate) fn run(
     let _backend = Backend::start(&bed)?;
     println!("| instructions per request | side A (client) | side B (server) |\n|---|---|---|");
     let mut weft = weft;
-    for (title, listener) in
-        [("HTTP/1.1, tiny body", Listener::Http1), ("HTTP/2, tiny body", Listener::Http2)]
-    {
+    for (title, name, how) in [
+        ("HTTP/1.1, tiny body", "http1", Fixed::Http1),
+        ("HTTP/1.1, a connection per request", "close", Fixed::Close),
+        ("HTTP/2, tiny body", "http2", Fixed::Http2),
+    ] {
         let mut cells = Vec::new();
         for side in [Side::Client, Side::Server] {
-            let once = count(&mut weft, &bed, certificates, side, listener, REQUESTS)?;
-            let twice = count(&mut weft, &bed, certificates, side, listener, 2 * REQUESTS)?;
+            let once = count(&mut weft, &bed, certificates, side, how, REQUESTS)?;
+            let twice = count(&mut weft, &bed, certificates, side, how, 2 * REQUESTS)?;
             if let Some(directory) = keep {
                 fs::create_dir_all(directory)?;
-                let name = if listener == Listener::Http2 { "http2" } else { "http1" };
                 let file = directory.join(format!("{name}.{}.callgrind", side.name()));
                 fs::copy(bed.scratch.join(COUNTS), &file)
                     .with_context(|| format!("cannot write {}", file.display()))?;
@@ -73,7 +74,7 @@ fn count(
     bed: &Bed,
     certificates: &Certificates,
     side: Side,
-    listener: Listener,
+    how: Fixed,
     requests: u64,
 ) -> Result<u64> {
     let file = bed.scratch.join(COUNTS);
@@ -81,7 +82,8 @@ fn count(
     weft.under_callgrind(side, &file);
     let pair = weft.start(bed, certificates)?;
     let measured = if side == Side::Client { pair.client } else { pair.server };
-    let send = |requests| load::fixed(bed, listener == Listener::Http2, &weft.address(listener), requests);
+    let listener = if how == Fixed::Http2 { Listener::Http2 } else { Listener::Http1 };
+    let send = |requests| load::fixed(bed, how, &weft.address(listener), requests);
     // Start-up is not counted: seeding the random numbers alone takes some hundred million instructions, and never the
     // same number. The warm-up leaves links up and buffers grown.
     send(WARM_UP)?;

@@ -112,14 +112,26 @@ fn h2load(
     Ok(seen)
 }
 
+/// How the connections of a fixed load are used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Fixed {
+    /// HTTP/1.1, kept alive.
+    Http1,
+    /// HTTP/1.1, one for each request.
+    Close,
+    /// HTTP/2, eight streams each.
+    Http2,
+}
+
 /// A fixed number of requests, for instruction counts; all must be answered with 2xx.
-pub(crate) fn fixed(bed: &Bed, http2: bool, address: &str, requests: u64) -> Result<()> {
+pub(crate) fn fixed(bed: &Bed, how: Fixed, address: &str, requests: u64) -> Result<()> {
     let mut words = vec!["h2load".to_owned(), "--threads=1".to_owned(), "--clients=4".to_owned()];
-    if http2 {
-        words.push("--max-concurrent-streams=8".to_owned());
-    } else {
-        words.push("--h1".to_owned());
-    }
+    words.extend(match how {
+        Fixed::Http1 => vec!["--h1".to_owned()],
+        // h2load dials again where its connection was closed.
+        Fixed::Close => vec!["--h1".to_owned(), "--header=Connection: close".to_owned()],
+        Fixed::Http2 => vec!["--max-concurrent-streams=8".to_owned()],
+    });
     words.push(format!("--requests={requests}"));
     words.push(format!("http://{address}/tiny"));
     let output = process::text(&mut bed.client.program(Core::Load, None, &words))?;
