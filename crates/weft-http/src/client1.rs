@@ -115,7 +115,9 @@ impl Http1Pool {
         }
         let Some(mut connection) = self.take_idle() else { return Err(request) };
         connection.uses.set(connection.uses.get().wrapping_add(1));
-        let answer = connection.send.try_send_request(request);
+        // hyper's future has room for the whole request. It would lie twice in each of the futures around it, from here up
+        // to the stream's, and each of them is moved and allocated with all its room.
+        let answer = Box::pin(connection.send.try_send_request(request));
         let pool = Rc::clone(self);
         Ok(async move {
             match answer.await {

@@ -19,6 +19,10 @@ use crate::pump::{Pump, first_frame};
 use crate::wire::WEFT_UPGRADE;
 use crate::{Abort, Answer, Body, Handler, Http2Limits, Interim, StreamIo, UpgradeIo};
 
+/// Bytes that the future of a stream may have. It is moved and allocated whole for every request, so what is rare or large
+/// in it is boxed.
+const STREAM_ROOM: usize = 2048;
+
 /// Serves streams until the client closes, the connection has been idle for its limit, or `drain` has begun and the
 /// streams in flight have ended: GOAWAY first lets everything already on its way in (RFC 9113 section 6.8).
 ///
@@ -65,7 +69,9 @@ where
                 match connection.poll_accept(cx) {
                     Poll::Ready(Some(Ok((request, respond)))) => {
                         busy = true;
-                        streams.push(serve_stream(Rc::clone(&handler), request, respond));
+                        let stream = serve_stream(Rc::clone(&handler), request, respond);
+                        debug_assert!(size_of_val(&stream) <= STREAM_ROOM, "{}", size_of_val(&stream));
+                        streams.push(stream);
                     }
                     Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
                     Poll::Ready(None) => break true,
@@ -110,7 +116,8 @@ async fn serve_stream<H: Handler>(
     respond: SendResponse<Bytes>,
 ) {
     if request.method() == Method::CONNECT || request.headers().contains_key(&WEFT_UPGRADE) {
-        return serve_upgrade(handler, request, respond).await;
+        // Boxed: every stream would have its room.
+        return Box::pin(serve_upgrade(handler, request, respond)).await;
     }
     let request = request.map(Body::from_stream);
     let Some((Answer { response, .. }, mut respond)) = answer(&*handler, request, respond).await else {

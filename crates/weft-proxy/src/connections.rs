@@ -40,13 +40,20 @@ pub(crate) struct Listed {
 }
 
 impl Connections {
-    pub(crate) fn open(&self, direction: Direction, client: ClientAddr) -> Listed {
+    /// Lists a connection with what is known of it from the start.
+    pub(crate) fn open(
+        &self,
+        direction: Direction,
+        client: ClientAddr,
+        destination: Option<SocketAddr>,
+        service: Option<Arc<str>>,
+    ) -> Listed {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let info = ConnectionInfo {
             direction,
             client,
-            destination: None,
-            service: None,
+            destination,
+            service,
             protocol: "detecting",
             peer: None,
             since: SystemTime::now(),

@@ -7,17 +7,6 @@ use weft_core::{DnsName, EndpointAddr, MtlsMode, OriginalDst, PeerRule, ServiceK
 
 use crate::shared::Shared;
 
-/// A destination, as membership sees it.
-#[derive(Clone, Debug)]
-pub(crate) struct Destination {
-    /// What was dialed.
-    pub(crate) target: Target,
-    /// Set for destinations inside the mesh.
-    pub(crate) mesh: Option<MeshRule>,
-    /// The name or address for labels and logs: `name:port` or `ip:port`.
-    pub(crate) label: Arc<str>,
-}
-
 /// How a mesh destination is to be reached.
 #[derive(Clone, Debug)]
 pub(crate) struct MeshRule {
@@ -25,7 +14,7 @@ pub(crate) struct MeshRule {
     pub(crate) peer: PeerRule,
 }
 
-/// The key of a destination.
+/// What was dialed: the key of a destination.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Target {
     /// An address that DNS gave out for this name, or a listener that stands for it.
@@ -34,27 +23,23 @@ pub(crate) enum Target {
     Addr(EndpointAddr),
 }
 
-/// Finds the name of `dst` and asks membership. The name is the one that the application got this address for from DNS;
-/// what it says inside the connection (Host, SNI) is not looked at, because it may say what it likes.
-pub(crate) fn classify(shared: &Shared, snapshot: &Snapshot, dst: OriginalDst) -> Destination {
-    let (target, label): (_, Arc<str>) = match shared.discovery.name_of(dst.ip()) {
-        Some(name) => {
-            let key = ServiceKey::new(name, dst.port());
-            let label = key.to_string().into();
-            (Target::Service(key), label)
+impl Target {
+    /// Finds the name of `dst`: the one that the application got this address for from DNS. What it says inside the
+    /// connection (Host, SNI) is not looked at, because it may say what it likes.
+    pub(crate) fn of(shared: &Shared, dst: OriginalDst) -> Self {
+        match shared.discovery.name_of(dst.ip()) {
+            Some(name) => Self::Service(ServiceKey::new(name, dst.port())),
+            None => Self::Addr(EndpointAddr::new(dst.get())),
         }
-        None => {
-            let addr = EndpointAddr::new(dst.get());
-            (Target::Addr(addr), addr.to_string().into())
-        }
-    };
-    Destination { mesh: rule(snapshot, &target), target, label }
-}
+    }
 
-/// The destination of a listener that stands for one service.
-pub(crate) fn of_service(snapshot: &Snapshot, key: &ServiceKey) -> Destination {
-    let target = Target::Service(key.clone());
-    Destination { mesh: rule(snapshot, &target), target, label: key.to_string().into() }
+    /// For labels and logs: `name:port` or `ip:port`.
+    pub(crate) fn label(&self) -> Arc<str> {
+        match self {
+            Self::Service(key) => key.to_string().into(),
+            Self::Addr(addr) => addr.to_string().into(),
+        }
+    }
 }
 
 /// How much is asked of a peer at `name`. Where two names have one address, the stricter decides: whoever answers for the

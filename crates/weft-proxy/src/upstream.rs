@@ -17,7 +17,7 @@ use weft_telemetry::metrics::{CodeCounters, Direction, TlsLabel, families};
 use weft_telemetry::{Counter, Gauge};
 
 use crate::app::App;
-use crate::destination::{self, Destination, MeshRule, Target};
+use crate::destination::{self, MeshRule, Target};
 use crate::dial::{DialError, dial_mesh};
 use crate::shared::Service;
 use crate::telemetry::{Labels, SeriesByVersion, workload_of};
@@ -118,23 +118,23 @@ const PLAINTEXT_MEMORY: std::time::Duration = std::time::Duration::from_secs(30)
 impl Upstream {
     pub(crate) fn new(
         worker: &Worker,
-        destination: &Destination,
-        rule: &MeshRule,
+        target: &Target,
+        rule: MeshRule,
         dialed: Option<EndpointAddr>,
     ) -> Rc<Self> {
-        let (service, server) = match &destination.target {
+        let (service, server) = match target {
             Target::Service(key) => {
                 (worker.shared.service(key, dialed), (Arc::from(key.name.as_str()), key.port))
             }
             Target::Addr(addr) => (Service::fixed(*addr), (Arc::from(addr.ip().to_string()), addr.port())),
         };
         let shard = &worker.telemetry.shard;
-        let label = Arc::clone(&destination.label);
+        let label = target.label();
         Rc::new(Self {
-            mode: RefCell::new(rule.mode.clone()),
-            peer: rule.peer.clone(),
+            mode: RefCell::new(rule.mode),
+            peer: rule.peer,
             spoken: Cell::default(),
-            used: Cell::default(),
+            used: Cell::new(true),
             server,
             service,
             view: RefCell::default(),

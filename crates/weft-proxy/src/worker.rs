@@ -13,7 +13,7 @@ use weft_net::{AcceptEvent, Accepted, Acceptor, ConnectOptions, Keepalive, Liste
 use weft_telemetry::metrics::Direction;
 
 use crate::app::App;
-use crate::destination::{Destination, MeshRule, Target};
+use crate::destination::{self, Target};
 use crate::shared::Shared;
 use crate::telemetry::WorkerTelemetry;
 use crate::upstream::Upstream;
@@ -109,19 +109,19 @@ impl Worker {
         })
     }
 
-    /// The worker's view of a mesh destination.
-    pub(crate) fn upstream(
-        &self,
-        destination: &Destination,
-        rule: &MeshRule,
-        dialed: Option<EndpointAddr>,
-    ) -> Rc<Upstream> {
+    /// The worker's view of a mesh destination; `None`: it is outside the mesh. Membership is asked when a destination is
+    /// new and when the configuration has changed, not for each connection.
+    pub(crate) fn upstream(&self, target: &Target, dialed: Option<EndpointAddr>) -> Option<Rc<Upstream>> {
         self.reconfigure();
         let mut upstreams = self.upstreams.borrow_mut();
-        let make = || Upstream::new(self, destination, rule, dialed);
-        let upstream = upstreams.entry(destination.target.clone()).or_insert_with(make);
-        upstream.used.set(true);
-        Rc::clone(upstream)
+        if let Some(upstream) = upstreams.get(target) {
+            upstream.used.set(true);
+            return Some(Rc::clone(upstream));
+        }
+        let rule = destination::rule(&self.shared.snapshot.load(), target)?;
+        let upstream = Upstream::new(self, target, rule, dialed);
+        upstreams.insert(target.clone(), Rc::clone(&upstream));
+        Some(upstream)
     }
 
     /// Takes a new version of the configuration over. A destination that stays keeps its links, and connections that are

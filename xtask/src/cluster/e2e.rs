@@ -4,10 +4,9 @@
 //! It brings what they need (the programs, three images, the cluster) and tells them where it is. The stories use the
 //! cluster as its users do, by `kubectl`, `helm` and `weft`; nothing of them is in here.
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 
@@ -66,7 +65,7 @@ pub(super) fn run(name: &str, options: &Options) -> Result<ExitCode> {
     }
     needs()?;
     setup::ensure("cargo xtask cluster e2e", &[setup::PODS, setup::STORIES, setup::DIST])?;
-    // As `cargo xtask test` does: nothing is compiled twice.
+    // As `cargo xtask test` does, so that what that has built is there.
     cargo::build(Profile::Debug, &["--workspace", "--all-targets"])?;
     let weft = match &options.binary {
         Some(binary) => std::path::absolute(binary)?,
@@ -136,17 +135,9 @@ fn load(name: &str, layout: &Layout, weft: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Packs the program by `cargo xtask dist`.
+/// Packs the program as `cargo xtask dist` does.
 pub(super) fn pack(weft: &Path, tag: &str, version: &str, work: &Path) -> Result<PathBuf> {
-    let out = work.join(version);
-    let mut command = Command::new(env::current_exe().context("this program's own file")?);
-    command
-        .args(["dist", "--tag", tag, "--version-label", version, "--binary"])
-        .arg(weft)
-        .arg("--out")
-        .arg(&out);
-    process::capture(&mut command)?;
-    Ok(out.join("weft.oci.tar"))
+    dist::archive(weft, tag, version, &work.join(version))
 }
 
 /// The test applications, redis, curl and a shell, with the libraries that they need.

@@ -96,6 +96,17 @@ pub(crate) fn check_test_build(weft: &Path) -> Result<()> {
     recheck(weft, &about, out.path(), &made, false)
 }
 
+/// Packs a program for tests under a tag and a version; returns the archive.
+///
+/// # Errors
+/// As for [`pack`].
+pub(crate) fn archive(weft: &Path, tag: &str, version: &str, out: &Path) -> Result<PathBuf> {
+    let named = |name: &str| Some(name.to_owned());
+    let options = Options { tag: named(tag), version_label: named(version), ..Options::default() };
+    pack(weft, &About::find(&options)?, out, false)?;
+    Ok(out.join(ARCHIVE))
+}
+
 /// Packs once more, which must give the same, and checks the image itself.
 fn recheck(built: &Path, about: &About, out: &Path, made: &Made, release: bool) -> Result<()> {
     let second = tempfile::tempdir()?;

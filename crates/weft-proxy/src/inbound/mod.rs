@@ -54,12 +54,11 @@ pub(crate) async fn serve(
     open: OpenGuard,
     application: Option<EndpointAddr>,
 ) {
-    let listed = worker.shared.connections.open(Direction::Inbound, accepted.client);
     let app = match application.map_or_else(|| captured(&worker, &accepted), Ok) {
         Ok(app) => app,
         Err(why) => return refuse(&worker, accepted, why),
     };
-    listed.update(|info| info.destination = Some(app.get()));
+    let listed = worker.shared.connections.open(Direction::Inbound, accepted.client, Some(app.get()), None);
     // The two in one breath: a mode that changes from here on reaches the connection by `plaintext`.
     let policy = worker.shared.snapshot.load().inbound.clone();
     let plaintext = worker.plaintext.watch();

@@ -9,6 +9,7 @@ mod retry;
 mod tcp;
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -18,7 +19,7 @@ use weft_net::{Accepted, Destination as Captured, Detected, Prefixed, detect_fir
 use weft_telemetry::metrics::Direction;
 
 use crate::connections::Listed;
-use crate::destination::{self, Destination, MeshRule};
+use crate::destination::Target;
 use crate::upstream::{Spoken, Upstream};
 use crate::worker::{OpenGuard, Worker};
 
@@ -31,7 +32,6 @@ const CLIENT_FIRST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Serves one captured connection.
 pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted, open: OpenGuard) {
-    let listed = worker.shared.connections.open(Direction::Outbound, accepted.client);
     let dst = match accepted.destination() {
         Ok(Captured::Captured(dst)) => dst,
         Ok(Captured::Direct(_)) | Err(_) => return refuse(&worker, accepted, "not_redirected"),
@@ -41,18 +41,15 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted, open: OpenGuar
         worker.telemetry.outbound.error(weft_http::ErrorCode::Loop);
         return refuse(&worker, accepted, "loop");
     }
-    let snapshot = worker.shared.snapshot.snapshot();
-    let destination = destination::classify(&worker.shared, &snapshot, dst);
-    listed.update(|info| {
-        info.destination = Some(dst.get());
-        info.service = Some(std::sync::Arc::clone(&destination.label));
-    });
-    let opaque = snapshot.outbound.opaque_ports.contains(dst.port());
+    let target = Target::of(&worker.shared, dst);
     let dialed = EndpointAddr::new(dst.get());
-    let call = Call { worker, accepted, listed, _open: open };
-    match &destination.mesh {
-        Some(rule) => Box::pin(mesh(call, &destination, rule, Some(dialed), opaque)).await,
-        None => Box::pin(passthrough::serve(call, &destination, dialed, opaque)).await,
+    let upstream = worker.upstream(&target, Some(dialed));
+    let opaque = is_opaque(&worker, dst.port());
+    let service = upstream.as_ref().map(|upstream| Arc::clone(&upstream.label));
+    let call = Call::new(worker, accepted, open, Some(dialed), service);
+    match upstream {
+        Some(upstream) => Box::pin(mesh(call, upstream, opaque)).await,
+        None => Box::pin(passthrough::serve(call, &target, dialed, opaque)).await,
     }
 }
 
@@ -63,15 +60,11 @@ pub(crate) async fn serve_service(
     open: OpenGuard,
     service: &ServiceKey,
 ) {
-    let listed = worker.shared.connections.open(Direction::Outbound, accepted.client);
-    let snapshot = worker.shared.snapshot.snapshot();
-    let destination = destination::of_service(&snapshot, service);
-    listed.update(|info| info.service = Some(std::sync::Arc::clone(&destination.label)));
-    let opaque = snapshot.outbound.opaque_ports.contains(service.port);
-    match &destination.mesh {
-        Some(rule) => {
-            let call = Call { worker, accepted, listed, _open: open };
-            Box::pin(mesh(call, &destination, rule, None, opaque)).await;
+    match worker.upstream(&Target::Service(service.clone()), None) {
+        Some(upstream) => {
+            let opaque = is_opaque(&worker, service.port);
+            let call = Call::new(worker, accepted, open, None, Some(Arc::clone(&upstream.label)));
+            Box::pin(mesh(call, upstream, opaque)).await;
         }
         // It has left the mesh since the start. What was mutual TLS must not become plaintext without a word.
         None => refuse(&worker, accepted, "outside_mesh"),
@@ -86,6 +79,21 @@ pub(crate) struct Call {
     pub(crate) _open: OpenGuard,
 }
 
+impl Call {
+    /// Lists the connection with where it goes, as far as that is known.
+    fn new(
+        worker: Rc<Worker>,
+        accepted: Accepted,
+        open: OpenGuard,
+        dialed: Option<EndpointAddr>,
+        service: Option<Arc<str>>,
+    ) -> Self {
+        let dialed = dialed.map(EndpointAddr::get);
+        let listed = worker.shared.connections.open(Direction::Outbound, accepted.client, dialed, service);
+        Self { worker, accepted, listed, _open: open }
+    }
+}
+
 pub(crate) fn is_loop(worker: &Worker, dst: OriginalDst) -> bool {
     let own = dst.ip().is_loopback() || worker.shared.is_own(dst.ip());
     own && worker.shared.config.bind.ports().contains(&dst.port())
@@ -97,14 +105,11 @@ fn refuse(worker: &Worker, accepted: Accepted, why: &'static str) {
     weft_net::reset(accepted.stream);
 }
 
-async fn mesh(
-    mut call: Call,
-    destination: &Destination,
-    rule: &MeshRule,
-    dialed: Option<EndpointAddr>,
-    opaque: bool,
-) {
-    let upstream = call.worker.upstream(destination, rule, dialed);
+fn is_opaque(worker: &Worker, port: u16) -> bool {
+    worker.shared.snapshot.load().outbound.opaque_ports.contains(port)
+}
+
+async fn mesh(mut call: Call, upstream: Rc<Upstream>, opaque: bool) {
     let protocol = if opaque { AppProtocol::Opaque } else { upstream.protocol().await };
     if protocol == AppProtocol::Opaque {
         call.worker.telemetry.outbound.detections.inc("configured");

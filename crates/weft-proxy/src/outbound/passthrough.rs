@@ -10,14 +10,14 @@ use weft_net::{Detected, RelayCounters, RelayOptions, relay_plain};
 use weft_telemetry::metrics::{Direction, TcpLabels, TlsLabel};
 
 use super::{Call, rewind};
-use crate::destination::{Destination, Target};
+use crate::destination::Target;
 use crate::record::{ConnectionFacts, TcpRecord};
 
 /// Connects to where the application was going and relays.
 ///
 /// The first bytes are looked at for telemetry alone, whoever speaks first, and are on their way at once; nothing waits
 /// for a verdict.
-pub(super) async fn serve(mut call: Call, destination: &Destination, addr: EndpointAddr, opaque: bool) {
+pub(super) async fn serve(mut call: Call, target: &Target, addr: EndpointAddr, opaque: bool) {
     let worker = std::rc::Rc::clone(&call.worker);
     let connected = weft_net::connect(addr, &worker.connect).await;
     let mut first = BytesMut::new();
@@ -39,7 +39,7 @@ pub(super) async fn serve(mut call: Call, destination: &Destination, addr: Endpo
         _ => ("tcp", TlsLabel::None),
     };
     worker.telemetry.passthrough.inc(protocol);
-    let service = label(destination, seen.as_ref(), addr);
+    let service = label(target, seen.as_ref(), addr);
     call.listed.update(|info| {
         info.protocol = protocol;
         info.service = Some(Arc::clone(&service));
@@ -73,14 +73,14 @@ pub(super) async fn serve(mut call: Call, destination: &Destination, addr: Endpo
 
 /// The name that was dialed. Where none is known, the name that the client asks for in its TLS hello says more than an
 /// address; it decides nothing.
-fn label(destination: &Destination, seen: Option<&Detected>, addr: EndpointAddr) -> Arc<str> {
-    if let (Target::Addr(_), Some(Detected::Tls(hello))) = (&destination.target, seen)
+fn label(target: &Target, seen: Option<&Detected>, addr: EndpointAddr) -> Arc<str> {
+    if let (Target::Addr(_), Some(Detected::Tls(hello))) = (target, seen)
         && let Some(name) = hello.server_name()
         && name.parse::<weft_core::DnsName>().is_ok()
     {
         return Arc::from(format!("{name}:{}", addr.port()));
     }
-    Arc::clone(&destination.label)
+    target.label()
 }
 
 fn open(call: &Call, service: Arc<str>, tls: TlsLabel, addr: EndpointAddr) -> TcpRecord {
