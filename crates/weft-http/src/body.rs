@@ -15,6 +15,7 @@ use crate::client1::PooledBody;
 use crate::client2::InUse;
 use crate::gate::Gated;
 use crate::replay::Replayed;
+use crate::wire;
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +26,9 @@ pub enum BodyError {
     /// The HTTP/2 stream or its connection ended.
     #[error("HTTP/2 body: {0}")]
     Http2(#[from] h2::Error),
+    /// The time of the whole request was over before the body was.
+    #[error("the body did not end in time")]
+    TimedOut,
 }
 
 impl BodyError {
@@ -32,7 +36,7 @@ impl BodyError {
     pub fn reset_reason(&self) -> h2::Reason {
         match self {
             Self::Http2(error) => error.reason().unwrap_or(h2::Reason::CANCEL),
-            Self::Http1(_) => h2::Reason::CANCEL,
+            Self::Http1(_) | Self::TimedOut => h2::Reason::CANCEL,
         }
     }
 }
@@ -123,7 +127,12 @@ impl Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let frame = ready!(this.poll_any(cx));
+        let mut frame = ready!(this.poll_any(cx));
+        if let Some(Ok(frame)) = &mut frame
+            && let Some(trailers) = frame.trailers_mut()
+        {
+            wire::clean_trailers(trailers);
+        }
         if !matches!(this, Self::Broken(_))
             && let Some(Err(error)) = frame
         {

@@ -131,10 +131,9 @@ impl Http2Client {
         !self.state.closed.get() && !matches!(self.send.borrow_mut().poll_ready(&mut cx), Poll::Ready(Err(_)))
     }
 
-    /// Whether one more stream fits under the peer's limit.
+    /// Whether one more stream fits under the peer's limit, which may be lower than what is assumed before it is known.
     pub fn has_room(&self) -> bool {
-        let active = self.state.active.get();
-        active < STREAMS_BEFORE_SETTINGS || active < self.send.borrow().current_max_send_streams()
+        self.state.active.get() < self.send.borrow().current_max_send_streams()
     }
 
     /// Takes the connection out of use; streams in flight go on.
@@ -153,15 +152,16 @@ impl Http2Client {
         mut body: Body,
         interim: &Interim<'_>,
     ) -> Result<Response<Body>, ExchangeError> {
+        // Counted before anything is waited for, so that nobody else takes the last stream meanwhile.
+        let in_use = self.begin();
         // hyper answers 100 as soon as its body is polled, so the body waits for the application's own 100.
         let hold = matches!(interim, Interim::Http1) && expects_continue(&request);
         let first =
             if hold { None } else { first_frame(&mut body).await.map_err(ExchangeError::RequestBody)? };
         poll_fn(|cx| self.send.borrow_mut().poll_ready(cx)).await.map_err(|error| self.lost(error))?;
         if first.is_none() && body.is_end_stream() {
-            return self.send_now(request)?.head(interim).await;
+            return self.sent(request, in_use)?.head(interim).await;
         }
-        let in_use = self.begin();
         let (response, stream) =
             self.send.borrow_mut().send_request(request, false).map_err(|error| self.lost(error))?;
         let mut pump = start(body, stream, first)?;
@@ -182,7 +182,10 @@ impl Http2Client {
     /// # Errors
     /// See [`ExchangeError`].
     pub fn send_now(&self, request: Request<()>) -> Result<Sent, ExchangeError> {
-        let in_use = self.begin();
+        self.sent(request, self.begin())
+    }
+
+    fn sent(&self, request: Request<()>, in_use: InUse) -> Result<Sent, ExchangeError> {
         let (response, _) =
             self.send.borrow_mut().send_request(request, true).map_err(|error| self.lost(error))?;
         Ok(Sent { response, in_use })
@@ -374,5 +377,48 @@ async fn probe(mut ping: h2::PingPong, state: Rc<State>, every: Duration, patien
             Ok(Err(_)) => return,
             Err(_) => return state.dead.notify_one(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A server that takes so many streams and answers none.
+    async fn serve(io: tokio::io::DuplexStream, streams: u32) {
+        let mut connection = h2::server::Builder::new()
+            .max_concurrent_streams(streams)
+            .handshake::<_, Bytes>(io)
+            .await
+            .unwrap();
+        let mut held = Vec::new();
+        while let Some(Ok(stream)) = connection.accept().await {
+            held.push(stream);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_takes_few_streams_has_no_room_for_more() {
+        let local = tokio::task::LocalSet::new();
+        local
+            .run_until(async {
+                let (near, far) = tokio::io::duplex(1 << 16);
+                tokio::task::spawn_local(serve(far, 2));
+                let client = Http2Client::handshake(near, &Http2Limits::default()).await.unwrap();
+                assert!(client.has_room(), "its limit is not known yet");
+                while client.send.borrow().current_max_send_streams() != 2 {
+                    tokio::task::yield_now().await;
+                }
+                let request = || Request::get("http://orders/").body(()).unwrap();
+                let first = client.send_now(request()).unwrap();
+                assert!(client.has_room());
+                let second = client.send_now(request()).unwrap();
+                assert!(!client.has_room(), "another connection is to be opened");
+                assert!(client.is_open(), "and this one stays");
+                drop(first);
+                assert!(client.has_room(), "a stream has ended");
+                drop(second);
+            })
+            .await;
     }
 }

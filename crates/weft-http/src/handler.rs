@@ -16,6 +16,9 @@ pub trait Handler: 'static {
     /// The body of an answer: [`Body`], or a wrapper of it that watches its end.
     type Body: http_body::Body<Data = Bytes, Error = BodyError> + Unpin + 'static;
 
+    /// Whether the other side is a proxy of the mesh, whose marks ([`crate::wire`]) mean something. An application's do not.
+    fn is_link(&self) -> bool;
+
     /// Answers one request. Dropping the future means that the client has gone.
     ///
     /// A request for an upgrade or CONNECT comes with an empty body: what follows it belongs to the upgraded protocol.

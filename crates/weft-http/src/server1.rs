@@ -1,6 +1,8 @@
 //! Serves an application's HTTP/1 connection.
 
+use std::cell::Cell;
 use std::error::Error;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -18,7 +20,8 @@ use crate::limits::READ_BUFFER;
 use crate::{Abort, Answer, Body, Handler, Http1Limits, Interim, UpgradeIo};
 
 /// Serves requests until the client closes, a limit is passed, or `drain` has begun and the request in flight is
-/// answered. Requests of one connection are answered in order, also when they are pipelined.
+/// answered. Requests of one connection are answered in order, also when they are pipelined. A connection that becomes
+/// another protocol's is served until that ends.
 ///
 /// The client closing its sending half ends the request in flight (as nginx does): it is the only sign that a client
 /// gives when it goes away, and a call that nobody waits for must not go on in the mesh.
@@ -72,15 +75,17 @@ where
     H: Handler,
 {
     let (handler, activity) = (Rc::clone(handler), Arc::clone(activity));
+    let tunnel = Tunnel::default();
+    let opened = Tunnel::clone(&tunnel);
     let service = service_fn(move |request: Request<Incoming>| {
         let in_flight = activity.begin();
         if takes_over(&request) {
             activity.take_over();
         }
-        let handler = Rc::clone(&handler);
+        let (handler, opened) = (Rc::clone(&handler), Tunnel::clone(&opened));
         // Boxed, so that only connections with a request in flight pay for its size.
         Box::pin(async move {
-            let mut response = call(&*handler, request).await?;
+            let mut response = call(&*handler, request, &opened).await?;
             // The version is the connection's own. hyper lowers it for an HTTP/1.0 client, and keeps the connection of
             // such a client alive only where it lowers it from 1.1.
             *response.version_mut() = Version::HTTP_11;
@@ -102,16 +107,25 @@ where
         },
         () = drain.draining() => {
             // The request in flight is answered with `connection: close`; an idle connection closes.
-            std::pin::Pin::new(&mut connection).graceful_shutdown();
+            Pin::new(&mut connection).graceful_shutdown();
             connection.await
         }
     };
     match result {
-        Ok(()) => Ok(None),
+        Ok(()) => {
+            // Here and not in a task of its own: whoever ends, lists or counts this connection means these bytes as well.
+            if let Some(tunnel) = tunnel.take() {
+                tunnel.await;
+            }
+            Ok(None)
+        }
         Err(error) if is_departure(&error) => Ok(None),
         Err(error) => Err(error),
     }
 }
+
+/// What the connection is for once hyper has let go of it.
+type Tunnel = Rc<Cell<Option<Pin<Box<dyn Future<Output = ()>>>>>>;
 
 fn builder(limits: &Http1Limits) -> http1::Builder {
     let mut builder = http1::Builder::new();
@@ -129,6 +143,7 @@ fn builder(limits: &Http1Limits) -> http1::Builder {
 async fn call<H: Handler>(
     handler: &H,
     mut request: Request<Incoming>,
+    tunnel: &Tunnel,
 ) -> Result<http::Response<H::Body>, Abort> {
     if !takes_over(&request) {
         let answer = handler.call(request.map(Body::from_incoming), Interim::Http1).await?;
@@ -137,12 +152,12 @@ async fn call<H: Handler>(
     let upgraded = hyper::upgrade::on(&mut request);
     let Answer { response, upgrade } = handler.call(request.map(|_| Body::Empty), Interim::Http1).await?;
     if let Some(task) = upgrade {
-        tokio::task::spawn_local(async move {
+        tunnel.set(Some(Box::pin(async move {
             match upgraded.await {
                 Ok(io) => task(UpgradeIo::Http1(TokioIo::new(io))).await,
                 Err(error) => tracing::debug!(%error, "the client left before its upgrade"),
             }
-        });
+        })));
     }
     Ok(response)
 }

@@ -115,7 +115,8 @@ async fn serve_stream<H: Handler>(
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
 ) {
-    if request.method() == Method::CONNECT || request.headers().contains_key(&WEFT_UPGRADE) {
+    let marked = handler.is_link() && request.headers().contains_key(&WEFT_UPGRADE);
+    if marked || request.method() == Method::CONNECT {
         // Boxed: every stream would have its room.
         return Box::pin(serve_upgrade(handler, request, respond)).await;
     }

@@ -16,7 +16,7 @@ use http::header::{HOST, HeaderName};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, request};
 
 use crate::ErrorCode;
-use crate::headers::{RESERVED, Survey, strip_hop_by_hop};
+use crate::headers::{RESERVED, Survey, X_FORWARDED_CLIENT_CERT, strip_hop_by_hop};
 
 /// Marks a request whose application speaks HTTP/1.0 (`1.0`) or HTTP/2 (`2`).
 pub const WEFT_WIRE: HeaderName = HeaderName::from_static("weft-wire");
@@ -137,6 +137,13 @@ pub fn strip_internal(headers: &mut HeaderMap) {
     if Survey::of(headers).internal {
         remove_internal(headers);
     }
+}
+
+/// Takes out of a message's trailers what nobody may claim there: many servers read trailers as if they were headers
+/// (RFC 9110 section 6.5.1 warns of it), and the mesh itself sends none of these.
+pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
+    strip_internal(trailers);
+    trailers.remove(X_FORWARDED_CLIENT_CERT);
 }
 
 fn remove_internal(headers: &mut HeaderMap) {

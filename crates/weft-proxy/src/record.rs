@@ -15,7 +15,8 @@ use bytes::Bytes;
 use http::header::{Entry, USER_AGENT};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Response, Uri, Version, request};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
+use tokio::time::Sleep;
 use weft_balance::InFlight;
 use weft_core::Drain;
 use weft_http::headers::{X_FORWARDED_PROTO, X_REQUEST_ID};
@@ -156,10 +157,26 @@ impl RequestRecord {
     }
 
     /// Watches an answer to its end.
-    pub(crate) fn answered(mut self: Box<Self>, response: Response<Body>) -> Response<Observed> {
+    pub(crate) fn answered(self: Box<Self>, response: Response<Body>) -> Response<Observed> {
+        let deadline = self.deadline(response.body());
+        self.observe(response, deadline)
+    }
+
+    fn observe(
+        mut self: Box<Self>,
+        response: Response<Body>,
+        deadline: Option<Pin<Box<Sleep>>>,
+    ) -> Response<Observed> {
         self.status = response.status().as_u16();
         self.read_grpc_status(response.headers());
-        response.map(|body| Observed { body, record: Some(self) })
+        response.map(|body| Observed { body, deadline, record: Some(self) })
+    }
+
+    /// When the answer must have ended: `timeouts.request` is about the whole of it.
+    fn deadline(&self, body: &Body) -> Option<Pin<Box<Sleep>>> {
+        let limit = self.worker.shared.config.timeouts.request?;
+        let waits = self.facts.direction == Direction::Outbound && !body.is_end_stream();
+        waits.then(|| Box::pin(tokio::time::sleep_until((self.started + limit).into())))
     }
 
     /// Answers in the application's place.
@@ -167,7 +184,7 @@ impl RequestRecord {
         self.error = Some(code);
         self.worker.telemetry.of(self.facts.direction).error(code);
         let refusal = Refusal { code, grpc: self.grpc };
-        self.answered(refusal.response())
+        self.observe(refusal.response(), None)
     }
 
     /// Ends a request that got no answer. Where both sides speak HTTP/2, a reset of the upstream is passed on as it is.
@@ -337,7 +354,22 @@ impl RequestRecord {
 /// An answer's body that carries the record of its request.
 pub(crate) struct Observed {
     body: Body,
+    deadline: Option<Pin<Box<Sleep>>>,
     record: Option<Box<RequestRecord>>,
+}
+
+impl Observed {
+    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(cx).is_ready()
+        {
+            self.deadline = None;
+            // The upstream need not go on.
+            self.body = Body::Empty;
+            return Poll::Ready(Some(Err(BodyError::TimedOut)));
+        }
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
 }
 
 impl http_body::Body for Observed {
@@ -348,7 +380,7 @@ impl http_body::Body for Observed {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(cx);
+        let frame = self.next(cx);
         if let Some(record) = &mut self.record {
             match &frame {
                 Poll::Ready(Some(Ok(frame))) => {
@@ -358,9 +390,13 @@ impl http_body::Body for Observed {
                         record.read_grpc_status(trailers);
                     }
                 }
-                Poll::Ready(Some(Err(_))) => {
-                    record.error = Some(ErrorCode::UpstreamReset);
-                    record.worker.telemetry.of(record.facts.direction).error(ErrorCode::UpstreamReset);
+                Poll::Ready(Some(Err(error))) => {
+                    let code = match error {
+                        BodyError::TimedOut => ErrorCode::UpstreamTimeout,
+                        BodyError::Http1(_) | BodyError::Http2(_) => ErrorCode::UpstreamReset,
+                    };
+                    record.error = Some(code);
+                    record.worker.telemetry.of(record.facts.direction).error(code);
                     self.record = None;
                 }
                 Poll::Ready(None) => self.record = None,

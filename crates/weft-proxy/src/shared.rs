@@ -47,6 +47,14 @@ impl Shared {
         self.own_addrs.contains(&ip)
     }
 
+    /// Whether a captured inbound connection may go on to `ip`: to the workload itself, and to nobody else. Anyone on the
+    /// same network can address a packet to the pod's interface and to any IP, loopback ones included, and the rules
+    /// redirect it before the kernel would have thrown it away. Interfaces may get addresses after the start, so they
+    /// are asked again where the known ones do not have it.
+    pub(crate) fn is_served(&self, ip: IpAddr) -> bool {
+        self.is_own(ip) || interface_addrs().is_ok_and(|addrs| addrs.contains(&ip))
+    }
+
     /// The endpoints of a service, followed by one task on the control thread for as long as a worker holds it.
     pub(crate) fn service(&self, key: &ServiceKey, dialed: Option<EndpointAddr>) -> Arc<Service> {
         let mut services = self.services.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -65,6 +73,25 @@ impl Shared {
         self.control.spawn(follow(Arc::downgrade(&service), watch));
         service
     }
+}
+
+/// The addresses of this network namespace, without those of loopback.
+///
+/// # Errors
+/// The kernel does not list them.
+pub(crate) fn interface_addrs() -> std::io::Result<Vec<IpAddr>> {
+    let interfaces = nix::ifaddrs::getifaddrs().map_err(std::io::Error::from)?;
+    let mut found: Vec<IpAddr> = interfaces
+        .filter_map(|interface| interface.address)
+        .filter_map(|address| {
+            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
+        })
+        .filter(|ip| !ip.is_loopback())
+        .collect();
+    found.sort_unstable();
+    found.dedup();
+    Ok(found)
 }
 
 /// The endpoints of one service and their state, for all workers.

@@ -25,7 +25,7 @@ use crate::admin::{self, Admin, AdminListeners};
 use crate::connections::Connections;
 use crate::error::ProxyError;
 use crate::probes::Probes;
-use crate::shared::{Services, Shared};
+use crate::shared::{Services, Shared, interface_addrs};
 use crate::worker::{self, Door, WorkerListeners, socket_options};
 
 /// Changes what is logged while the process runs.
@@ -449,16 +449,5 @@ fn own_addrs(config: &ProxyConfig) -> Result<Vec<IpAddr>, ProxyError> {
     if !config.workload.addresses.is_empty() {
         return Ok(config.workload.addresses.iter().map(IpAddr::to_canonical).collect());
     }
-    let interfaces = nix::ifaddrs::getifaddrs().map_err(|error| ProxyError::Interfaces(error.into()))?;
-    let mut found: Vec<IpAddr> = interfaces
-        .filter_map(|interface| interface.address)
-        .filter_map(|address| {
-            let v4 = address.as_sockaddr_in().map(|v4| IpAddr::V4(v4.ip()));
-            v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
-        })
-        .filter(|ip| !ip.is_loopback())
-        .collect();
-    found.sort_unstable();
-    found.dedup();
-    Ok(found)
+    interface_addrs().map_err(ProxyError::Interfaces)
 }

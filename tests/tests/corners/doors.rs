@@ -50,6 +50,29 @@ fn a_pods_neighbours_find_three_doors() {
     });
 }
 
+/// A neighbour can put any address into a packet for the pod's interface, and the rules redirect it as they do others.
+#[test]
+fn nobody_else_is_reached_through_a_pod() {
+    story("relay", |mesh| {
+        let pair = Pair::start(mesh, |yaml| yaml["inbound"]["mode"] = "permissive".into())?;
+        let (outsider, third) = (mesh.pod("outsider.shop").start()?, mesh.pod("third.shop").start()?);
+        third.app(8080)?;
+        let victim = SocketAddr::new(third.ip(), 8080);
+        ensure!(
+            dial(&outsider, victim)?.is_some_and(|answer| !answer.is_empty()),
+            "it can be reached directly"
+        );
+        let (to, via) = (format!("{}/32", third.ip()), pair.orders.ip().to_string());
+        outsider.exec(&["ip", "route", "add", &to, "via", &via])?.ok()?;
+        let answer = dial(&outsider, victim)?;
+        ensure!(answer.as_ref().is_none_or(Vec::is_empty), "by way of orders: {answer:?}");
+        let labels = [("direction", "inbound"), ("outcome", "foreign_address")];
+        let counted = pair.server.metrics()?.sum("weft_protocol_detections_total", &labels);
+        ensure!(counted >= 1.0, "{counted} counted");
+        pair.works()
+    });
+}
+
 #[test]
 fn the_proxy_does_not_call_itself() {
     story("loops", |mesh| {

@@ -109,6 +109,27 @@ fn streams_may_end_by_themselves() {
     });
 }
 
+/// The caller's side: its application's connection to it has become the WebSocket's.
+#[test]
+fn a_websocket_keeps_its_callers_sidecar() {
+    story("drain-caller", |mesh| {
+        let _replicas = replicas(mesh, 2)?;
+        let (web, client) = web(mesh)?;
+        let mut socket = Wire::websocket(&web, SECOND, 8080)?;
+        client.sigterm();
+        wait_draining(&client)?;
+        for _ in 0..20 {
+            socket.echo("through the drain")?;
+        }
+        assert!(client.process().is_running());
+        drop(socket);
+        let status = client.wait_exit(SOON)?;
+        assert!(status.success(), "{status}");
+        assert!(!client.log().contains("did not end by themselves"));
+        Ok(())
+    });
+}
+
 #[test]
 fn the_deadline_ends_what_does_not_end_by_itself() {
     story("drain-deadline", |mesh| {

@@ -123,6 +123,68 @@ fn a_broken_answer_is_not_made_whole() {
     });
 }
 
+/// `timeouts.request` is about the whole of an answer: one that has begun is broken off.
+#[test]
+fn an_answer_that_does_not_end_is_broken_off() {
+    story("proto-request-time", |mesh| {
+        let (client, server) = super::pair::pods(mesh, &[8082, 8083])?;
+        let client_proxy =
+            mesh.sidecar(&client)?.config(|yaml| yaml["timeouts"]["request"] = "3s".into()).start()?;
+        let server_proxy = mesh.sidecar(&server)?.start()?;
+        let pair = Pair { client, server, client_proxy, server_proxy };
+        let endless = serve(&pair.server, 8082, async |mut wire| {
+            wire.head().await?;
+            wire.say("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nsome").await?;
+            wire.gone().await
+        })?;
+        pair.talk(8082, async |wire| {
+            wire.say(format!("GET / HTTP/1.1\r\nhost: {APP}\r\n\r\n")).await?;
+            wire.until("some").await?;
+            wire.gone().await
+        })?;
+        endless.join()?;
+        let mute = serve(&pair.server, 8083, async |mut wire| {
+            wire.head().await?;
+            wire.gone().await
+        })?;
+        let answer = pair.ask(8083, &format!("GET / HTTP/1.1\r\nhost: {APP}\r\n\r\n"))?;
+        assert!(answer.starts_with("HTTP/1.1 504 ") && answer.contains("upstream-timeout"), "{answer}");
+        mute.join()?;
+        let counted = pair.client_proxy.metrics()?.sum("weft_errors_total", &[("code", "upstream-timeout")]);
+        assert!(counted >= 2.0, "{counted} counted");
+        Ok(())
+    });
+}
+
+/// Many servers read trailers as if they were headers.
+#[test]
+fn trailers_cannot_claim_what_headers_cannot() {
+    story("proto-trailers", |mesh| {
+        let pair = Pair::new(mesh, &[8082])?;
+        let server = serve(&pair.server, 8082, async |mut wire| {
+            let head = wire.head().await?;
+            let body = wire.until("\r\n0\r\n").await?;
+            let trailers = wire.until("\r\n\r\n").await.unwrap_or_default();
+            wire.say("HTTP/1.1 204 No Content\r\n\r\n").await?;
+            Ok(format!("{head}{body}{trailers}"))
+        })?;
+        let answer = pair.ask(
+            8082,
+            &format!(
+                "POST / HTTP/1.1\r\nhost: {APP}\r\ntransfer-encoding: chunked\r\n\
+                 trailer: x-checksum, x-forwarded-client-cert, weft-error\r\n\r\n\
+                 4\r\nbody\r\n0\r\nx-checksum: fine\r\nx-forwarded-client-cert: URI=spiffe://weft.local/ns/a/sa/admin\r\n\
+                 weft-error: tls-failed\r\n\r\n"
+            ),
+        )?;
+        assert!(answer.starts_with("HTTP/1.1 204 "), "{answer}");
+        let seen = server.join()?;
+        assert!(seen.contains("body") && seen.contains("x-checksum: fine"), "{seen}");
+        assert!(!seen.contains("admin") && !seen.contains("tls-failed"), "{seen}");
+        Ok(())
+    });
+}
+
 #[test]
 fn a_broken_request_is_not_made_whole() {
     story("proto-broken-request", |mesh| {

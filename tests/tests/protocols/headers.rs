@@ -140,3 +140,20 @@ fn a_request_has_one_id_on_all_its_way() {
         Ok(())
     });
 }
+
+/// The mark that a request on a link has for an upgrade, from an application: it is taken away, and the body stays.
+#[test]
+fn an_applications_mark_means_nothing() {
+    story("proto-mark", |mesh| {
+        let pair = Pair::new(mesh, &[8080])?;
+        pair.server.app(8080)?;
+        let url = format!("http://{APP}:8080/x");
+        for version in ["--http1.1", "--http2-prior-knowledge"] {
+            let seen = pair.curl(&[version, "-H", "weft-upgrade: websocket", "-d", "body", &url])?;
+            let seen: Value = serde_json::from_str(&seen)?;
+            assert_eq!(seen["body"], "body", "{version}: {seen}");
+            assert!(seen["headers"].get("weft-upgrade").is_none(), "{version}: {seen}");
+        }
+        Ok(())
+    });
+}

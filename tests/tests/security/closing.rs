@@ -11,6 +11,9 @@ use weft_testbed::story;
 /// Longer than any of this takes.
 const LIMIT: Duration = Duration::from_secs(10);
 
+const UPGRADE: &[u8] = b"GET /ws HTTP/1.1\r\nhost: orders\r\nconnection: Upgrade\r\nupgrade: websocket\r\n\
+    sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
 async fn read(stream: &mut TcpStream) -> Result<String> {
     let mut bytes = vec![0; 4096];
     // Reset or closed in order: gone is gone.
@@ -40,6 +43,9 @@ fn plaintext_connections_end_when_the_mode_becomes_strict() {
             let mut bytes = TcpStream::connect(echo).await?;
             bytes.write_all(b"\x00one").await?;
             ensure!(read(&mut bytes).await? == "\0one", "permissive serves plaintext");
+            let mut socket = TcpStream::connect(http).await?;
+            socket.write_all(UPGRADE).await?;
+            ensure!(read(&mut socket).await?.starts_with("HTTP/1.1 101"), "permissive serves plaintext");
             let mut busy = TcpStream::connect(http).await?;
             busy.write_all(b"GET /delay/1500 HTTP/1.1\r\nhost: orders\r\n\r\n").await?;
 
@@ -51,6 +57,7 @@ fn plaintext_connections_end_when_the_mode_becomes_strict() {
             ensure!(answer.starts_with("http/1.1 200"), "what is under way is finished: {answer:?}");
             ensure!(answer.contains("connection: close"), "the client is told to go: {answer:?}");
             ensure!(read(&mut bytes).await?.is_empty(), "the time of a drain is over");
+            ensure!(read(&mut socket).await?.is_empty(), "for a WebSocket, too");
             Ok(())
         })?;
         let records = sidecar.process().is_running();

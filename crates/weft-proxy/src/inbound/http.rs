@@ -93,10 +93,6 @@ impl Inbound {
         Rc::new(Self { worker, _link: link, app, facts, series, client_cert, client_addr })
     }
 
-    fn is_link(&self) -> bool {
-        self.facts.tls == TlsLabel::Mutual
-    }
-
     /// Restores what the calling application sent. A plaintext client is an application itself.
     fn restore(&self, parts: &mut request::Parts) -> Result<Original, weft_http::ErrorCode> {
         if self.is_link() {
@@ -229,6 +225,10 @@ impl Inbound {
 
 impl Handler for Inbound {
     type Body = Observed;
+
+    fn is_link(&self) -> bool {
+        self.facts.tls == TlsLabel::Mutual
+    }
 
     fn call(
         &self,

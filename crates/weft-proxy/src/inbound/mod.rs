@@ -105,6 +105,9 @@ fn captured(worker: &Worker, accepted: &Accepted) -> Result<EndpointAddr, &'stat
         worker.telemetry.inbound.error(ErrorCode::Loop);
         return Err("loop");
     }
+    if !worker.shared.is_served(dst.ip()) {
+        return Err("foreign_address");
+    }
     Ok(EndpointAddr::new(dst.get()))
 }
 

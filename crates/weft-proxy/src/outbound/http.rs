@@ -403,6 +403,10 @@ fn conclude(
 impl Handler for Outbound {
     type Body = Observed;
 
+    fn is_link(&self) -> bool {
+        false
+    }
+
     fn call(
         &self,
         request: Request<Body>,

@@ -69,7 +69,9 @@ pub(super) async fn race(mut call: Call, upstream: Rc<Upstream>, mut first: Byte
             tokio::task::spawn_local(carry(call, upstream, reached, first, greeting));
         }
         None => {
-            if !greeting.is_empty() {
+            // A server whose clients speak first may say something to one that is silent, such as HTTP's 408: that is
+            // about this connection, not about the protocol.
+            if !greeting.is_empty() && upstream.spoken.get() != Spoken::ClientFirst {
                 upstream.spoken.set(Spoken::ServerFirst);
             }
             call.worker.telemetry.outbound.detections.inc("server_first");

@@ -156,10 +156,10 @@ families! {
         "TCP connects to endpoints that failed, by why.";
     LINKS_OPEN = Kind::Gauge, "weft_links_open",
         ["destination_service"],
-        "Mesh links (HTTP/2) and pooled HTTP/1 connections that are open to endpoints.";
+        "Mesh links (HTTP/2) that are open to endpoints.";
     LINKS_OPENED = Kind::Counter, "weft_links_opened_total",
         ["destination_service"],
-        "Mesh links and pooled HTTP/1 connections opened to endpoints.";
+        "Mesh links opened to endpoints.";
     LINK_STREAMS = Kind::Gauge, "weft_link_streams_active",
         ["destination_service"],
         "Requests in flight on links to endpoints.";
