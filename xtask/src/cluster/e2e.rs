@@ -80,13 +80,13 @@ pub(super) fn run(name: &str, options: &Options) -> Result<ExitCode> {
     if !was_up {
         up(name, layout.clone(), options.nodes, options.dual_stack)?;
     }
-    if !options.warm || !was_up {
-        load(name, &layout, &weft)?;
-    }
-    passed &= stories(&layout, &weft, options)?;
+    let loaded = if !options.warm || !was_up { load(name, &layout, &weft) } else { Ok(()) };
+    let told = loaded.and_then(|()| stories(&layout, &weft, options));
+    // Also where no story could be begun.
     if !was_up && !options.keep {
         super::down(name, &layout)?;
     }
+    passed &= told?;
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
