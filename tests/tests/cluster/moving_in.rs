@@ -47,7 +47,7 @@ impl<'a> Traffic<'a> {
             ok += load.so_far()?.ok;
         }
         let missing = goal.saturating_sub(ok);
-        // The kept connections alone bring as many; two minutes' worth at most in one wait.
+        // The kept connections alone bring as many; a minute's worth at most in one wait, which may take two.
         let Some(kept) = self.0.first() else { return Ok(()) };
         let step = u64::from(RATE) * 60;
         for part in (0..missing).step_by(usize::try_from(step)?) {

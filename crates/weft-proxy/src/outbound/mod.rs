@@ -45,11 +45,11 @@ pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted, open: OpenGuar
     let dialed = EndpointAddr::new(dst.get());
     let upstream = worker.upstream(&target, Some(dialed));
     let opaque = is_opaque(&worker, dst.port());
-    let service = upstream.as_ref().map(|upstream| Arc::clone(&upstream.label));
-    let call = Call::new(worker, accepted, open, Some(dialed), service);
+    let label = upstream.as_ref().map_or_else(|| target.label(), |upstream| Arc::clone(&upstream.label));
+    let call = Call::new(worker, accepted, open, Some(dialed), Arc::clone(&label));
     match upstream {
         Some(upstream) => Box::pin(mesh(call, upstream, opaque)).await,
-        None => Box::pin(passthrough::serve(call, &target, dialed, opaque)).await,
+        None => Box::pin(passthrough::serve(call, &target, label, dialed, opaque)).await,
     }
 }
 
@@ -63,7 +63,7 @@ pub(crate) async fn serve_service(
     match worker.upstream(&Target::Service(service.clone()), None) {
         Some(upstream) => {
             let opaque = is_opaque(&worker, service.port);
-            let call = Call::new(worker, accepted, open, None, Some(Arc::clone(&upstream.label)));
+            let call = Call::new(worker, accepted, open, None, Arc::clone(&upstream.label));
             Box::pin(mesh(call, upstream, opaque)).await;
         }
         // It has left the mesh since the start. What was mutual TLS must not become plaintext without a word.
@@ -86,10 +86,11 @@ impl Call {
         accepted: Accepted,
         open: OpenGuard,
         dialed: Option<EndpointAddr>,
-        service: Option<Arc<str>>,
+        service: Arc<str>,
     ) -> Self {
         let dialed = dialed.map(EndpointAddr::get);
-        let listed = worker.shared.connections.open(Direction::Outbound, accepted.client, dialed, service);
+        let connections = &worker.shared.connections;
+        let listed = connections.open(Direction::Outbound, accepted.client, dialed, Some(service));
         Self { worker, accepted, listed, _open: open }
     }
 }

@@ -17,7 +17,13 @@ use crate::record::{ConnectionFacts, TcpRecord};
 ///
 /// The first bytes are looked at for telemetry alone, whoever speaks first, and are on their way at once; nothing waits
 /// for a verdict.
-pub(super) async fn serve(mut call: Call, target: &Target, addr: EndpointAddr, opaque: bool) {
+pub(super) async fn serve(
+    mut call: Call,
+    target: &Target,
+    label: Arc<str>,
+    addr: EndpointAddr,
+    opaque: bool,
+) {
     let worker = std::rc::Rc::clone(&call.worker);
     let connected = weft_net::connect(addr, &worker.connect).await;
     let mut first = BytesMut::new();
@@ -39,7 +45,7 @@ pub(super) async fn serve(mut call: Call, target: &Target, addr: EndpointAddr, o
         _ => ("tcp", TlsLabel::None),
     };
     worker.telemetry.passthrough.inc(protocol);
-    let service = label(target, seen.as_ref(), addr);
+    let service = asked_for(target, seen.as_ref(), addr).unwrap_or(label);
     call.listed.update(|info| {
         info.protocol = protocol;
         info.service = Some(Arc::clone(&service));
@@ -71,16 +77,16 @@ pub(super) async fn serve(mut call: Call, target: &Target, addr: EndpointAddr, o
     }
 }
 
-/// The name that was dialed. Where none is known, the name that the client asks for in its TLS hello says more than an
-/// address; it decides nothing.
-fn label(target: &Target, seen: Option<&Detected>, addr: EndpointAddr) -> Arc<str> {
+/// Where no name was dialed, the name that the client asks for in its TLS hello, which says more than an address; it
+/// decides nothing.
+fn asked_for(target: &Target, seen: Option<&Detected>, addr: EndpointAddr) -> Option<Arc<str>> {
     if let (Target::Addr(_), Some(Detected::Tls(hello))) = (target, seen)
         && let Some(name) = hello.server_name()
         && name.parse::<weft_core::DnsName>().is_ok()
     {
-        return Arc::from(format!("{name}:{}", addr.port()));
+        return Some(Arc::from(format!("{name}:{}", addr.port())));
     }
-    target.label()
+    None
 }
 
 fn open(call: &Call, service: Arc<str>, tls: TlsLabel, addr: EndpointAddr) -> TcpRecord {
