@@ -6,6 +6,8 @@
 
 #[path = "security/authority.rs"]
 mod authority;
+#[path = "security/bytes.rs"]
+mod bytes;
 #[path = "security/certs.rs"]
 mod certs;
 #[path = "security/closing.rs"]

@@ -3,7 +3,6 @@
 //! On SIGTERM the inbound side drains at once (GOAWAY, `connection: close`) while the outbound side stays open, because
 //! the application that is shutting down may still have calls to make. The second phase closes everything.
 
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -25,7 +24,7 @@ pub enum DrainPhase {
 
 /// A watcher. Clones are cheap and may be handed to every connection.
 #[derive(Clone, Debug)]
-pub struct Drain(watch::Receiver<DrainPhase>);
+pub struct Drain(Option<watch::Receiver<DrainPhase>>);
 
 /// Starts the phases. Dropping it counts as [`DrainPhase::Closed`].
 #[derive(Debug)]
@@ -34,30 +33,40 @@ pub struct DrainTrigger(watch::Sender<DrainPhase>);
 /// A trigger and its first watcher, in [`DrainPhase::Running`].
 pub fn drain() -> (DrainTrigger, Drain) {
     let (tx, rx) = watch::channel(DrainPhase::Running);
-    (DrainTrigger(tx), Drain(rx))
+    (DrainTrigger(tx), Drain(Some(rx)))
 }
 
 impl Drain {
-    /// A watcher of a trigger that is never pulled, for a connection that has nothing to drain.
+    /// A watcher of nothing, for a connection that has nothing to drain. Asking it costs nothing.
     pub fn never() -> Self {
-        static NEVER: LazyLock<watch::Sender<DrainPhase>> =
-            LazyLock::new(|| watch::Sender::new(DrainPhase::Running));
-        Self(NEVER.subscribe())
+        Self(None)
     }
 
     /// The phase right now.
     pub fn phase(&self) -> DrainPhase {
-        if self.0.has_changed().is_err() { DrainPhase::Closed } else { *self.0.borrow() }
+        match &self.0 {
+            None => DrainPhase::Running,
+            Some(watched) if watched.has_changed().is_err() => DrainPhase::Closed,
+            Some(watched) => *watched.borrow(),
+        }
     }
 
     /// Resolves when draining (or closing) has begun.
     pub async fn draining(&mut self) {
-        let _ = self.0.wait_for(|phase| *phase != DrainPhase::Running).await;
+        self.until(|phase| *phase != DrainPhase::Running).await;
     }
 
     /// Resolves when everything must close.
     pub async fn closed(&mut self) {
-        let _ = self.0.wait_for(|phase| *phase == DrainPhase::Closed).await;
+        self.until(|phase| *phase == DrainPhase::Closed).await;
+    }
+
+    async fn until(&mut self, reached: impl FnMut(&DrainPhase) -> bool) {
+        match &mut self.0 {
+            // An error: the trigger is lost, which counts as closed.
+            Some(watched) => drop(watched.wait_for(reached).await),
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -80,7 +89,7 @@ impl DrainTrigger {
 
     /// Another watcher.
     pub fn watch(&self) -> Drain {
-        Drain(self.0.subscribe())
+        Drain(Some(self.0.subscribe()))
     }
 
     /// Whether anybody watches.

@@ -7,7 +7,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 
 use crate::Http1Limits;
+use crate::ticker::Ticker;
 
 /// What happened on one connection. It is shared within one worker; hyper asks that the socket be `Send`, hence atomics.
 #[derive(Debug, Default)]
@@ -83,7 +84,7 @@ const PARK_AFTER: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Watch {
     activity: Arc<Activity>,
-    tick: Duration,
+    ticker: Ticker,
     head_ticks: u32,
     idle_ticks: u32,
     begun: u64,
@@ -99,7 +100,7 @@ impl Watch {
         };
         Self {
             activity,
-            tick,
+            ticker: Ticker::new(tick),
             head_ticks: ticks(limits.header_read),
             idle_ticks: ticks(limits.idle),
             begun: 0,
@@ -108,13 +109,13 @@ impl Watch {
         }
     }
 
-    /// Resolves when there is something to do about the connection; `parked` says that its buffers are gone already.
-    pub(crate) async fn quiet(&mut self, parked: bool) -> Quiet {
+    /// Ready when there is something to do about the connection; `parked` says that its buffers are gone already.
+    pub(crate) fn poll_quiet(&mut self, parked: bool, cx: &mut Context<'_>) -> Poll<Quiet> {
         loop {
-            tokio::time::sleep(self.tick).await;
+            ready!(self.ticker.poll_tick(cx));
             match self.look() {
                 Some(Quiet::Parked) if parked => {}
-                Some(quiet) => return quiet,
+                Some(quiet) => return Poll::Ready(quiet),
                 None => {}
             }
         }

@@ -131,7 +131,8 @@ impl Body {
         if let Some(Ok(frame)) = &mut frame
             && let Some(trailers) = frame.trailers_mut()
         {
-            wire::clean_trailers(trailers);
+            // Many servers read trailers as if they were headers (RFC 9110 section 6.5.1 warns of it).
+            wire::strip_internal(trailers);
         }
         if !matches!(this, Self::Broken(_))
             && let Some(Err(error)) = frame
@@ -175,12 +176,14 @@ impl Body {
     }
 
     /// Counts the bytes of a body as they pass; an empty one needs no counter.
-    pub fn counted(self) -> (Self, Option<Rc<Cell<u64>>>) {
+    pub fn count(&mut self) -> Option<Rc<Cell<u64>>> {
         if self.is_end_stream() {
-            return (self, None);
+            return None;
         }
         let bytes = Rc::new(Cell::new(0));
-        (Self::Counted(Box::new(CountedBody { body: self, bytes: Rc::clone(&bytes) })), Some(bytes))
+        let body = std::mem::take(self);
+        *self = Self::Counted(Box::new(CountedBody { body, bytes: Rc::clone(&bytes) }));
+        Some(bytes)
     }
 
     /// Wraps an HTTP/1 body; one that is known to be empty is [`Body::Empty`].
@@ -276,7 +279,8 @@ mod tests {
     fn a_broken_body_lets_others_run_before_it_says_so() {
         let error = BodyError::Http2(h2::Reason::INTERNAL_ERROR.into());
         let broken = Broken { error: Some(error), turns: BROKEN_TURNS };
-        let mut body = Body::Broken(Box::new(broken)).counted().0;
+        let mut body = Body::Broken(Box::new(broken));
+        assert!(body.count().is_some());
         let mut cx = Context::from_waker(Waker::noop());
         let mut pending = 0;
         let frame = loop {

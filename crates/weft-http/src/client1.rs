@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -22,19 +22,25 @@ use crate::{Body, BodyError, Http1Limits, Interim};
 /// The idle connections of one worker to one application address, the last used first.
 #[derive(Debug)]
 pub struct Http1Pool {
-    idle: RefCell<Vec<Connection>>,
+    idle: RefCell<Vec<Idle>>,
     limits: Http1Limits,
+    /// A task closes what has been idle for too long. One for all: a timer for each connection would have to be looked
+    /// at with each request.
+    swept: Cell<bool>,
 }
 
 /// Connections kept idle per address and worker. More than this were a burst; the application's memory is worth more.
 const MAX_IDLE: usize = 256;
 
-/// One connection to the application, ours while we hold it.
+/// A share of the idle limit: how often idle connections are looked at, and so how late one may be closed.
+const LOOKS: u32 = 4;
+
+/// A connection that nobody uses. It closes when its sending half is dropped.
 #[derive(Debug)]
-struct Connection {
+struct Idle {
     send: SendRequest<Body>,
-    /// Counts requests; tells the connection's idle timer whether there were any.
-    uses: Rc<Cell<u64>>,
+    /// How often it was found idle.
+    looks: u32,
 }
 
 /// Why the application gave no answer.
@@ -61,13 +67,13 @@ pub enum Unanswered {
 #[derive(Debug)]
 pub struct PooledBody {
     incoming: Incoming,
-    lease: Option<(Rc<Http1Pool>, Connection)>,
+    lease: Option<(Rc<Http1Pool>, SendRequest<Body>)>,
 }
 
 impl Http1Pool {
     /// An empty pool.
     pub fn new(limits: Http1Limits) -> Rc<Self> {
-        Rc::new(Self { idle: RefCell::default(), limits })
+        Rc::new(Self { idle: RefCell::default(), limits, swept: Cell::default() })
     }
 
     /// Sends a request over an idle connection or a new one.
@@ -105,23 +111,21 @@ impl Http1Pool {
     ///
     /// # Errors
     /// The request.
-    #[expect(clippy::result_large_err, reason = "the request itself, and it is what goes on")]
     pub fn send_now(
         self: &Rc<Self>,
         request: Request<Body>,
-    ) -> Result<impl Future<Output = Result<Response<Body>, Unanswered>> + use<>, Request<Body>> {
+    ) -> Result<impl Future<Output = Result<Response<Body>, Unanswered>> + use<>, Box<Request<Body>>> {
         if expects_continue(&request) {
-            return Err(request);
+            return Err(Box::new(request));
         }
-        let Some(mut connection) = self.take_idle() else { return Err(request) };
-        connection.uses.set(connection.uses.get().wrapping_add(1));
+        let Some(mut send) = self.take_idle() else { return Err(Box::new(request)) };
         // hyper's future has room for the whole request. It would lie twice in each of the futures around it, from here up
         // to the stream's, and each of them is moved and allocated with all its room.
-        let answer = Box::pin(connection.send.try_send_request(request));
+        let answer = Box::pin(send.try_send_request(request));
         let pool = Rc::clone(self);
         Ok(async move {
             match answer.await {
-                Ok(response) => Ok(pool.lease(response, connection, true)),
+                Ok(response) => Ok(pool.lease(response, send, true)),
                 Err(mut failure) => Err(match failure.take_message() {
                     Some(unsent) => Unanswered::Unsent(Box::new(unsent)),
                     None => Unanswered::Failed(failure.into_error()),
@@ -140,13 +144,12 @@ impl Http1Pool {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         loop {
-            let (mut connection, reused) = match self.take_idle() {
-                Some(connection) => (connection, true),
+            let (mut send, reused) = match self.take_idle() {
+                Some(send) => (send, true),
                 None => (self.connect(connect).await?, false),
             };
-            connection.uses.set(connection.uses.get().wrapping_add(1));
-            match connection.send.try_send_request(request).await {
-                Ok(response) => return Ok(self.lease(response, connection, reusable)),
+            match send.try_send_request(request).await {
+                Ok(response) => return Ok(self.lease(response, send, reusable)),
                 Err(mut failure) => match failure.take_message() {
                     Some(unsent) if reused => request = unsent,
                     _ => return Err(failure.into_error().into()),
@@ -158,7 +161,7 @@ impl Http1Pool {
     fn lease(
         self: &Rc<Self>,
         response: Response<Incoming>,
-        connection: Connection,
+        send: SendRequest<Body>,
         reusable: bool,
     ) -> Response<Body> {
         // An upgraded connection is no longer HTTP; it lives on in the response's extensions.
@@ -166,33 +169,58 @@ impl Http1Pool {
         response.map(|incoming| {
             if incoming.is_end_stream() {
                 if reusable {
-                    self.put_idle(connection);
+                    self.put_idle(send);
                 }
                 return Body::Empty;
             }
-            Body::Pooled(PooledBody { incoming, lease: reusable.then(|| (Rc::clone(self), connection)) })
+            Body::Pooled(PooledBody { incoming, lease: reusable.then(|| (Rc::clone(self), send)) })
         })
     }
 
-    fn take_idle(&self) -> Option<Connection> {
+    /// Takes the connection that was used last, and no look at the many below it.
+    fn take_idle(&self) -> Option<SendRequest<Body>> {
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|connection| !connection.send.is_closed());
-        // One that is not ready still writes its last request body, or its task has not run since its last answer.
-        let ready = idle.iter().rposition(|connection| connection.send.is_ready())?;
-        Some(idle.remove(ready))
+        let mut at = idle.len();
+        while at > 0 {
+            at -= 1;
+            let send = &idle.get(at)?.send;
+            if send.is_ready() {
+                return Some(idle.remove(at).send);
+            }
+            // One that is neither ready nor closed still writes its last request body, or its task has not run since its
+            // last answer.
+            if send.is_closed() {
+                idle.remove(at);
+            }
+        }
+        None
     }
 
-    fn put_idle(&self, connection: Connection) {
+    fn put_idle(self: &Rc<Self>, send: SendRequest<Body>) {
         let mut idle = self.idle.borrow_mut();
-        if idle.len() < MAX_IDLE && !connection.send.is_closed() {
-            idle.push(connection);
+        if idle.len() >= MAX_IDLE || send.is_closed() {
+            return;
         }
+        idle.push(Idle { send, looks: 0 });
+        if !self.swept.replace(true) {
+            tokio::task::spawn_local(sweep(Rc::downgrade(self), self.limits.idle / LOOKS));
+        }
+    }
+
+    /// Closes connections that have been idle for the limit. `false`: there is none left.
+    fn look(&self) -> bool {
+        let mut idle = self.idle.borrow_mut();
+        idle.retain_mut(|idle| {
+            idle.looks += 1;
+            idle.looks <= LOOKS && !idle.send.is_closed()
+        });
+        !idle.is_empty()
     }
 
     async fn connect<S, C>(
         self: &Rc<Self>,
         connect: &impl AsyncFn() -> Result<S, C>,
-    ) -> Result<Connection, Http1Error<C>>
+    ) -> Result<SendRequest<Body>, Http1Error<C>>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -204,43 +232,24 @@ impl Http1Pool {
             builder.max_headers(self.limits.max_headers);
         }
         let (send, driver) = builder.handshake(TokioIo::new(io)).await?;
-        let uses = Rc::new(Cell::new(0));
-        tokio::task::spawn_local(drive(
-            driver.with_upgrades(),
-            Rc::clone(&uses),
-            self.limits.idle,
-            Rc::clone(self),
-        ));
-        Ok(Connection { send, uses })
-    }
-}
-
-/// Drives a connection until it ends or has had no request for `idle`.
-async fn drive(
-    driver: impl Future<Output = Result<(), hyper::Error>>,
-    uses: Rc<Cell<u64>>,
-    idle: Duration,
-    pool: Rc<Http1Pool>,
-) {
-    let mut driver = std::pin::pin!(driver);
-    let mut seen = u64::MAX;
-    loop {
-        match tokio::time::timeout(idle, driver.as_mut()).await {
-            Ok(Ok(())) => break,
-            Ok(Err(error)) => {
+        let driver = driver.with_upgrades();
+        tokio::task::spawn_local(async move {
+            if let Err(error) = driver.await {
                 tracing::debug!(%error, "connection to the application ended");
-                break;
             }
-            // One strong count is ours, the other is held by whoever has the connection: the pool or a request.
-            Err(_) if uses.get() == seen && pool.is_idle(&uses) => break,
-            Err(_) => seen = uses.get(),
-        }
+        });
+        Ok(send)
     }
 }
 
-impl Http1Pool {
-    fn is_idle(&self, uses: &Rc<Cell<u64>>) -> bool {
-        self.idle.borrow().iter().any(|connection| Rc::ptr_eq(&connection.uses, uses))
+/// Looks after the idle connections of a pool, as long as it has any.
+async fn sweep(pool: Weak<Http1Pool>, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        let Some(pool) = pool.upgrade() else { return };
+        if !pool.look() {
+            return pool.swept.set(false);
+        }
     }
 }
 
@@ -261,8 +270,8 @@ impl PooledBody {
     }
 
     fn give_back(&mut self) {
-        if let Some((pool, connection)) = self.lease.take() {
-            pool.put_idle(connection);
+        if let Some((pool, send)) = self.lease.take() {
+            pool.put_idle(send);
         }
     }
 }

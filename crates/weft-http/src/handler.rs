@@ -19,6 +19,11 @@ pub trait Handler: 'static {
     /// Whether the other side is a proxy of the mesh, whose marks ([`crate::wire`]) mean something. An application's do not.
     fn is_link(&self) -> bool;
 
+    /// Whether the other side may still begin requests; asked once in an idle time.
+    fn is_valid(&self) -> bool {
+        true
+    }
+
     /// Answers one request. Dropping the future means that the client has gone.
     ///
     /// A request for an upgrade or CONNECT comes with an empty body: what follows it belongs to the upgraded protocol.

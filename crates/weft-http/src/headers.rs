@@ -34,7 +34,7 @@ pub struct Survey {
     pub te: bool,
     /// Another hop-by-hop header.
     pub hop_by_hop: bool,
-    /// A header that only the mesh may write, see [`RESERVED`].
+    /// A header that only the mesh may write, see [`is_internal`].
     pub internal: bool,
 }
 
@@ -49,12 +49,25 @@ impl Survey {
                 (10, "connection") => found.connection = true,
                 (7, "upgrade") | (10, "keep-alive") | (14, "http2-settings") => found.hop_by_hop = true,
                 (16, "proxy-connection") | (17, "transfer-encoding") => found.hop_by_hop = true,
-                (_, name) if name.starts_with(RESERVED) => found.internal = true,
+                (_, name) if is_internal(name) => found.internal = true,
                 _ => {}
             }
         }
         found
     }
+}
+
+/// Whether only the mesh may write a header of this name: [`RESERVED`], and who the caller is.
+///
+/// The latter also with underscores: CGI and what came after it (WSGI, Rack, PHP) give `x_forwarded_client_cert` and
+/// `x-forwarded-client-cert` to the application as one (RFC 3875 section 4.1.18).
+pub fn is_internal(name: &str) -> bool {
+    name.starts_with(RESERVED)
+        || name.len() == X_FORWARDED_CLIENT_CERT.as_str().len()
+            && name
+                .bytes()
+                .map(|byte| if byte == b'_' { b'-' } else { byte })
+                .eq(X_FORWARDED_CLIENT_CERT.as_str().bytes())
 }
 
 /// What the hop-by-hop headers of a message asked for, found while they were removed.
@@ -71,7 +84,9 @@ pub struct HopByHop {
 pub fn strip_hop_by_hop(headers: &mut HeaderMap, survey: Survey) -> HopByHop {
     let mut found = HopByHop::default();
     let wants_trailers = survey.te && headers.get_all(TE).iter().any(|value| has_token(value, "trailers"));
-    if survey.connection {
+    if survey.connection && headers.get_all(CONNECTION).iter().all(is_option_alone) {
+        headers.remove(CONNECTION);
+    } else if survey.connection {
         let listed: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
         if listed.iter().any(|value| has_token(value, "upgrade")) {
             found.upgrade = headers.get(UPGRADE).filter(|value| !has_token(value, "h2c")).cloned();
@@ -94,6 +109,13 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap, survey: Survey) -> HopByHop {
         headers.remove(TE);
     }
     found
+}
+
+/// `keep-alive` or `close` and no more, as almost every `Connection` has it. Neither is the name of a header to remove:
+/// `Keep-Alive` goes with the others.
+fn is_option_alone(value: &HeaderValue) -> bool {
+    let value = value.as_bytes();
+    value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
 }
 
 /// `Connection` may name what it likes, but not the headers that carry the message itself or that the mesh sets: a

@@ -26,6 +26,7 @@ mod pump;
 mod replay;
 mod server1;
 mod server2;
+mod ticker;
 mod upgrade;
 pub mod wire;
 

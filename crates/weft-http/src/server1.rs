@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::error::Error;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -49,7 +50,7 @@ where
         let more = tokio::select! {
             biased;
             more = io.wait() => more.unwrap_or(false),
-            _ = watch.quiet(true) => false,
+            _ = poll_fn(|cx| watch.poll_quiet(true, cx)) => false,
             () = drain.draining() => false,
         };
         if !more {
@@ -96,7 +97,7 @@ where
     let result = tokio::select! {
         biased;
         result = &mut connection => result,
-        quiet = watch.quiet(false) => match quiet {
+        quiet = poll_fn(|cx| watch.poll_quiet(false, cx)) => match quiet {
             Quiet::Parked => {
                 return Ok(connection.into_parts().map(|parts| parts.io.into_inner().unread(parts.read_buf)));
             }

@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, Stream};
@@ -16,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use weft_core::Drain;
 
 use crate::pump::{Pump, first_frame};
+use crate::ticker::Ticker;
 use crate::wire::WEFT_UPGRADE;
 use crate::{Abort, Answer, Body, Handler, Http2Limits, Interim, StreamIo, UpgradeIo};
 
@@ -41,24 +43,15 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
     H: Handler,
 {
-    let handshake = h2::server::Builder::new()
-        .initial_window_size(limits.stream_window)
-        .initial_connection_window_size(limits.connection_window)
-        .max_concurrent_streams(limits.max_concurrent_streams)
-        .max_header_list_size(limits.max_header_bytes)
-        .max_frame_size(limits.max_frame_size)
-        .max_pending_accept_reset_streams(limits.max_pending_resets)
-        .enable_connect_protocol()
-        .handshake::<_, Bytes>(io);
     // A peer that does not even send the preface is as idle as one can be.
-    let Ok(connection) = tokio::time::timeout(limits.idle, handshake).await else { return Ok(()) };
+    let Ok(connection) = tokio::time::timeout(limits.idle, handshake(io, limits)).await else {
+        return Ok(());
+    };
     let mut connection = connection?;
     let mut streams = FuturesUnordered::new();
     let mut draining = std::pin::pin!(async move { drain.draining().await });
     let mut drained = false;
-    let mut idle = std::pin::pin!(tokio::time::sleep(limits.idle));
-    let mut busy = false;
-    let mut leaving = false;
+    let mut end = End::new(limits.idle);
     poll_fn(|cx| {
         if !drained && draining.as_mut().poll(cx).is_ready() {
             drained = true;
@@ -68,7 +61,7 @@ where
             let closed = loop {
                 match connection.poll_accept(cx) {
                     Poll::Ready(Some(Ok((request, respond)))) => {
-                        busy = true;
+                        end.busy = true;
                         let stream = serve_stream(Rc::clone(&handler), request, respond);
                         debug_assert!(size_of_val(&stream) <= STREAM_ROOM, "{}", size_of_val(&stream));
                         streams.push(stream);
@@ -90,23 +83,80 @@ where
             }
             // What the streams queued leaves now, in one write.
         }
-        while idle.as_mut().poll(cx).is_ready() {
-            if !busy && streams.is_empty() {
-                if leaving {
-                    // The end was announced an idle time ago, and the peer does not answer its ping.
-                    return Poll::Ready(Ok(()));
+        while end.ticker.poll_tick(cx).is_ready() {
+            match end.tick(streams.is_empty(), handler.is_valid()) {
+                Turn::Stay => {}
+                Turn::Announce => {
+                    connection.graceful_shutdown();
+                    // The GOAWAY leaves with the next poll of the connection.
+                    cx.waker().wake_by_ref();
                 }
-                leaving = true;
-                connection.graceful_shutdown();
-                // The GOAWAY leaves with the next poll of the connection.
-                cx.waker().wake_by_ref();
+                Turn::Close => return Poll::Ready(Ok(())),
             }
-            busy = false;
-            idle.as_mut().reset(tokio::time::Instant::now() + limits.idle);
         }
         Poll::Pending
     })
     .await
+}
+
+fn handshake<S>(io: S, limits: &Http2Limits) -> h2::server::Handshake<S, Bytes>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    h2::server::Builder::new()
+        .initial_window_size(limits.stream_window)
+        .initial_connection_window_size(limits.connection_window)
+        .max_concurrent_streams(limits.max_concurrent_streams)
+        .max_header_list_size(limits.max_header_bytes)
+        .max_frame_size(limits.max_frame_size)
+        .max_pending_accept_reset_streams(limits.max_pending_resets)
+        .enable_connect_protocol()
+        .handshake(io)
+}
+
+/// When a connection ends of which nobody makes use, or whose peer may no longer make use of it.
+struct End {
+    ticker: Ticker,
+    /// A stream has begun since the last tick.
+    busy: bool,
+    /// Ticks since the end was announced.
+    announced: Option<u32>,
+}
+
+/// What follows from a tick.
+#[derive(Debug, PartialEq, Eq)]
+enum Turn {
+    Stay,
+    /// GOAWAY: what is under way goes on.
+    Announce,
+    Close,
+}
+
+impl End {
+    fn new(limit: Duration) -> Self {
+        Self { ticker: Ticker::new(limit), busy: false, announced: None }
+    }
+
+    /// `unused`: no stream is open. `valid`: the peer may open more.
+    fn tick(&mut self, unused: bool, valid: bool) -> Turn {
+        let busy = std::mem::take(&mut self.busy);
+        let idle = !busy && unused;
+        match &mut self.announced {
+            None if idle || !valid => {
+                self.announced = Some(0);
+                Turn::Announce
+            }
+            None => Turn::Stay,
+            // The end is final only when the peer answers a ping (RFC 9113 section 6.8). One that does not is not waited
+            // for where it has nothing more to say, or where it may not and still begins streams.
+            Some(_) if idle => Turn::Close,
+            Some(ticks) if *ticks > 0 && busy && !valid => Turn::Close,
+            Some(ticks) => {
+                *ticks += 1;
+                Turn::Stay
+            }
+        }
+    }
 }
 
 /// One request from its head to the end of its answer.
@@ -189,5 +239,39 @@ async fn answer<H: Handler>(
             respond.into_inner().send_reset(Reason::CANCEL);
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn end() -> End {
+        End::new(Duration::from_secs(1))
+    }
+
+    #[test]
+    fn an_unused_connection_is_told_and_then_closed() {
+        let mut end = end();
+        end.busy = true;
+        assert_eq!(end.tick(false, true), Turn::Stay, "in use");
+        assert_eq!(end.tick(false, true), Turn::Stay, "a long answer");
+        assert_eq!(end.tick(true, true), Turn::Announce);
+        assert_eq!(end.tick(true, true), Turn::Close, "the ping was not answered");
+    }
+
+    #[test]
+    fn whose_certificate_has_ended_opens_no_streams_for_long() {
+        let mut honest = end();
+        honest.busy = true;
+        assert_eq!(honest.tick(false, false), Turn::Announce);
+        assert!((0..10).all(|_| honest.tick(false, false) == Turn::Stay), "what is under way goes on");
+        let mut hostile = end();
+        let mut turns = [(); 3].map(|()| {
+            hostile.busy = true;
+            hostile.tick(false, false)
+        });
+        turns.reverse();
+        assert_eq!(turns, [Turn::Close, Turn::Stay, Turn::Announce]);
     }
 }

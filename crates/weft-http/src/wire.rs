@@ -13,10 +13,10 @@
 //! Both headers exist only on mesh links: they are removed from what applications send and from what they receive.
 
 use http::header::{HOST, HeaderName};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 
 use crate::ErrorCode;
-use crate::headers::{RESERVED, Survey, X_FORWARDED_CLIENT_CERT, strip_hop_by_hop};
+use crate::headers::{Survey, is_internal, strip_hop_by_hop};
 
 /// Marks a request whose application speaks HTTP/1.0 (`1.0`) or HTTP/2 (`2`).
 pub const WEFT_WIRE: HeaderName = HeaderName::from_static("weft-wire");
@@ -29,46 +29,46 @@ pub const WEFT_UPGRADE: HeaderName = HeaderName::from_static("weft-upgrade");
 ///
 /// # Errors
 /// `bad-request` for an HTTP/1.1 request without exactly one `Host` (RFC 9112 section 3.2).
-pub fn clean_request(parts: &mut request::Parts) -> Result<Option<HeaderValue>, ErrorCode> {
-    let survey = Survey::of(&parts.headers);
+pub fn clean_request<B>(request: &mut Request<B>) -> Result<Option<HeaderValue>, ErrorCode> {
+    let version = request.version();
+    let survey = Survey::of(request.headers());
     if survey.internal {
-        remove_internal(&mut parts.headers);
+        remove_internal(request.headers_mut());
     }
-    if parts.version == Version::HTTP_2 {
+    if version == Version::HTTP_2 {
         return Ok(None);
     }
     match survey.hosts {
         1 => {}
-        0 if parts.version == Version::HTTP_10 => {}
+        0 if version == Version::HTTP_10 => {}
         _ => return Err(ErrorCode::BadRequest),
     }
-    if parts.method != Method::CONNECT
-        && let Some(authority) = parts.uri.authority()
+    if request.method() != Method::CONNECT
+        && let Some(authority) = request.uri().authority()
     {
         // An absolute-form target overrides Host (RFC 9112 section 3.2.2).
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| ErrorCode::BadRequest)?;
-        parts.headers.insert(HOST, host);
+        request.headers_mut().insert(HOST, host);
     }
-    let upgrade = strip_hop_by_hop(&mut parts.headers, survey).upgrade;
+    let upgrade = strip_hop_by_hop(request.headers_mut(), survey).upgrade;
     // RFC 9110 section 7.8: a server ignores an upgrade in HTTP/1.0.
-    Ok(upgrade.filter(|_| parts.version == Version::HTTP_11))
+    Ok(upgrade.filter(|_| version == Version::HTTP_11))
 }
 
 /// Marks a clean request for the link.
-pub fn to_link(mut parts: request::Parts, upgrade: Option<HeaderValue>) -> Request<()> {
-    match parts.version {
-        Version::HTTP_2 => {
-            parts.headers.insert(WEFT_WIRE, HeaderValue::from_static("2"));
-        }
-        Version::HTTP_10 => {
-            parts.headers.insert(WEFT_WIRE, HeaderValue::from_static("1.0"));
-        }
-        _ => {}
+pub fn to_link<B>(request: &mut Request<B>, upgrade: Option<HeaderValue>) {
+    let version = match request.version() {
+        Version::HTTP_2 => Some("2"),
+        Version::HTTP_10 => Some("1.0"),
+        _ => None,
+    };
+    let headers = request.headers_mut();
+    if let Some(version) = version {
+        headers.insert(WEFT_WIRE, HeaderValue::from_static(version));
     }
     if let Some(protocol) = upgrade {
-        parts.headers.insert(WEFT_UPGRADE, protocol);
+        headers.insert(WEFT_UPGRADE, protocol);
     }
-    Request::from_parts(parts, ())
 }
 
 /// What a request from a link is to become again.
@@ -81,17 +81,21 @@ pub struct Original {
 }
 
 /// Restores a request that came over a link.
-pub fn from_link(parts: &mut request::Parts) -> Original {
-    let version = match parts.headers.remove(WEFT_WIRE) {
-        Some(value) if value == "2" => Version::HTTP_2,
-        Some(value) if value == "1.0" => Version::HTTP_10,
-        _ => Version::HTTP_11,
-    };
-    let upgrade = parts.headers.remove(WEFT_UPGRADE);
-    // Only a peer that is not Weft sends others: they must not look as if the mesh had said them.
-    strip_internal(&mut parts.headers);
-    parts.version = version;
-    Original { version, upgrade }
+pub fn from_link<B>(request: &mut Request<B>) -> Original {
+    let mut original = Original { version: Version::HTTP_11, upgrade: None };
+    let headers = request.headers_mut();
+    if Survey::of(headers).internal {
+        match headers.remove(WEFT_WIRE) {
+            Some(value) if value == "2" => original.version = Version::HTTP_2,
+            Some(value) if value == "1.0" => original.version = Version::HTTP_10,
+            _ => {}
+        }
+        original.upgrade = headers.remove(WEFT_UPGRADE);
+        // Only a peer that is not Weft sends others: they must not look as if the mesh had said them.
+        remove_internal(headers);
+    }
+    *request.version_mut() = original.version;
+    original
 }
 
 /// Puts back what an HTTP/1.1 application expects of an upgrade request.
@@ -115,40 +119,37 @@ pub fn response_to_link<B>(response: &mut Response<B>) {
     }
 }
 
-/// Turns a marked 200 from the link back into 101; says whether it was one.
-pub fn response_from_link<B>(response: &mut Response<B>) -> bool {
-    if !Survey::of(response.headers()).internal {
-        return false;
+/// Whether a message that came over a link may have something that only the mesh says.
+pub fn is_marked(headers: &HeaderMap) -> bool {
+    Survey::of(headers).internal
+}
+
+/// Turns a marked 200 from the link back into 101.
+pub fn response_from_link<B>(response: &mut Response<B>) {
+    if !is_marked(response.headers()) {
+        return;
     }
     response.headers_mut().remove(WEFT_WIRE);
-    let Some(protocol) = response.headers_mut().remove(WEFT_UPGRADE) else { return false };
+    let Some(protocol) = response.headers_mut().remove(WEFT_UPGRADE) else { return };
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     headers.insert(http::header::CONNECTION, HeaderValue::from_static("upgrade"));
     if !protocol.is_empty() {
         headers.insert(http::header::UPGRADE, protocol);
     }
-    true
 }
 
-/// Removes what only the mesh may say: everything that begins with `weft-`, on links or off them. An application that
-/// passes on an answer of the mesh (`weft-error`) as its own would send the reader of the log to the wrong place.
+/// Removes what only the mesh may say ([`is_internal`]), on links or off them. An application that passes on an answer of
+/// the mesh (`weft-error`) as its own would send the reader of the log to the wrong place.
 pub fn strip_internal(headers: &mut HeaderMap) {
-    if Survey::of(headers).internal {
+    if is_marked(headers) {
         remove_internal(headers);
     }
 }
 
-/// Takes out of a message's trailers what nobody may claim there: many servers read trailers as if they were headers
-/// (RFC 9110 section 6.5.1 warns of it), and the mesh itself sends none of these.
-pub(crate) fn clean_trailers(trailers: &mut HeaderMap) {
-    strip_internal(trailers);
-    trailers.remove(X_FORWARDED_CLIENT_CERT);
-}
-
 fn remove_internal(headers: &mut HeaderMap) {
     // One look at each name costs less than a lookup of each header that there is.
-    let is_ours = |name: &&HeaderName| name.as_str().starts_with(RESERVED);
+    let is_ours = |name: &&HeaderName| is_internal(name.as_str());
     if headers.keys().any(|name| is_ours(&name)) {
         let ours: Vec<HeaderName> = headers.keys().filter(is_ours).cloned().collect();
         for name in ours {
@@ -161,8 +162,8 @@ fn remove_internal(headers: &mut HeaderMap) {
 mod tests {
     use super::*;
 
-    fn parts(builder: request::Builder) -> request::Parts {
-        builder.body(()).unwrap().into_parts().0
+    fn built(builder: http::request::Builder) -> Request<()> {
+        builder.body(()).unwrap()
     }
 
     #[test]
@@ -175,17 +176,20 @@ mod tests {
             (Version::HTTP_2, "http://orders.shop/a"),
         ] {
             let mut before =
-                parts(Request::builder().version(version).uri(target).header("host", "orders.shop"));
+                built(Request::builder().version(version).uri(target).header("host", "orders.shop"));
             assert_eq!(clean_request(&mut before).unwrap(), None);
-            let (mut after, ()) = to_link(before.clone(), None).into_parts();
+            let mut after = before.clone();
+            to_link(&mut after, None);
+            *after.version_mut() = Version::HTTP_2;
             assert_eq!(from_link(&mut after), Original { version, upgrade: None });
-            assert_eq!((after.version, &after.uri, &after.headers), (version, &before.uri, &before.headers));
+            assert_eq!(after.version(), version);
+            assert_eq!((after.uri(), after.headers()), (before.uri(), before.headers()));
         }
     }
 
     #[test]
     fn an_upgrade_travels_as_a_marked_request_and_answer() {
-        let mut request = parts(
+        let mut request = built(
             Request::builder()
                 .uri("/ws")
                 .header("host", "a")
@@ -194,12 +198,12 @@ mod tests {
                 .header("sec-websocket-key", "x"),
         );
         let upgrade = clean_request(&mut request).unwrap();
-        let (mut link, ()) = to_link(request, upgrade).into_parts();
-        assert!(!link.headers.contains_key("connection"));
-        let original = from_link(&mut link);
-        restore_upgrade(&mut link.headers, original.upgrade.unwrap());
-        assert_eq!(link.headers["upgrade"], "websocket");
-        assert_eq!(link.headers["connection"], "upgrade");
+        to_link(&mut request, upgrade);
+        assert!(!request.headers().contains_key("connection"));
+        let original = from_link(&mut request);
+        restore_upgrade(request.headers_mut(), original.upgrade.unwrap());
+        assert_eq!(request.headers()["upgrade"], "websocket");
+        assert_eq!(request.headers()["connection"], "upgrade");
 
         let mut answer = Response::builder()
             .status(101)
@@ -209,7 +213,7 @@ mod tests {
             .unwrap();
         response_to_link(&mut answer);
         assert_eq!(answer.status(), 200);
-        assert!(response_from_link(&mut answer));
+        response_from_link(&mut answer);
         assert_eq!(answer.status(), 101);
         assert_eq!(answer.headers()["upgrade"], "websocket");
     }
@@ -217,7 +221,7 @@ mod tests {
     #[test]
     fn applications_cannot_speak_the_internal_headers() {
         let spoofed = || {
-            parts(
+            built(
                 Request::builder()
                     .uri("/")
                     .header("host", "a")
@@ -226,16 +230,18 @@ mod tests {
                     .header("weft-error", "loop-detected")
                     .header("Weft-Whatever", "x")
                     .header("weft-upgrade", "x")
+                    .header("x-forwarded-client-cert", "URI=spiffe://a")
+                    .header("X_Forwarded-Client_Cert", "URI=spiffe://b")
                     .header("weftless", "stays"),
             )
         };
         let mut request = spoofed();
         clean_request(&mut request).unwrap();
-        assert_eq!(request.headers.len(), 2);
+        assert_eq!(request.headers().len(), 2);
         // A peer that is not Weft, on a link.
         let mut request = spoofed();
         from_link(&mut request);
-        assert_eq!(request.headers.len(), 2);
+        assert_eq!(request.headers().len(), 2);
         let mut answer =
             Response::builder().header("weft-upgrade", "x").header("weft-error", "x").body(()).unwrap();
         response_to_link(&mut answer);
@@ -245,13 +251,13 @@ mod tests {
     #[test]
     fn host_must_be_there_once() {
         let none = Request::builder().uri("/");
-        assert_eq!(clean_request(&mut parts(none)), Err(ErrorCode::BadRequest));
+        assert_eq!(clean_request(&mut built(none)), Err(ErrorCode::BadRequest));
         let two = Request::builder().uri("/").header("host", "a").header("host", "b");
-        assert_eq!(clean_request(&mut parts(two)), Err(ErrorCode::BadRequest));
+        assert_eq!(clean_request(&mut built(two)), Err(ErrorCode::BadRequest));
         let old = Request::builder().version(Version::HTTP_10).uri("/");
-        assert_eq!(clean_request(&mut parts(old)), Ok(None));
-        let mut absolute = parts(Request::builder().uri("http://real/").header("host", "lie"));
+        assert_eq!(clean_request(&mut built(old)), Ok(None));
+        let mut absolute = built(Request::builder().uri("http://real/").header("host", "lie"));
         clean_request(&mut absolute).unwrap();
-        assert_eq!(absolute.headers["host"], "real");
+        assert_eq!(absolute.headers()["host"], "real");
     }
 }

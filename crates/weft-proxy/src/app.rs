@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use http::{Method, Request, Response, StatusCode, Version, request};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use tokio::net::TcpStream;
 use weft_core::EndpointAddr;
@@ -97,14 +97,10 @@ impl App {
     ///
     /// # Errors
     /// The request.
-    #[expect(clippy::result_large_err, reason = "the request itself, and it is what goes on")]
     pub(crate) fn send_now(
         self: &Rc<Self>,
         request: Request<Body>,
-    ) -> Result<impl Future<Output = Result<Response<Body>, Failure>> + use<>, Request<Body>> {
-        if request.version() == Version::HTTP_2 {
-            return Err(request);
-        }
+    ) -> Result<impl Future<Output = Result<Response<Body>, Failure>> + use<>, Box<Request<Body>>> {
         let answer = self.http1.send_now(request)?;
         let app = Rc::clone(self);
         Ok(async move {
@@ -114,10 +110,7 @@ impl App {
                     Ok(response)
                 }
                 Err(Unanswered::Failed(error)) => Err(http1(Http1Error::Exchange(error)).into()),
-                Err(Unanswered::Unsent(request)) => {
-                    let (parts, body) = request.into_parts();
-                    Box::pin(app.send(parts, body, &Interim::Http1)).await
-                }
+                Err(Unanswered::Unsent(request)) => Box::pin(app.send(*request, &Interim::Http1)).await,
             }
         })
     }
@@ -126,29 +119,30 @@ impl App {
     ///
     /// # Errors
     /// The request.
-    #[expect(clippy::result_large_err, reason = "the request itself, and it is what goes on")]
-    pub(crate) fn open_now(&self, request: Request<Body>) -> Result<Result<Sent, Failure>, Request<Body>> {
-        if request.version() != Version::HTTP_2 || !request.body().is_end_stream() {
-            return Err(request);
+    pub(crate) fn open_now(
+        &self,
+        request: Request<Body>,
+    ) -> Result<Result<Sent, Failure>, Box<Request<Body>>> {
+        if !request.body().is_end_stream() {
+            return Err(Box::new(request));
         }
-        let Some(client) = self.usable_http2() else { return Err(request) };
+        let Some(client) = self.usable_http2() else { return Err(Box::new(request)) };
         Ok(client.send_now(request.map(|_| ())).map_err(Failure::from))
     }
 
     /// Sends a request in the version its caller speaks.
     pub(crate) async fn send(
         &self,
-        parts: request::Parts,
-        body: Body,
+        request: Request<Body>,
         interim: &Interim<'_>,
     ) -> Result<Response<Body>, Failure> {
-        if parts.version == Version::HTTP_2 {
+        if request.version() == Version::HTTP_2 {
             let client = self.http2().await?;
+            let (parts, body) = request.into_parts();
             let mut response = client.exchange(Request::from_parts(parts, ()), body, interim).await?;
             wire::strip_internal(response.headers_mut());
             return Ok(response);
         }
-        let request = Request::from_parts(parts, body);
         let mut response = self.http1.send(request, interim, || self.dial()).await.map_err(http1)?;
         wire::response_to_link(&mut response);
         Ok(response)
@@ -157,13 +151,13 @@ impl App {
     /// Sends a request for an upgrade, or CONNECT.
     pub(crate) async fn upgrade(
         &self,
-        mut parts: request::Parts,
+        mut request: Request<Body>,
         original: Original,
     ) -> Result<Upgraded, ErrorCode> {
         if original.version == Version::HTTP_2 {
             let client = self.http2().await?;
             let opened = client
-                .open(Request::from_parts(parts, ()), |response| response.status().is_success())
+                .open(request.map(drop), |response| response.status().is_success())
                 .await
                 .map_err(|e| exchange(&e))?;
             return Ok(match opened {
@@ -177,11 +171,11 @@ impl App {
                 }
             });
         }
-        let connect = parts.method == Method::CONNECT;
+        let connect = request.method() == Method::CONNECT;
         if let Some(protocol) = original.upgrade {
-            wire::restore_upgrade(&mut parts.headers, protocol);
+            wire::restore_upgrade(request.headers_mut(), protocol);
         }
-        let request = Request::from_parts(parts, Body::Empty);
+        *request.body_mut() = Body::Empty;
         let mut response = self.http1.send(request, &Interim::Http1, || self.dial()).await.map_err(http1)?;
         let accepted = response.status() == StatusCode::SWITCHING_PROTOCOLS
             || (connect && response.status().is_success());

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use http::header::{Entry, USER_AGENT};
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue, Method, Response, Uri, Version, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Sleep;
 use weft_balance::InFlight;
@@ -82,10 +82,10 @@ impl RequestRecord {
         worker: &Rc<Worker>,
         facts: &Rc<ConnectionFacts>,
         series: &HttpSeries,
-        parts: &request::Parts,
+        request: &Request<Body>,
         version: Version,
     ) -> Box<Self> {
-        let trace = worker.telemetry.tracer.borrow_mut().begin(&parts.headers);
+        let trace = worker.telemetry.tracer.borrow_mut().begin(request.headers());
         series.begin();
         let log = worker.telemetry.access.mode() != AccessLogMode::Off;
         Box::new(Self {
@@ -93,9 +93,9 @@ impl RequestRecord {
             facts: Rc::clone(facts),
             series: series.clone(),
             started: Instant::now(),
-            method: parts.method.clone(),
+            method: request.method().clone(),
             version,
-            grpc: is_grpc(&parts.headers),
+            grpc: is_grpc(request.headers()),
             grpc_status: None,
             status: 0,
             error: None,
@@ -105,7 +105,7 @@ impl RequestRecord {
             retries: 0,
             request_bytes: None,
             response_bytes: 0,
-            details: (log || trace.records()).then(|| Details::of(parts)),
+            details: (log || trace.records()).then(|| Details::of(request)),
             trace,
         })
     }
@@ -141,10 +141,8 @@ impl RequestRecord {
     }
 
     /// Counts the request body from here on.
-    pub(crate) fn count_request(&mut self, body: Body) -> Body {
-        let (body, bytes) = body.counted();
-        self.request_bytes = bytes;
-        body
+    pub(crate) fn count_request(&mut self, body: &mut Body) {
+        self.request_bytes = body.count();
     }
 
     fn sent_bytes(&self) -> u64 {
@@ -216,12 +214,13 @@ impl RequestRecord {
 }
 
 impl Details {
-    fn of(parts: &request::Parts) -> Self {
+    fn of(request: &Request<Body>) -> Self {
+        let headers = request.headers();
         Self {
-            uri: parts.uri.clone(),
-            authority: parts.headers.get(http::header::HOST).cloned(),
-            user_agent: parts.headers.get(USER_AGENT).cloned(),
-            request_id: parts.headers.get(X_REQUEST_ID).cloned(),
+            uri: request.uri().clone(),
+            authority: headers.get(http::header::HOST).cloned(),
+            user_agent: headers.get(USER_AGENT).cloned(),
+            request_id: headers.get(X_REQUEST_ID).cloned(),
         }
     }
 

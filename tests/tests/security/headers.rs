@@ -12,8 +12,10 @@ use crate::peers::{Outcome, client, request};
 const LIE: &str = "URI=spiffe://weft.local/ns/bank/sa/admin";
 
 /// What an attacker would like the application to believe.
-const SPOOFED: [(&str, &str); 5] = [
+const SPOOFED: [(&str, &str); 6] = [
     ("x-forwarded-client-cert", LIE),
+    // Which CGI and its successors take for the same.
+    ("x_forwarded_client_cert", LIE),
     ("weft-wire", "1.0"),
     ("weft-error", "tls-failed"),
     ("weft-identity", "admin"),

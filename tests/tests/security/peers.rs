@@ -160,7 +160,10 @@ impl Outcome {
 }
 
 /// Connects to a pod's port, with TLS.
-async fn connect(to: SocketAddr, config: &Arc<ClientConfig>) -> std::io::Result<TlsStream<TcpStream>> {
+pub(crate) async fn connect(
+    to: SocketAddr,
+    config: &Arc<ClientConfig>,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let tcp = TcpStream::connect(to).await?;
     TlsConnector::from(Arc::clone(config)).connect(ServerName::IpAddress(to.ip().into()), tcp).await
 }

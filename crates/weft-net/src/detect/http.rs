@@ -94,6 +94,6 @@ fn is_text(byte: u8) -> bool {
 }
 
 /// A character of a token (RFC 9110 section 5.6.2).
-fn is_tchar(byte: u8) -> bool {
+pub(super) fn is_tchar(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }

@@ -22,10 +22,12 @@
 
 mod client_hello;
 mod http;
+mod late;
 mod reader;
 
 pub use client_hello::{AlpnProtocols, ClientHello, MAX_CLIENT_HELLO};
 pub use http::{MAX_METHOD, MAX_REQUEST_LINE, PREFACE};
+pub use late::{LateHttp, Watched};
 pub use reader::{detect_first, read_more};
 
 /// What is known after looking at some bytes.
@@ -70,6 +72,8 @@ impl Detected {
 pub enum OpaqueReason {
     /// The bytes fit neither TLS nor HTTP.
     NoMatch,
+    /// The client has begun what may become a request, and waits.
+    Unfinished,
     /// The client closed its side before a verdict; what it sent so far fitted.
     Closed,
     /// The client closed its side without a byte.
@@ -85,6 +89,7 @@ impl OpaqueReason {
     pub fn label(self) -> &'static str {
         match self {
             Self::NoMatch => "no_match",
+            Self::Unfinished => "unfinished",
             Self::Closed => "closed",
             Self::Empty => "empty",
             Self::MalformedHello(_) => "malformed_hello",

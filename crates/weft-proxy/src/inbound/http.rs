@@ -2,14 +2,13 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 use weft_http::headers::{X_FORWARDED_CLIENT_CERT, add_forwarded_for};
 use weft_http::wire::{self, Original};
 use weft_http::{Abort, Answer, Body, Handler, Interim, Sent, serve_http1, serve_http2};
-
-use weft_telemetry::metrics::TlsLabel;
 
 use super::Link;
 use crate::app::{App, Failure, Upgraded};
@@ -23,25 +22,22 @@ pub(super) async fn serve_link<S>(link: Link, io: S)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let (worker, client) = (Rc::clone(&link.worker), link.client);
-    let (mut drain, draining) = (link.drain.clone(), link.drain.clone());
-    let handler = Inbound::new(link);
-    tokio::select! {
-        result = serve_http2(io, handler, &worker.http2, draining) => if let Err(error) = result {
-            tracing::debug!(%error, %client, "mesh link failed");
-        },
-        () = drain.closed() => {}
+    let (worker, client, drain) = (Rc::clone(&link.worker), link.client, link.drain.clone());
+    // One that is open when everything closes ends with the worker's runtime.
+    if let Err(error) = serve_http2(io, Inbound::new(link, true), &worker.http2, drain).await {
+        tracing::debug!(%error, %client, "mesh link failed");
     }
 }
 
-/// Serves the requests of a plaintext connection.
-pub(super) async fn serve_plaintext<S>(link: Link, io: S, http2: bool)
+/// Serves requests as an application sent them: in plaintext, or in a mesh link of bytes.
+pub(super) async fn serve_client<S>(link: Link, io: S, http2: bool)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (worker, client) = (Rc::clone(&link.worker), link.client);
     let (mut drain, draining) = (link.drain.clone(), link.drain.clone());
-    let handler = Inbound::new(link);
+    link.listed.update(|info| info.protocol = if http2 { "http/2" } else { "http/1" });
+    let handler = Inbound::new(link, false);
     let serving = async {
         if http2 {
             serve_http2(io, handler, &worker.http2, draining).await.map_err(|error| error.to_string())
@@ -51,7 +47,7 @@ where
     };
     tokio::select! {
         result = serving => if let Err(error) = result {
-            tracing::debug!(%error, %client, "inbound plaintext connection failed");
+            tracing::debug!(%error, %client, "inbound connection failed");
         },
         () = drain.closed() => {}
     }
@@ -60,8 +56,10 @@ where
 /// The handler of one inbound connection.
 struct Inbound {
     worker: Rc<Worker>,
-    /// Keeps the connection listed and counted.
-    _link: Link,
+    /// Keeps the connection listed and counted, and knows the peer.
+    link: Link,
+    /// The requests come with the marks of a proxy of the mesh.
+    marked: bool,
     app: Rc<App>,
     facts: Rc<ConnectionFacts>,
     series: SeriesByVersion,
@@ -72,7 +70,7 @@ struct Inbound {
 }
 
 impl Inbound {
-    fn new(link: Link) -> Rc<Self> {
+    fn new(link: Link, marked: bool) -> Rc<Self> {
         let facts = Rc::new(link.facts());
         let own = link.worker.shared.identity.current();
         let client_cert = link.peer.as_ref().and_then(|peer| {
@@ -90,39 +88,34 @@ impl Inbound {
             tls: facts.tls,
         });
         let (worker, app) = (Rc::clone(&link.worker), link.worker.app(link.app));
-        Rc::new(Self { worker, _link: link, app, facts, series, client_cert, client_addr })
+        Rc::new(Self { worker, link, marked, app, facts, series, client_cert, client_addr })
     }
 
     /// Restores what the calling application sent. A plaintext client is an application itself.
-    fn restore(&self, parts: &mut request::Parts) -> Result<Original, weft_http::ErrorCode> {
+    fn restore(&self, request: &mut Request<Body>) -> Result<Original, weft_http::ErrorCode> {
         if self.is_link() {
-            return Ok(wire::from_link(parts));
+            return Ok(wire::from_link(request));
         }
-        let version = parts.version;
-        let upgrade = wire::clean_request(parts)?;
+        let version = request.version();
+        let upgrade = wire::clean_request(request)?;
         Ok(Original { version, upgrade })
     }
 
-    /// Only what was verified here may tell the application who calls.
+    /// Tells the application who calls, as it was verified here. What others said of it is gone already.
     fn identify(&self, headers: &mut HeaderMap) {
         add_forwarded_for(headers, &self.client_addr);
-        match &self.client_cert {
-            Some(client_cert) => {
-                headers.insert(X_FORWARDED_CLIENT_CERT, client_cert.clone());
-            }
-            None => {
-                headers.remove(X_FORWARDED_CLIENT_CERT);
-            }
+        if let Some(client_cert) = &self.client_cert {
+            headers.insert(X_FORWARDED_CLIENT_CERT, client_cert.clone());
         }
     }
 
     async fn upgrade(
         &self,
-        parts: request::Parts,
+        request: Request<Body>,
         original: Original,
         record: Box<RequestRecord>,
     ) -> Answer<Observed> {
-        match self.app.upgrade(parts, original).await {
+        match self.app.upgrade(request, original).await {
             Err(code) => record.refused(code).into(),
             Ok(Upgraded::Answer(mut response)) => {
                 self.restore_answer(&mut response);
@@ -160,40 +153,42 @@ enum Begun<F> {
     /// There is something to wait for.
     Waits(Box<(Request<Body>, Box<RequestRecord>)>),
     /// An upgrade or CONNECT.
-    TakesOver(Box<(request::Parts, Original, Box<RequestRecord>)>),
+    TakesOver(Box<(Request<Body>, Original, Box<RequestRecord>)>),
 }
 
 impl Inbound {
     /// Does what needs no waiting: see the same function of the outbound side.
     fn begin(
         &self,
-        request: Request<Body>,
+        mut request: Request<Body>,
     ) -> Begun<impl Future<Output = Result<Response<Body>, Failure>> + use<>> {
-        let (mut parts, body) = request.into_parts();
-        let original = self.restore(&mut parts);
+        let original = self.restore(&mut request);
         let version = original.as_ref().map_or(Version::HTTP_11, |original| original.version);
         let series = self.series.get(&self.worker.telemetry.shard, version);
-        let mut record = RequestRecord::begin(&self.worker, &self.facts, series, &parts, version);
+        let mut record = RequestRecord::begin(&self.worker, &self.facts, series, &request, version);
         record.to(self.app.addr.get());
         let original = match original {
             Ok(original) => original,
             Err(code) => return Begun::Refused(Box::new(record.refused(code))),
         };
-        self.identify(&mut parts.headers);
-        record.trace.inject(&mut parts.headers);
-        complete(record.trace.context, &mut parts.headers);
-        if original.upgrade.is_some() || parts.method == Method::CONNECT {
-            return Begun::TakesOver(Box::new((parts, original, record)));
+        let headers = request.headers_mut();
+        self.identify(headers);
+        record.trace.inject(headers);
+        complete(record.trace.context, headers);
+        if original.upgrade.is_some() || request.method() == Method::CONNECT {
+            return Begun::TakesOver(Box::new((request, original, record)));
         }
-        let body = record.count_request(body);
-        let request = match self.app.open_now(Request::from_parts(parts, body)) {
-            Ok(Ok(sent)) => return Begun::Opened(sent, record),
-            Ok(Err(failure)) => return Begun::Refused(Box::new(record.refused(failure.code))),
-            Err(request) => request,
-        };
+        record.count_request(request.body_mut());
+        if version == Version::HTTP_2 {
+            return match self.app.open_now(request) {
+                Ok(Ok(sent)) => Begun::Opened(sent, record),
+                Ok(Err(failure)) => Begun::Refused(Box::new(record.refused(failure.code))),
+                Err(request) => Begun::Waits(Box::new((*request, record))),
+            };
+        }
         match self.app.send_now(request) {
             Ok(sent) => Begun::Sent(sent, record),
-            Err(request) => Begun::Waits(Box::new((request, record))),
+            Err(request) => Begun::Waits(Box::new((*request, record))),
         }
     }
 
@@ -217,8 +212,7 @@ impl Inbound {
         record: Box<RequestRecord>,
         interim: &Interim<'_>,
     ) -> Result<Answer<Observed>, Abort> {
-        let (parts, body) = request.into_parts();
-        let exchanged = self.app.send(parts, body, interim).await;
+        let exchanged = self.app.send(request, interim).await;
         self.answered(exchanged, record)
     }
 }
@@ -227,7 +221,12 @@ impl Handler for Inbound {
     type Body = Observed;
 
     fn is_link(&self) -> bool {
-        self.facts.tls == TlsLabel::Mutual
+        self.marked
+    }
+
+    /// No link goes on for longer than the certificate that it was opened with; Weft's own clients open another before.
+    fn is_valid(&self) -> bool {
+        self.link.peer.as_ref().is_none_or(|peer| SystemTime::now() < peer.not_after)
     }
 
     fn call(
@@ -249,8 +248,8 @@ impl Handler for Inbound {
                     Box::pin(self.wait(request, record, &interim)).await
                 }
                 Begun::TakesOver(taken) => {
-                    let (parts, original, record) = *taken;
-                    Ok(Box::pin(self.upgrade(parts, original, record)).await)
+                    let (request, original, record) = *taken;
+                    Ok(Box::pin(self.upgrade(request, original, record)).await)
                 }
             }
         }

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -19,13 +19,13 @@ use weft_core::{Drain, EndpointAddr, MtlsMode};
 use weft_http::ErrorCode;
 use weft_identity::{ALPN_HTTP, ALPN_TCP, IdentityError, LinkProtocol, PeerIdentity, link_protocol, peer_of};
 use weft_net::{
-    Accepted, Destination as Captured, Detected, Prefixed, ReadAhead, RelayCounters, RelayOptions,
+    Accepted, Destination as Captured, Detected, Prefixed, ReadAhead, RelayCounters, RelayOptions, Watched,
     detect_first,
 };
 use weft_telemetry::metrics::{Direction, TcpLabels, TlsLabel};
 
 use crate::connections::Listed;
-use crate::outbound::is_loop;
+use crate::outbound::{detect_or_give_up, is_loop};
 use crate::record::{ConnectionFacts, TcpRecord};
 use crate::worker::{OpenGuard, Worker};
 
@@ -151,7 +151,7 @@ async fn mesh(visit: Visit, first: BytesMut) {
     match protocol {
         // What has been needed so far is given back: the link goes on as a task of its own.
         LinkProtocol::Http => drop(tokio::task::spawn_local(http::serve_link(link, stream))),
-        LinkProtocol::Tcp => drop(tokio::task::spawn_local(relay(link, stream))),
+        LinkProtocol::Tcp => drop(tokio::task::spawn_local(serve_bytes(link, stream))),
     }
 }
 
@@ -238,23 +238,59 @@ impl Link {
     }
 }
 
-/// Bytes from a mesh link to the application.
-async fn relay(link: Link, mut stream: MeshStream) {
-    let mut record = link.tcp_record();
-    let mut app = match link.worker.app(link.app).dial().await {
+/// A mesh link of bytes. What comes in it is looked at once more: the peer chose the kind of link, and requests are to be
+/// told who calls, whoever says that they are bytes.
+async fn serve_bytes(link: Link, mut stream: MeshStream) {
+    let app = match link.worker.app(link.app).dial().await {
         Ok(app) => app,
         Err(error) => {
             tracing::debug!(%error, "the application did not take a connection");
-            record.failed(ErrorCode::ConnectRefused);
+            link.tcp_record().failed(ErrorCode::ConnectRefused);
             weft_net::reset_on_drop(stream.get_ref().0.get_ref());
             return;
         }
     };
+    if link.worker.shared.snapshot.load().inbound.opaque_ports.contains(link.app.port()) {
+        return relay(link, Watched::unwatched(Prefixed::new(Bytes::new(), stream)), app).await;
+    }
+    let mut first = BytesMut::new();
+    let spoke = tokio::select! {
+        biased;
+        detected = detect_or_give_up(&mut stream, &mut first) => detected,
+        _ = app.readable() => None,
+    };
+    let io = Prefixed::new(first.freeze(), stream);
+    match spoke {
+        Some(detected @ (Detected::Http1 | Detected::Http2)) => {
+            drop(app);
+            http::serve_client(link, io, detected == Detected::Http2).await;
+        }
+        // Whose server speaks first is no HTTP.
+        None => relay(link, Watched::unwatched(io), app).await,
+        Some(_) => relay(link, Watched::new(io), app).await,
+    }
+}
+
+/// Bytes from a mesh link to the application.
+async fn relay(link: Link, mut stream: Watched<Prefixed<MeshStream>>, mut app: TcpStream) {
+    let mut record = link.tcp_record();
     let counters = RelayCounters::default();
     let options = link.relay_options();
     let relaying = weft_net::relay(&mut stream, &mut app, &options, &counters);
-    if record.run(relaying, &counters, link.drain.clone()).await.is_none_or(|outcome| outcome.aborted) {
+    let outcome = record.run(relaying, &counters, link.drain.clone()).await;
+    let late = refuse_late(&link, &stream);
+    if late || outcome.is_none_or(|outcome| outcome.aborted) {
         weft_net::reset_on_drop(&app);
-        weft_net::reset_on_drop(stream.get_ref().0.get_ref());
+        weft_net::reset_on_drop(stream.get_ref().get_ref().get_ref().0.get_ref());
     }
+}
+
+/// Tells of a request that began where only bytes were expected, if that is how it ended.
+fn refuse_late<S>(link: &Link, stream: &Watched<S>) -> bool {
+    if stream.is_http() {
+        link.worker.telemetry.inbound.detections.inc("late_http");
+        tracing::warn!(client = %link.client, app = %link.app, peer = link.peer_text().as_deref().unwrap_or(""),
+            "refused a request that began late in a connection of bytes");
+    }
+    stream.is_http()
 }

@@ -3,12 +3,13 @@
 use std::rc::Rc;
 
 use bytes::BytesMut;
+use tokio::net::TcpStream;
 use weft_config::InboundPolicy;
 use weft_http::ErrorCode;
-use weft_net::{Detected, Prefixed, RelayCounters, relay_plain};
+use weft_net::{Detected, Prefixed, RelayCounters, Watched, relay_plain};
 use weft_telemetry::metrics::families;
 
-use super::{Link, Visit, http};
+use super::{Link, Visit, http, refuse_late};
 use crate::outbound::detect_or_give_up;
 
 /// Counts a connection that the move to mutual TLS has not reached yet, by its caller.
@@ -27,14 +28,14 @@ pub(super) async fn serve(
     let telemetry = &visit.worker.telemetry.inbound;
     if policy.opaque_ports.contains(visit.app.port()) {
         telemetry.detections.inc("configured");
-        return relay(visit, first, None).await;
+        return relay(visit, Watch::Configured, first, None).await;
     }
     let detected = match detected {
         Some(detected) => detected,
         None => {
             // Nobody has spoken: ask the application whether it does.
             let Ok(app) = visit.worker.app(visit.app).dial().await else {
-                return relay(visit, first, None).await;
+                return relay(visit, Watch::First, first, None).await;
             };
             let spoke = tokio::select! {
                 biased;
@@ -45,11 +46,11 @@ pub(super) async fn serve(
                 Some(detected @ (Detected::Http1 | Detected::Http2)) => detected,
                 Some(detected) => {
                     visit.worker.telemetry.inbound.detections.inc(detected.label());
-                    return relay(visit, first, Some(app)).await;
+                    return relay(visit, Watch::First, first, Some(app)).await;
                 }
                 None => {
                     visit.worker.telemetry.inbound.detections.inc("server_first");
-                    return relay(visit, first, Some(app)).await;
+                    return relay(visit, Watch::ServerFirst, first, Some(app)).await;
                 }
             }
         }
@@ -58,17 +59,27 @@ pub(super) async fn serve(
     match detected {
         Detected::Http1 | Detected::Http2 => {
             let Visit { worker, accepted, app, listed, open, plaintext: drain } = visit;
-            listed.update(|info| info.protocol = detected.label());
             let client = accepted.client.get();
             let link = Link { worker, client, app, peer: None, drain, listed, _open: open };
             let io = Prefixed::new(first.freeze(), accepted.stream);
-            tokio::task::spawn_local(http::serve_plaintext(link, io, detected == Detected::Http2));
+            tokio::task::spawn_local(http::serve_client(link, io, detected == Detected::Http2));
         }
-        Detected::Tls(_) | Detected::Opaque(_) => relay(visit, first, None).await,
+        Detected::Tls(_) | Detected::Opaque(_) => relay(visit, Watch::First, first, None).await,
     }
 }
 
-async fn relay(visit: Visit, first: BytesMut, app: Option<tokio::net::TcpStream>) {
+/// Whether requests may still begin in a connection of bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Watch {
+    /// They may.
+    First,
+    /// The server has spoken first, as none of HTTP does.
+    ServerFirst,
+    /// The port is configured to carry bytes.
+    Configured,
+}
+
+async fn relay(visit: Visit, watch: Watch, first: BytesMut, app: Option<TcpStream>) {
     let Visit { worker, accepted, app: addr, listed, open, plaintext: drain } = visit;
     listed.update(|info| info.protocol = "tcp");
     let client = accepted.client.get();
@@ -86,11 +97,13 @@ async fn relay(visit: Visit, first: BytesMut, app: Option<tokio::net::TcpStream>
             return weft_net::reset(accepted.stream);
         }
     };
-    let mut client = Prefixed::new(first.freeze(), accepted.stream);
+    let client = Prefixed::new(first.freeze(), accepted.stream);
+    let mut client = if watch == Watch::First { Watched::new(client) } else { Watched::unwatched(client) };
     let counters = RelayCounters::default();
     let options = link.relay_options();
     let relaying = relay_plain(&mut client, &mut app, &options, &counters);
-    if record.run(relaying, &counters, link.drain.clone()).await.is_none() {
+    let outcome = record.run(relaying, &counters, link.drain.clone()).await;
+    if refuse_late(&link, &client) || outcome.is_none() {
         weft_net::reset_on_drop(&client);
         weft_net::reset_on_drop(&app);
     }

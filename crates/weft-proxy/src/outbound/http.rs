@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use http::{Method, Request, Response, StatusCode, Version, request};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use weft_balance::{Outcome, Timestamp};
-use weft_core::{EndpointAddr, MtlsMode};
-use weft_http::wire::{self, Original};
+use weft_core::{Drain, EndpointAddr, MtlsMode};
+use weft_http::wire;
 use weft_http::{
     Abort, Answer, Body, ErrorCode, Handler, Interim, Opened, Replay, Sent, UpgradeIo, UpgradeTask,
     serve_http1, serve_http2,
@@ -32,14 +32,8 @@ pub(super) async fn serve1(call: Call, upstream: Rc<Upstream>, first: BytesMut) 
     listed.update(|info| info.protocol = "http/1");
     let handler = Outbound::new(&worker, upstream, accepted.client.get());
     let io = rewind(accepted.stream, first);
-    let mut drain = worker.shared.drain.clone();
-    // Outbound stays open while draining: the application that shuts down may still have calls to make.
-    let closing = weft_core::Drain::never();
-    tokio::select! {
-        result = serve_http1(io, handler, &worker.http1, closing) => if let Err(error) = result {
-            tracing::debug!(%error, client = %accepted.client, "outbound HTTP/1 connection failed");
-        },
-        () = drain.closed() => {}
+    if let Err(error) = serve_http1(io, handler, &worker.http1, until_the_end()).await {
+        tracing::debug!(%error, client = %accepted.client, "outbound HTTP/1 connection failed");
     }
 }
 
@@ -49,14 +43,15 @@ pub(super) async fn serve2(call: Call, upstream: Rc<Upstream>, first: BytesMut) 
     listed.update(|info| info.protocol = "http/2");
     let handler = Outbound::new(&worker, upstream, accepted.client.get());
     let io = rewind(accepted.stream, first);
-    let mut drain = worker.shared.drain.clone();
-    let closing = weft_core::Drain::never();
-    tokio::select! {
-        result = serve_http2(io, handler, &worker.http2, closing) => if let Err(error) = result {
-            tracing::debug!(%error, client = %accepted.client, "outbound HTTP/2 connection failed");
-        },
-        () = drain.closed() => {}
+    if let Err(error) = serve_http2(io, handler, &worker.http2, until_the_end()).await {
+        tracing::debug!(%error, client = %accepted.client, "outbound HTTP/2 connection failed");
     }
+}
+
+/// Outbound stays open while draining: the application that shuts down may still have calls to make. What is open when
+/// everything closes ends with the worker's runtime.
+fn until_the_end() -> Drain {
+    Drain::never()
 }
 
 /// The handler of one application connection.
@@ -161,28 +156,24 @@ impl Outbound {
                 record.served_by(series, Some(picked.in_flight), endpoint, Some(Arc::clone(&link.peer)));
                 Ok(link.client.exchange(request, body, interim).await?)
             }
-            Way::Plain(app) => {
-                let (parts, ()) = request.into_parts();
-                self.plain(&app, parts, body, interim, record, picked).await
-            }
+            Way::Plain(app) => self.plain(&app, request.map(|()| body), interim, record, picked).await,
         }
     }
 
     async fn plain(
         &self,
         app: &App,
-        mut parts: request::Parts,
-        body: Body,
+        mut request: Request<Body>,
         interim: &Interim<'_>,
         record: &mut RequestRecord,
         picked: Picked,
     ) -> Result<Response<Body>, Failure> {
-        let series = self.upstream.unserved.get(&self.worker.telemetry.shard, parts.version);
+        let series = self.upstream.unserved.get(&self.worker.telemetry.shard, request.version());
         record.served_by(series, Some(picked.in_flight), app.addr.get(), None);
-        wire::from_link(&mut parts);
+        wire::from_link(&mut request);
         // Nobody behind us will.
-        complete(record.trace.context, &mut parts.headers);
-        let mut response = app.send(parts, body, interim).await?;
+        complete(record.trace.context, request.headers_mut());
+        let mut response = app.send(request, interim).await?;
         // Without a link nobody may speak for the mesh.
         wire::strip_internal(response.headers_mut());
         Ok(response)
@@ -217,9 +208,9 @@ impl Outbound {
                 })
             }
             Way::Plain(app) => {
-                let (mut parts, ()) = request.into_parts();
-                let original: Original = wire::from_link(&mut parts);
-                match app.upgrade(parts, original).await {
+                let mut request = request.map(|()| Body::Empty);
+                let original = wire::from_link(&mut request);
+                match app.upgrade(request, original).await {
                     Ok(upgraded) => Ok(upgraded),
                     Err(code) => return record.refused(code).into(),
                 }
@@ -300,26 +291,26 @@ struct Pending {
 impl Outbound {
     /// Does what needs no waiting. It is no async function, because the future of one keeps room for all it ever held;
     /// what this returns is small, and it is allocated for every request.
-    fn begin(&self, request: Request<Body>) -> Begun {
-        let (mut parts, body) = request.into_parts();
-        let version = parts.version;
+    fn begin(&self, mut request: Request<Body>) -> Begun {
+        let version = request.version();
         let series = self.upstream.unserved.get(&self.worker.telemetry.shard, version);
-        let mut record = RequestRecord::begin(&self.worker, &self.facts, series, &parts, version);
-        let upgrade = match wire::clean_request(&mut parts) {
+        let mut record = RequestRecord::begin(&self.worker, &self.facts, series, &request, version);
+        let upgrade = match wire::clean_request(&mut request) {
             Ok(upgrade) => upgrade,
             Err(code) => return Begun::Refused(Box::new(record.refused(code))),
         };
-        record.trace.inject(&mut parts.headers);
-        let takes_over = upgrade.is_some() || parts.method == Method::CONNECT;
-        let request = wire::to_link(parts, upgrade);
+        record.trace.inject(request.headers_mut());
+        let takes_over = upgrade.is_some() || request.method() == Method::CONNECT;
+        wire::to_link(&mut request, upgrade);
         if takes_over {
-            return Begun::TakesOver(Box::new((request, record)));
+            return Begun::TakesOver(Box::new((request.map(drop), record)));
         }
-        if body.is_end_stream() {
-            return self.send_now(request, record);
+        if request.body().is_end_stream() {
+            return self.send_now(request.map(drop), record);
         }
-        let body = record.count_request(body);
-        Begun::Waits(Box::new((Attempt::first(request, body), record)))
+        record.count_request(request.body_mut());
+        let (head, body) = request.into_parts();
+        Begun::Waits(Box::new((Attempt::first(Request::from_parts(head, ()), body), record)))
     }
 
     fn send_now(&self, request: Request<()>, mut record: Box<RequestRecord>) -> Begun {
@@ -392,10 +383,7 @@ fn conclude(
     record: Box<RequestRecord>,
 ) -> Result<Answer<Observed>, Abort> {
     match exchanged {
-        Ok(mut response) => {
-            wire::response_from_link(&mut response);
-            Ok(record.answered(response).into())
-        }
+        Ok(response) => Ok(record.answered(response).into()),
         Err(failure) => record.failed_with(&failure),
     }
 }

@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 
 use http::{Method, Request, Response};
 use weft_balance::{Outcome, Timestamp};
+use weft_http::wire::{is_marked, response_from_link};
 use weft_http::{Body, Replay, unanswered};
 
 use super::http::{Outbound, observe};
@@ -71,16 +72,20 @@ impl Outbound {
         record: &mut RequestRecord,
     ) -> ControlFlow<Result<Response<Body>, Failure>, Again> {
         match sent {
-            Ok(response) => match unanswered(response.headers()) {
-                None => {
+            Ok(mut response) => {
+                let marked = is_marked(response.headers());
+                if let Some(code) = marked.then(|| unanswered(response.headers())).flatten() {
+                    if let Ok(again) = self.again(code.into(), spare, links, record) {
+                        return ControlFlow::Continue(again);
+                    }
+                } else {
                     observe(record, response.status());
-                    ControlFlow::Break(Ok(response))
                 }
-                Some(code) => match self.again(code.into(), spare, links, record) {
-                    Ok(again) => ControlFlow::Continue(again),
-                    Err(_) => ControlFlow::Break(Ok(response)),
-                },
-            },
+                if marked {
+                    response_from_link(&mut response);
+                }
+                ControlFlow::Break(Ok(response))
+            }
             Err(failure) => match self.again(failure, spare, links, record) {
                 Ok(again) => ControlFlow::Continue(again),
                 Err(failure) => ControlFlow::Break(Err(failure)),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::TcpStream;
 use weft_balance::{InFlight, Outcome, Timestamp};
 use weft_core::{EndpointAddr, MtlsMode};
@@ -85,13 +85,16 @@ pub(super) async fn race(mut call: Call, upstream: Rc<Upstream>, mut first: Byte
 const UNFINISHED: Duration = Duration::from_secs(1);
 
 /// Waits for what the client speaks; a client that has begun and then waits is opaque.
-pub(crate) async fn detect_or_give_up(client: &mut TcpStream, first: &mut BytesMut) -> Option<Detected> {
+pub(crate) async fn detect_or_give_up<S>(client: &mut S, first: &mut BytesMut) -> Option<Detected>
+where
+    S: AsyncRead + Unpin,
+{
     loop {
         let before = first.len();
         match tokio::time::timeout(UNFINISHED, detect_first(client, first)).await {
             Ok(detected) => return detected.ok(),
             Err(_) if before > 0 && first.len() == before => {
-                return Some(Detected::Opaque(OpaqueReason::NoMatch));
+                return Some(Detected::Opaque(OpaqueReason::Unfinished));
             }
             Err(_) => {}
         }

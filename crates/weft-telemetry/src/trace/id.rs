@@ -36,9 +36,7 @@ macro_rules! id {
                 if text.len() != 2 * $len {
                     return None;
                 }
-                for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
-                    *byte = read_pair(pair, upper)?;
-                }
+                read_hex(text, &mut bytes, upper)?;
                 Self::new(bytes)
             }
         }
@@ -60,9 +58,10 @@ macro_rules! id {
 id!(TraceId, 16);
 id!(SpanId, 8);
 
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
+
 /// Writes two digits per byte, as many as fit.
 pub(super) fn write_hex(bytes: &[u8], out: &mut [u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for (byte, pair) in bytes.iter().zip(out.chunks_exact_mut(2)) {
         if let [high, low] = pair {
             *high = DIGITS[usize::from(byte >> 4)];
@@ -73,19 +72,42 @@ pub(super) fn write_hex(bytes: &[u8], out: &mut [u8]) {
 
 /// The value of two hexadecimal digits.
 pub(super) fn read_pair(pair: &[u8], upper: bool) -> Option<u8> {
-    match pair {
-        [high, low] => Some((digit(*high, upper)? << 4) | digit(*low, upper)?),
-        _ => None,
-    }
+    let mut byte = [0];
+    read_hex(pair, &mut byte, upper)?;
+    Some(byte[0])
 }
 
-fn digit(c: u8, upper: bool) -> Option<u8> {
-    match c {
-        b'0'..=b'9' => Some(c - b'0'),
-        b'a'..=b'f' => Some(c - b'a' + 10),
-        b'A'..=b'F' if upper => Some(c - b'A' + 10),
-        _ => None,
+/// Reads two digits for each byte. All are looked up before the first is judged: every request has 48 of them.
+fn read_hex(text: &[u8], bytes: &mut [u8], upper: bool) -> Option<()> {
+    let digits = if upper { &ANY_CASE } else { &LOWER_CASE };
+    let mut all = if text.len() == 2 * bytes.len() { 0 } else { NO_DIGIT };
+    for (byte, pair) in bytes.iter_mut().zip(text.chunks_exact(2)) {
+        if let [high, low] = pair {
+            let (high, low) = (digits[usize::from(*high)], digits[usize::from(*low)]);
+            all |= high | low;
+            *byte = (high << 4) | low;
+        }
     }
+    (all < NO_DIGIT).then_some(())
+}
+
+/// Marks what is no digit; the values of digits have none of its bits.
+const NO_DIGIT: u8 = 0xf0;
+const LOWER_CASE: [u8; 256] = digits(false);
+const ANY_CASE: [u8; 256] = digits(true);
+
+const fn digits(upper: bool) -> [u8; 256] {
+    let mut table = [NO_DIGIT; 256];
+    let mut value = 0;
+    while value < 16 {
+        let digit = DIGITS[value];
+        table[digit as usize] = value as u8;
+        if upper {
+            table[digit.to_ascii_uppercase() as usize] = value as u8;
+        }
+        value += 1;
+    }
+    table
 }
 
 /// A fast generator for ids, one per worker. Ids need to be unique, not secret: a wyrand seeded from the system's

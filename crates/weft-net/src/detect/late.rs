@@ -1,0 +1,254 @@
+//! HTTP that begins where detection has stopped looking.
+//!
+//! Detection must come to an end: a client that leaves half a line is taken for opaque after a while, because there are
+//! protocols whose clients do so, and a first byte that no request begins with ends it at once. What is then carried as
+//! bytes goes past everything that is done to requests, such as taking headers out that only the mesh may write. A
+//! client that wants just that sends its request in a shape that detection gives up on and that the server, more lenient
+//! (RFC 9112 section 3 allows it to be), takes nevertheless. So the first line stays watched while it passes, by an
+//! automaton that keeps none of it and is as lenient as a server may be.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use crate::PlainTcp;
+
+use super::http::is_tchar;
+
+/// What a version begins with, after white space.
+const VERSION: &[u8] = b"HTTP/";
+
+/// How far the first line has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    /// Nothing but white space and line ends so far.
+    Leading,
+    /// In the first word.
+    Method,
+    /// Behind the first word. So many bytes of [`VERSION`] have followed white space; `None`: this word is another one.
+    Rest(Option<usize>),
+    /// It is a request line.
+    Http,
+    /// It is none.
+    Other,
+}
+
+/// The automaton.
+#[derive(Clone, Copy, Debug)]
+struct Watch {
+    line: Line,
+    /// The last byte was CR: white space, unless LF follows.
+    cr: bool,
+}
+
+impl Watch {
+    const NEW: Self = Self { line: Line::Leading, cr: false };
+
+    fn feed(&mut self, bytes: &[u8]) -> Line {
+        for byte in bytes {
+            if matches!(self.line, Line::Http | Line::Other) {
+                break;
+            }
+            self.line = self.step(*byte);
+            self.cr = *byte == b'\r';
+        }
+        self.line
+    }
+
+    fn step(&self, byte: u8) -> Line {
+        let space = matches!(byte, b' ' | b'\t' | b'\x0b' | b'\x0c' | b'\r');
+        match self.line {
+            Line::Leading if space || byte == b'\n' => Line::Leading,
+            Line::Leading if is_tchar(byte) => Line::Method,
+            Line::Leading => Line::Other,
+            Line::Method | Line::Rest(_) if byte == b'\n' => Line::Other,
+            Line::Method | Line::Rest(_) if space => Line::Rest(Some(0)),
+            // A CR that no LF followed was the white space behind the method.
+            Line::Method if is_tchar(byte) => Line::Method,
+            Line::Method => Line::Other,
+            Line::Rest(Some(matched)) if matched == VERSION.len() && byte.is_ascii_digit() => Line::Http,
+            Line::Rest(Some(matched)) if VERSION.get(matched) == Some(&byte) => Line::Rest(Some(matched + 1)),
+            Line::Rest(_) => Line::Rest(None),
+            Line::Http | Line::Other => self.line,
+        }
+    }
+}
+
+/// A client's connection whose first line is watched while it is read. It fails, and hands nothing on any more, where that
+/// turns out to be a request line of HTTP/1 or the preface of HTTP/2.
+#[derive(Debug)]
+pub struct Watched<S> {
+    inner: S,
+    watch: Watch,
+}
+
+impl<S> Watched<S> {
+    /// Watches from the first byte that `inner` gives, which must be the first of the connection.
+    pub fn new(inner: S) -> Self {
+        Self { inner, watch: Watch::NEW }
+    }
+
+    /// Nothing to watch: whose bytes they are has been said.
+    pub fn unwatched(inner: S) -> Self {
+        Self { inner, watch: Watch { line: Line::Other, ..Watch::NEW } }
+    }
+
+    /// Whether HTTP has begun.
+    pub fn is_http(&self) -> bool {
+        self.watch.line == Line::Http
+    }
+
+    /// The connection itself.
+    pub fn get_ref(&self) -> &S {
+        &self.inner
+    }
+}
+
+/// Told to who reads on.
+#[derive(Debug, thiserror::Error)]
+#[error("a request in a connection that is carried as bytes")]
+pub struct LateHttp;
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let this = &mut *self;
+        let read = Pin::new(&mut this.inner).poll_read(cx, buf);
+        if this.watch.line == Line::Other {
+            return read;
+        }
+        if this.watch.feed(buf.filled().get(before..).unwrap_or_default()) == Line::Http {
+            buf.set_filled(before);
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, LateHttp)));
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}
+
+impl<S: PlainTcp> PlainTcp for Watched<S> {
+    fn tcp(&self) -> &TcpStream {
+        self.inner.tcp()
+    }
+
+    /// Not while the kernel would move bytes past the watch.
+    fn is_drained(&self) -> bool {
+        self.watch.line == Line::Other && self.inner.is_drained()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio::io::AsyncReadExt;
+
+    use super::*;
+    use crate::detect::{Detected, Detection, detect};
+
+    fn line(bytes: &[u8]) -> Line {
+        let mut watch = Watch::NEW;
+        watch.feed(bytes)
+    }
+
+    #[test]
+    fn requests_in_every_shape_that_a_server_may_take() {
+        let long_method = format!("{} / HTTP/1.1\r\n", "A".repeat(9000));
+        let long_target = format!("GET /{} HTTP/1.1\r\n", "a".repeat(9000));
+        for request in [
+            "GET / HTTP/1.1\r\n",
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            "\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\n",
+            "  GET / HTTP/1.1\r\n",
+            "GET\t/\tHTTP/1.1\r\n",
+            "GET\r/\rHTTP/1.1\r\n",
+            "GET / HTTP/HTTP/ HTTP/1.0",
+            "GET HTTP/1.1\n",
+            &long_method,
+            &long_target,
+        ] {
+            assert_eq!(line(request.as_bytes()), Line::Http, "{request:.40?}");
+        }
+    }
+
+    #[test]
+    fn other_protocols_pass() {
+        for bytes in [
+            b"*1\r\n$4\r\nPING\r\n".as_slice(),
+            b"PING\r\nGET / HTTP/1.1\r\n",
+            b"GET key\r\n",
+            b"{\"method\": \"x\"} HTTP/1.1",
+            b"\x16\x03\x01\x02\0\x01",
+            b"\r\n\r\n\0\r\nQUIT\n",
+            b"OPTIONS rtsp://example.com RTSP/1.0\r\n",
+        ] {
+            assert_eq!(line(bytes), Line::Other, "{:?}", String::from_utf8_lossy(bytes));
+        }
+        assert!(matches!(line(b"ruok"), Line::Method), "and half a line may still become a request");
+        assert!(matches!(line(b"JDWP-Handshake"), Line::Method));
+    }
+
+    #[tokio::test]
+    async fn a_late_request_is_not_handed_on() {
+        let (mut client, server) = tokio::io::duplex(1024);
+        let mut watched = Watched::new(server);
+        let mut got = [0; 64];
+        tokio::io::AsyncWriteExt::write_all(&mut client, b"GET / HT").await.unwrap();
+        assert_eq!(watched.read(&mut got).await.unwrap(), 8);
+        tokio::io::AsyncWriteExt::write_all(&mut client, b"TP/1.1\r\nx: y\r\n").await.unwrap();
+        let error = watched.read(&mut got).await.unwrap_err();
+        assert!(error.get_ref().is_some_and(|error| error.is::<LateHttp>()), "{error}");
+        assert!(watched.is_http());
+    }
+
+    proptest! {
+        #[test]
+        fn pieces_do_not_matter(bytes in "[ \t\r\nGEHTP/1.0A\u{7f}]{0,40}", at in 0usize..40) {
+            let bytes = bytes.as_bytes();
+            let mut watch = Watch::NEW;
+            let (first, second) = bytes.split_at(at.min(bytes.len()));
+            watch.feed(first);
+            prop_assert_eq!(watch.feed(second), line(bytes));
+        }
+
+        #[test]
+        fn whatever_detection_calls_http_is_http_here(
+            bytes in "(\r\n){0,3}[A-Z!]{0,4}[ \t]?[/*a é]{0,4}[ ]?(HTTP/[012][.]?[019x]?)?(\r?\n)?",
+        ) {
+            if let Detection::Done(Detected::Http1 | Detected::Http2) = detect(bytes.as_bytes()) {
+                prop_assert_eq!(line(bytes.as_bytes()), Line::Http);
+            }
+        }
+    }
+}
