@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::process;
+use crate::{pgo, process};
 
 /// Which profile a binary is built with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -45,6 +45,16 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// Tells the compiler of a build more than the user's RUSTFLAGS do.
+pub(crate) fn add_rustflags(build: &mut Command, flags: impl IntoIterator<Item = String>) {
+    let own = env::var("RUSTFLAGS").unwrap_or_default();
+    let all: Vec<String> = own.split_whitespace().map(str::to_owned).chain(flags).collect();
+    if !all.is_empty() {
+        // Unit separators: a directory may have a space in its name.
+        build.env("CARGO_ENCODED_RUSTFLAGS", all.join("\u{1f}"));
+    }
+}
+
 /// The target directory, as cargo itself sees it (it may be moved by configuration or environment).
 pub(crate) fn target_directory() -> Result<PathBuf> {
     let text = process::text(cargo().args(["metadata", "--format-version", "1", "--no-deps"]))?;
@@ -59,14 +69,36 @@ pub(crate) fn build(profile: Profile, arguments: &[&str]) -> Result<()> {
     let mut command = cargo();
     command.arg("build").args(arguments);
     if profile == Profile::Release {
-        command.arg("--release");
+        release(&mut command)?;
     }
     println!("$ {}", process::line(&command));
     if process::stream(&mut command)? { Ok(()) } else { bail!("the build failed") }
 }
 
+/// Makes a build one for release, with the profile of `pgo`. The target is named, although it is this machine: what is said
+/// to the compiler then is not said to build scripts, and symbols have the names that the profile knows.
+fn release(build: &mut Command) -> Result<()> {
+    build.args(["--release", "--target", host()?.as_str()]);
+    add_rustflags(build, pgo::flags()?);
+    Ok(())
+}
+
+/// The Rust compiler that cargo uses.
+pub(crate) fn rustc() -> Command {
+    Command::new(env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
+}
+
+/// The target that is this machine.
+pub(crate) fn host() -> Result<String> {
+    Ok(process::text(rustc().args(["--print", "host-tuple"]))?.trim().to_owned())
+}
+
 /// Where a built binary of this name is.
 pub(crate) fn binary(profile: Profile, name: &str) -> Result<PathBuf> {
-    let file = target_directory()?.join(profile.directory()).join(name);
+    let mut directory = target_directory()?;
+    if profile == Profile::Release {
+        directory.push(host()?);
+    }
+    let file = directory.join(profile.directory()).join(name);
     if file.is_file() { Ok(file) } else { bail!("{} was not built", file.display()) }
 }

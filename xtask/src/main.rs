@@ -14,6 +14,7 @@ mod cluster;
 mod demo;
 mod dist;
 mod fuzz;
+mod pgo;
 mod process;
 mod pypi;
 mod setup;
@@ -44,6 +45,8 @@ enum Command {
     Cluster(cluster::Options),
     /// Run the fuzz targets, each for a fixed time.
     Fuzz(fuzz::Options),
+    /// Record how the sidecar behaves under load, for the compiler.
+    Pgo(pgo::Options),
     /// Open idle connections and hold them (run by `bench` inside a namespace).
     #[command(hide = true)]
     Hold(bench::hold::Options),
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Command::Dist(options) => dist::run(&options),
         Command::Cluster(options) => cluster::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
+        Command::Pgo(options) => pgo::run(&options),
         Command::Hold(options) => bench::hold::run(&options),
     };
     match outcome {

@@ -61,6 +61,11 @@ impl Drain {
         self.until(|phase| *phase == DrainPhase::Closed).await;
     }
 
+    /// [`Self::closed`] as a value of its own.
+    pub async fn into_closed(mut self) {
+        self.closed().await;
+    }
+
     async fn until(&mut self, reached: impl FnMut(&DrainPhase) -> bool) {
         match &mut self.0 {
             // An error: the trigger is lost, which counts as closed.

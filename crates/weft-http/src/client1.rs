@@ -76,21 +76,23 @@ impl Http1Pool {
         Rc::new(Self { idle: RefCell::default(), limits, swept: Cell::default() })
     }
 
-    /// Sends a request over an idle connection or a new one.
+    /// Sends a request over an idle connection or a new one. What `connect` gives beside a connection is held as long as
+    /// that lives.
     ///
     /// An idle connection may be closed by the application in the very moment it is picked. Where hyper says that nothing
     /// was written, the request goes over another.
     ///
     /// # Errors
     /// See [`Http1Error`].
-    pub async fn send<S, C>(
+    pub async fn send<S, G, C>(
         self: &Rc<Self>,
         mut request: Request<Body>,
         interim: &Interim<'_>,
-        connect: impl AsyncFn() -> Result<S, C>,
+        connect: impl AsyncFn() -> Result<(S, G), C>,
     ) -> Result<Response<Body>, Http1Error<C>>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        G: 'static,
     {
         if !expects_continue(&request) {
             return self.exchange(request, true, &connect).await;
@@ -134,14 +136,15 @@ impl Http1Pool {
         })
     }
 
-    async fn exchange<S, C>(
+    async fn exchange<S, G, C>(
         self: &Rc<Self>,
         mut request: Request<Body>,
         reusable: bool,
-        connect: &impl AsyncFn() -> Result<S, C>,
+        connect: &impl AsyncFn() -> Result<(S, G), C>,
     ) -> Result<Response<Body>, Http1Error<C>>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        G: 'static,
     {
         loop {
             let (mut send, reused) = match self.take_idle() {
@@ -217,14 +220,15 @@ impl Http1Pool {
         !idle.is_empty()
     }
 
-    async fn connect<S, C>(
+    async fn connect<S, G, C>(
         self: &Rc<Self>,
-        connect: &impl AsyncFn() -> Result<S, C>,
+        connect: &impl AsyncFn() -> Result<(S, G), C>,
     ) -> Result<SendRequest<Body>, Http1Error<C>>
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        G: 'static,
     {
-        let io = connect().await.map_err(Http1Error::Connect)?;
+        let (io, guard) = connect().await.map_err(Http1Error::Connect)?;
         let mut builder = http1::Builder::new();
         builder.max_header_size(self.limits.max_header_bytes);
         builder.max_buf_size(self.limits.max_header_bytes.max(READ_BUFFER));
@@ -234,6 +238,7 @@ impl Http1Pool {
         let (send, driver) = builder.handshake(TokioIo::new(io)).await?;
         let driver = driver.with_upgrades();
         tokio::task::spawn_local(async move {
+            let _guard = guard;
             if let Err(error) = driver.await {
                 tracing::debug!(%error, "connection to the application ended");
             }

@@ -99,11 +99,15 @@ pub enum Opened {
 }
 
 impl Http2Client {
-    /// Opens HTTP/2 on a connection, and spawns the task that drives it on this worker.
+    /// Opens HTTP/2 on a connection, and spawns the task that drives it on this worker and holds `guard` as long as it lives.
     ///
     /// # Errors
     /// Where the preface or the first SETTINGS cannot be written.
-    pub async fn handshake<S>(io: S, limits: &Http2Limits) -> Result<Self, h2::Error>
+    pub async fn handshake<S>(
+        io: S,
+        limits: &Http2Limits,
+        guard: impl Sized + 'static,
+    ) -> Result<Self, h2::Error>
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
@@ -120,7 +124,11 @@ impl Http2Client {
         if let (Some((every, patience)), Some(ping)) = (limits.ping, connection.ping_pong()) {
             tokio::task::spawn_local(probe(ping, Rc::clone(&state), every, patience));
         }
-        tokio::task::spawn_local(drive(connection, Rc::clone(&state), limits.idle));
+        let driving = drive(connection, Rc::clone(&state), limits.idle);
+        tokio::task::spawn_local(async move {
+            let _guard = guard;
+            driving.await;
+        });
         Ok(Self { send: RefCell::new(send), state })
     }
 
@@ -404,7 +412,7 @@ mod tests {
             .run_until(async {
                 let (near, far) = tokio::io::duplex(1 << 16);
                 tokio::task::spawn_local(serve(far, 2));
-                let client = Http2Client::handshake(near, &Http2Limits::default()).await.unwrap();
+                let client = Http2Client::handshake(near, &Http2Limits::default(), ()).await.unwrap();
                 assert!(client.has_room(), "its limit is not known yet");
                 while client.send.borrow().current_max_send_streams() != 2 {
                     tokio::task::yield_now().await;

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use tokio::net::TcpStream;
+use tokio::sync::Mutex;
 use weft_core::EndpointAddr;
 use weft_http::wire::{self, Original};
 use weft_http::{
@@ -13,6 +14,8 @@ use weft_http::{
     UpgradeIo,
 };
 use weft_net::{ConnectError, ConnectOptions};
+use weft_telemetry::metrics::families;
+use weft_telemetry::{Counter, Gauge};
 
 use crate::worker::Worker;
 
@@ -23,6 +26,10 @@ pub(crate) struct App {
     pub(crate) used: Cell<bool>,
     http1: Rc<Http1Pool>,
     http2: RefCell<Vec<Rc<Http2Client>>>,
+    /// Held by the request that opens an HTTP/2 connection: those that come meanwhile wait for it and use it, too.
+    dialing: Mutex<()>,
+    http1_connections: ConnectionCounts,
+    http2_connections: ConnectionCounts,
     connect: ConnectOptions,
     limits: weft_http::Http2Limits,
 }
@@ -88,6 +95,9 @@ impl App {
             used: Cell::default(),
             http1: Http1Pool::new(worker.http1_pool),
             http2: RefCell::default(),
+            dialing: Mutex::default(),
+            http1_connections: ConnectionCounts::new(worker, addr, "http/1"),
+            http2_connections: ConnectionCounts::new(worker, addr, "http/2"),
             connect: worker.connect,
             limits: worker.http2_pool,
         })
@@ -143,7 +153,11 @@ impl App {
             wire::strip_internal(response.headers_mut());
             return Ok(response);
         }
-        let mut response = self.http1.send(request, interim, || self.dial()).await.map_err(http1)?;
+        let mut response = self
+            .http1
+            .send(request, interim, || self.dial_counted(&self.http1_connections))
+            .await
+            .map_err(http1)?;
         wire::response_to_link(&mut response);
         Ok(response)
     }
@@ -176,7 +190,11 @@ impl App {
             wire::restore_upgrade(request.headers_mut(), protocol);
         }
         *request.body_mut() = Body::Empty;
-        let mut response = self.http1.send(request, &Interim::Http1, || self.dial()).await.map_err(http1)?;
+        let mut response = self
+            .http1
+            .send(request, &Interim::Http1, || self.dial_counted(&self.http1_connections))
+            .await
+            .map_err(http1)?;
         let accepted = response.status() == StatusCode::SWITCHING_PROTOCOLS
             || (connect && response.status().is_success());
         if !accepted {
@@ -200,6 +218,15 @@ impl App {
         weft_net::connect(self.addr, &self.connect).await
     }
 
+    /// A connection that is counted while it is open.
+    async fn dial_counted(
+        &self,
+        counts: &ConnectionCounts,
+    ) -> Result<(TcpStream, OpenConnection), ConnectError> {
+        let io = self.dial().await?;
+        Ok((io, OpenConnection::new(counts)))
+    }
+
     fn usable_http2(&self) -> Option<Rc<Http2Client>> {
         let mut clients = self.http2.borrow_mut();
         clients.retain(|client| client.is_open());
@@ -210,12 +237,51 @@ impl App {
         if let Some(client) = self.usable_http2() {
             return Ok(client);
         }
-        let io = self.dial().await.map_err(|error| connect(&error))?;
+        let _dialing = self.dialing.lock().await;
+        if let Some(client) = self.usable_http2() {
+            return Ok(client);
+        }
+        let (io, guard) =
+            self.dial_counted(&self.http2_connections).await.map_err(|error| connect(&error))?;
         let client =
-            Http2Client::handshake(io, &self.limits).await.map_err(|_| ErrorCode::UpstreamProtocol)?;
+            Http2Client::handshake(io, &self.limits, guard).await.map_err(|_| ErrorCode::UpstreamProtocol)?;
         let client = Rc::new(client);
         self.http2.borrow_mut().push(Rc::clone(&client));
         Ok(client)
+    }
+}
+
+/// The pooled connections of one protocol.
+struct ConnectionCounts {
+    open: Gauge,
+    opened: Counter,
+}
+
+impl ConnectionCounts {
+    fn new(worker: &Worker, addr: EndpointAddr, protocol: &str) -> Self {
+        let labels = [&*addr.to_string(), protocol];
+        let shard = &worker.telemetry.shard;
+        Self {
+            open: shard.gauge(&families::APP_CONNECTIONS_OPEN, &labels),
+            opened: shard.counter(&families::APP_CONNECTIONS_OPENED, &labels),
+        }
+    }
+}
+
+/// Counts a pooled connection as open.
+struct OpenConnection(Gauge);
+
+impl OpenConnection {
+    fn new(counts: &ConnectionCounts) -> Self {
+        counts.opened.inc();
+        counts.open.inc();
+        Self(counts.open.clone())
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }
 

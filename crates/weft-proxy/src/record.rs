@@ -18,7 +18,6 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Sleep;
 use weft_balance::InFlight;
-use weft_core::Drain;
 use weft_http::headers::{X_FORWARDED_PROTO, X_REQUEST_ID};
 use weft_http::{Abort, Answer, Body, BodyError, ErrorCode, Refusal, is_grpc};
 use weft_net::{RelayCounters, RelayOutcome};
@@ -455,16 +454,17 @@ impl TcpRecord {
         self.worker.telemetry.of(self.facts.direction).error(code);
     }
 
-    /// Runs a relay to its end, or until `drain` has closed: then `None`, and both sides are to be reset, so
+    /// Runs a relay to its end, or until it must `end`: then `None`, and both sides are to be reset, so
     /// that nobody takes half a transfer for a whole one. Bytes are reported while it runs: a connection to a database
     /// may live for days.
     pub(crate) async fn run(
         &mut self,
         relaying: impl Future<Output = RelayOutcome>,
         counters: &RelayCounters,
-        mut drain: Drain,
+        end: impl Future<Output = ()>,
     ) -> Option<RelayOutcome> {
         let mut relaying = std::pin::pin!(relaying);
+        let mut end = std::pin::pin!(end);
         loop {
             tokio::select! {
                 biased;
@@ -475,7 +475,7 @@ impl TcpRecord {
                     }
                     return Some(outcome);
                 }
-                () = drain.closed() => {
+                () = end.as_mut() => {
                     self.count(counters);
                     self.error = Some("drain-deadline");
                     return None;

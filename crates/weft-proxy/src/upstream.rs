@@ -25,6 +25,7 @@ use crate::worker::Worker;
 
 /// One mesh destination, as one worker sees it.
 pub(crate) struct Upstream {
+    pub(crate) target: Target,
     pub(crate) label: Arc<str>,
     /// Follows the configuration, for connections that are open as well.
     mode: RefCell<DestinationMode>,
@@ -131,6 +132,7 @@ impl Upstream {
         let shard = &worker.telemetry.shard;
         let label = target.label();
         Rc::new(Self {
+            target: target.clone(),
             mode: RefCell::new(rule.mode),
             peer: rule.peer,
             spoken: Cell::default(),
@@ -419,7 +421,7 @@ async fn open(
         detail: error.to_string().into(),
         blames_endpoint: true,
     };
-    let client = Http2Client::handshake(dialed.stream, &worker.http2_pool).await.map_err(failed)?;
+    let client = Http2Client::handshake(dialed.stream, &worker.http2_pool, ()).await.map_err(failed)?;
     let peer: Arc<str> = dialed.peer.to_string().into();
     upstream.links_open.inc();
     upstream.links_opened.inc();

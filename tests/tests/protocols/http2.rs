@@ -116,3 +116,22 @@ fn a_clients_reset_reaches_the_server() {
         weft_testbed::eventually("the second reset", Duration::from_secs(5), resets)
     });
 }
+
+/// A burst of requests that finds no connection to the application opens one, not one each.
+#[test]
+fn a_burst_opens_one_connection_to_the_application() {
+    story("proto-h2-burst", |mesh| {
+        let pair = Pair::new(mesh, &[8080])?;
+        pair.server.app(8080)?;
+        let url = format!("http://{APP}:{PORT}/");
+        let load = ["h2load", "--requests=64", "--clients=1", "--max-concurrent-streams=64", &url];
+        let output = pair.client.exec(&load)?.ok()?;
+        assert!(output.stdout.contains("64 succeeded"), "{}", output.stdout);
+        let metrics = pair.server_proxy.metrics()?;
+        let over =
+            |protocol| metrics.sum("weft_application_connections_opened_total", &[("protocol", protocol)]);
+        assert_eq!((over("http/2"), over("http/1")), (1.0, 0.0), "{metrics:?}");
+        assert_eq!(metrics.sum("weft_application_connections_open", &[("protocol", "http/2")]), 1.0);
+        Ok(())
+    });
+}

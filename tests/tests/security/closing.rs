@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use weft_testbed::story;
+use weft_testbed::{Service, story};
 
 /// Longer than any of this takes.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -63,5 +63,36 @@ fn plaintext_connections_end_when_the_mode_becomes_strict() {
         let records = sidecar.process().is_running();
         ensure!(records, "the sidecar itself goes on");
         Ok(())
+    });
+}
+
+/// The same at the caller: a connection of bytes to a service that has no sidecar yet.
+#[test]
+fn plaintext_connections_out_end_when_the_mode_becomes_strict() {
+    story("closing-out", |mesh| {
+        let orders = mesh.pod("orders.shop").start()?;
+        orders.app_of("echo", 7000)?;
+        mesh.dns().set(Service::virtual_ip("orders.shop").port(7000, 7000).on(&[&orders]))?;
+        let web = mesh.pod("web.shop").start()?;
+        let mut sidecar = mesh
+            .sidecar(&web)?
+            .config(|yaml| {
+                yaml["mesh"]["mode"] = "permissive".into();
+                yaml["timeouts"]["handshake"] = "1s".into();
+                yaml["timeouts"]["drain"] = "2s".into();
+                yaml["outbound"]["opaquePorts"] = serde_json::json!([7000]);
+            })
+            .start()?;
+        let echo = SocketAddr::new(web.resolve("orders.shop")?[0], 7000);
+        web.run(async || {
+            let mut bytes = TcpStream::connect(echo).await?;
+            bytes.write_all(b"\x00one").await?;
+            ensure!(read(&mut bytes).await? == "\0one", "permissive goes on in plaintext");
+            sidecar.reconfigure(|yaml| yaml["mesh"]["mode"] = "strict".into())?;
+            bytes.write_all(b"\x00two").await?;
+            ensure!(read(&mut bytes).await? == "\0two", "bytes have the time of a drain");
+            ensure!(read(&mut bytes).await?.is_empty(), "the time of a drain is over");
+            Ok(())
+        })
     });
 }

@@ -83,7 +83,7 @@ fn count(
     let pair = weft.start(bed, certificates)?;
     let measured = if side == Side::Client { pair.client } else { pair.server };
     let listener = if how == Fixed::Http2 { Listener::Http2 } else { Listener::Http1 };
-    let send = |requests| load::fixed(bed, how, &weft.address(listener), requests);
+    let send = |requests| load::fixed(bed, how, &weft.address(listener), requests, None);
     // Start-up is not counted: seeding the random numbers alone takes some hundred million instructions, and never the
     // same number. The warm-up leaves links up and buffers grown.
     send(WARM_UP)?;

@@ -2,6 +2,7 @@
 //! they saw in a form that can be read by a program.
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -123,8 +124,8 @@ pub(crate) enum Fixed {
     Http2,
 }
 
-/// A fixed number of requests, for instruction counts; all must be answered with 2xx.
-pub(crate) fn fixed(bed: &Bed, how: Fixed, address: &str, requests: u64) -> Result<()> {
+/// A fixed number of requests, with this body each; all must be answered with 2xx.
+pub(crate) fn fixed(bed: &Bed, how: Fixed, address: &str, requests: u64, body: Option<&Path>) -> Result<()> {
     let mut words = vec!["h2load".to_owned(), "--threads=1".to_owned(), "--clients=4".to_owned()];
     words.extend(match how {
         Fixed::Http1 => vec!["--h1".to_owned()],
@@ -132,6 +133,7 @@ pub(crate) fn fixed(bed: &Bed, how: Fixed, address: &str, requests: u64) -> Resu
         Fixed::Close => vec!["--h1".to_owned(), "--header=Connection: close".to_owned()],
         Fixed::Http2 => vec!["--max-concurrent-streams=8".to_owned()],
     });
+    words.extend(body.map(|file| format!("--data={}", file.display())));
     words.push(format!("--requests={requests}"));
     words.push(format!("http://{address}/tiny"));
     let output = process::text(&mut bed.client.program(Core::Load, None, &words))?;

@@ -15,6 +15,7 @@ pub(crate) mod measure;
 mod peers;
 pub(crate) mod report;
 mod topology;
+pub(crate) mod training;
 mod work;
 
 use std::path::{Path, PathBuf};
@@ -108,26 +109,30 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 }
 
 fn prepare(options: &Options) -> Result<()> {
-    setup::ensure("cargo xtask bench", &[setup::BENCH])?;
+    ground("cargo xtask bench")?;
     if options.instructions {
         setup::ensure("cargo xtask bench --instructions", &[setup::CALLGRIND])?;
     }
+    if options.rounds == 0 || options.seconds == 0 {
+        bail!("--rounds and --seconds are at least 1");
+    }
+    Ok(())
+}
+
+/// What a pair and its load need of the machine.
+pub(crate) fn ground(command: &str) -> Result<()> {
+    setup::ensure(command, &[setup::BENCH])?;
     if setup::namespaces() != setup::Namespaces::AsRoot {
-        return Err(Missing(
-            "cargo xtask bench makes network namespaces joined by links, and needs root for that.\n  \
-             Please run:  sudo -E env PATH=$PATH cargo xtask bench"
-                .to_owned(),
-        )
+        return Err(Missing(format!(
+            "{command} makes network namespaces joined by links, and needs root for that.\n  \
+             Please run:  sudo -E env PATH=$PATH {command}"
+        ))
         .into());
     }
     if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
-        return Err(Missing(
-            "cargo xtask bench needs two cores: one for the proxies, one for the load".to_owned(),
-        )
-        .into());
-    }
-    if options.rounds == 0 || options.seconds == 0 {
-        bail!("--rounds and --seconds are at least 1");
+        return Err(
+            Missing(format!("{command} needs two cores: one for the proxies, one for the load")).into()
+        );
     }
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{cargo, process};
+use crate::{cargo, pgo, process};
 
 /// Builds `weft` with a cargo profile and tells it its revision. Gives back where it is.
 ///
@@ -17,9 +17,14 @@ pub(crate) fn build(profile: &str, revision: &str) -> Result<PathBuf> {
     let mut command = cargo::cargo();
     command.args(["build", "--locked", "-p", "weft", "--profile", profile]);
     command.env("WEFT_REVISION", revision);
+    let mut target = cargo::target_directory()?;
     // Other profiles are for images that stay here, and use what ordinary builds have compiled already.
     if profile == "release" {
-        hide_directories(&mut command)?;
+        let host = cargo::host()?;
+        command.args(["--target", &host]);
+        target.push(host);
+        let hidden = hide_directories(&mut command)?;
+        cargo::add_rustflags(&mut command, hidden.into_iter().chain(pgo::flags()?));
     }
     println!("$ {}", process::line(&command));
     if !process::stream(&mut command)? {
@@ -30,28 +35,26 @@ pub(crate) fn build(profile: &str, revision: &str) -> Result<PathBuf> {
         "bench" => "release",
         other => other,
     };
-    let file = cargo::target_directory()?.join(directory).join("weft");
+    let file = target.join(directory).join("weft");
     if file.is_file() { Ok(file) } else { bail!("{} was not built", file.display()) }
 }
 
-/// Keeps the directories of this machine out of the program, so that another machine can make the same.
-fn hide_directories(build: &mut Command) -> Result<()> {
+/// Keeps the directories of this machine out of the program, so that another machine can make the same: tells the C
+/// compiler, and returns what the Rust compiler is to be told.
+fn hide_directories(build: &mut Command) -> Result<Vec<String>> {
     let home = env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(env::home_dir()?.join(".cargo"))).context("cargo has no home")?;
     // Where two fit, rustc and gcc take the last.
     let names = [(home, "/cargo"), (cargo::root(), "/weft"), (cargo::target_directory()?, "/weft/target")];
     let map =
         |option: &str| names.iter().map(|(from, to)| format!("{option}={}={to}", from.display())).collect();
-    let mut rust: Vec<String> = map("--remap-path-prefix");
+    let rust: Vec<String> = map("--remap-path-prefix");
     let mut c: Vec<String> = map("-ffile-prefix-map");
     // What a C compiler is told is split at spaces.
     c.retain(|flag| !flag.contains(' '));
-    let own = |name| env::var(name).unwrap_or_default();
-    rust.splice(0..0, own("RUSTFLAGS").split_whitespace().map(str::to_owned));
-    c.insert(0, own("CFLAGS"));
-    // Unit separators: a directory may have a space in its name.
-    build.env("CARGO_ENCODED_RUSTFLAGS", rust.join("\u{1f}")).env("CFLAGS", c.join(" ").trim());
-    Ok(())
+    c.insert(0, env::var("CFLAGS").unwrap_or_default());
+    build.env("CFLAGS", c.join(" ").trim());
+    Ok(rust)
 }
 
 /// Copies a program without its debug information, which goes into a file beside it.
@@ -89,17 +92,13 @@ mod tests {
     #[test]
     fn a_release_build_is_told_other_names_for_its_directories() {
         let mut command = Command::new("cargo");
-        hide_directories(&mut command).unwrap();
+        let flags = hide_directories(&mut command).unwrap();
         let value = |name: &str| {
             let mut set = command.get_envs().filter(|(key, _)| *key == name);
             set.next().unwrap().1.unwrap().to_string_lossy().into_owned()
         };
         let root = cargo::root().display().to_string();
-        let flags = value("CARGO_ENCODED_RUSTFLAGS");
-        assert!(
-            flags.split('\u{1f}').any(|flag| flag == format!("--remap-path-prefix={root}=/weft")),
-            "{flags}"
-        );
+        assert!(flags.contains(&format!("--remap-path-prefix={root}=/weft")), "{flags:?}");
         assert!(value("CFLAGS").contains(&format!("-ffile-prefix-map={root}=/weft ")));
     }
 }

@@ -277,7 +277,7 @@ async fn relay(link: Link, mut stream: Watched<Prefixed<MeshStream>>, mut app: T
     let counters = RelayCounters::default();
     let options = link.relay_options();
     let relaying = weft_net::relay(&mut stream, &mut app, &options, &counters);
-    let outcome = record.run(relaying, &counters, link.drain.clone()).await;
+    let outcome = record.run(relaying, &counters, link.drain.clone().into_closed()).await;
     let late = refuse_late(&link, &stream);
     if late || outcome.is_none_or(|outcome| outcome.aborted) {
         weft_net::reset_on_drop(&app);

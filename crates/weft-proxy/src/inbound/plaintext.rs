@@ -102,7 +102,7 @@ async fn relay(visit: Visit, watch: Watch, first: BytesMut, app: Option<TcpStrea
     let counters = RelayCounters::default();
     let options = link.relay_options();
     let relaying = relay_plain(&mut client, &mut app, &options, &counters);
-    let outcome = record.run(relaying, &counters, link.drain.clone()).await;
+    let outcome = record.run(relaying, &counters, link.drain.clone().into_closed()).await;
     if refuse_late(&link, &client) || outcome.is_none() {
         weft_net::reset_on_drop(&client);
         weft_net::reset_on_drop(&app);

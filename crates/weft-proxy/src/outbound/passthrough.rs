@@ -69,7 +69,7 @@ pub(super) async fn serve(
             let counters = RelayCounters::default();
             let mut client = rewind(call.accepted.stream, first);
             let relaying = relay_plain(&mut client, &mut upstream, &options, &counters);
-            if record.run(relaying, &counters, worker.shared.drain.clone()).await.is_none() {
+            if record.run(relaying, &counters, worker.shared.drain.clone().into_closed()).await.is_none() {
                 weft_net::reset_on_drop(&client);
                 weft_net::reset_on_drop(&upstream);
             }

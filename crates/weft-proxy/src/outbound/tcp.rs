@@ -18,6 +18,7 @@ use weft_net::{
 use weft_telemetry::metrics::{Direction, TcpLabels, TlsLabel};
 
 use super::{Call, rewind, spoken};
+use crate::destination;
 use crate::dial::{DialError, MeshStream, dial_mesh, dial_tcp};
 use crate::record::{ConnectionFacts, TcpRecord};
 use crate::upstream::{Picked, Spoken, Upstream};
@@ -165,22 +166,56 @@ async fn carry(call: Call, upstream: Rc<Upstream>, reached: Reached, first: Byte
     let options =
         RelayOptions { idle_timeout: call.worker.shared.config.timeouts.tcp_idle, ..RelayOptions::default() };
     let counters = RelayCounters::default();
-    let drain = call.worker.shared.drain.clone();
+    let closed = call.worker.shared.drain.clone().into_closed();
     let mut client = rewind(call.accepted.stream, first);
     let outcome = match far {
         Far::Mesh(stream, _) => {
             let mut far = Prefixed::new(greeting.freeze(), *stream);
-            record.run(relay(&mut client, &mut far, &options, &counters), &counters, drain).await
+            record.run(relay(&mut client, &mut far, &options, &counters), &counters, closed).await
         }
         Far::Plain(stream) => {
             let mut far = Prefixed::new(greeting.freeze(), stream);
-            record.run(relay_plain(&mut client, &mut far, &options, &counters), &counters, drain).await
+            let end = async {
+                tokio::select! {
+                    () = closed => {}
+                    () = strict(&call.worker, &upstream, endpoint) => {}
+                }
+            };
+            record.run(relay_plain(&mut client, &mut far, &options, &counters), &counters, end).await
         }
     };
     // An abort of the far side, or of the whole process, is passed on as one.
     if outcome.is_none_or(|outcome| outcome.aborted) {
         weft_net::reset_on_drop(&client);
     }
+}
+
+/// Resolves when an endpoint has been asked for mutual TLS for as long as a drain takes. A connection that was opened
+/// without it then has had its time, as one that came in has (`inbound/closing.rs`).
+async fn strict(worker: &Worker, upstream: &Upstream, endpoint: EndpointAddr) {
+    let mut versions = worker.shared.snapshot.subscribe();
+    let mut deadline = None;
+    loop {
+        // Asked of the configuration itself: the upstream may have been replaced by another since.
+        let rule = destination::rule(&worker.shared.snapshot.load(), &upstream.target);
+        let strict = rule.is_some_and(|rule| rule.mode.towards(endpoint.ip()) == MtlsMode::Strict);
+        deadline = match deadline {
+            _ if !strict => None,
+            None => Some(tokio::time::Instant::now() + worker.shared.config.timeouts.drain),
+            began => began,
+        };
+        let over = async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = over => break,
+            Ok(()) = versions.changed() => {}
+        }
+    }
+    tracing::info!(service = %upstream.label, %endpoint, "mode strict: ended a connection without mutual TLS that was open");
 }
 
 fn facts(call: &Call, upstream: &Upstream, peer: Option<Arc<str>>) -> ConnectionFacts {

@@ -160,6 +160,12 @@ families! {
     LINKS_OPENED = Kind::Counter, "weft_links_opened_total",
         ["destination_service"],
         "Mesh links opened to endpoints.";
+    APP_CONNECTIONS_OPEN = Kind::Gauge, "weft_application_connections_open",
+        ["application", "protocol"],
+        "Pooled connections that are open to an application, in use or idle.";
+    APP_CONNECTIONS_OPENED = Kind::Counter, "weft_application_connections_opened_total",
+        ["application", "protocol"],
+        "Pooled connections opened to an application: one for each request means that it keeps none alive.";
     LINK_STREAMS = Kind::Gauge, "weft_link_streams_active",
         ["destination_service"],
         "Requests in flight on links to endpoints.";

@@ -26,17 +26,23 @@ const READY: &str = "http://127.0.0.1:15021/ready";
 pub(crate) struct Weft {
     binary: PathBuf,
     callgrind: Option<(Side, PathBuf)>,
+    counts: Option<PathBuf>,
 }
 
 impl Weft {
     /// A pair of this binary.
     pub(crate) fn new(binary: PathBuf) -> Self {
-        Self { binary, callgrind: None }
+        Self { binary, callgrind: None, counts: None }
     }
 
     /// Runs one side under callgrind from the next start on; its counts go to `file`.
     pub(crate) fn under_callgrind(&mut self, side: Side, file: &Path) {
         self.callgrind = Some((side, file.to_owned()));
+    }
+
+    /// Has a program that was built to count what it runs write its counts there when it ends.
+    pub(crate) fn records_into(&mut self, directory: &Path) {
+        self.counts = Some(directory.to_owned());
     }
 
     fn side(&self, bed: &Bed, certificates: &Certificates, side: Side) -> Result<process::Background> {
@@ -45,6 +51,13 @@ impl Weft {
         let user = PROXY_USER.to_string();
         process::capture(namespace.enter().arg(&self.binary).args(["init", "--proxy-uid", &user]))?;
         let mut words: Vec<std::ffi::OsString> = Vec::new();
+        if let Some(counts) = &self.counts {
+            // One file for each process; %m tells programs apart.
+            words.extend([
+                "env".into(),
+                format!("LLVM_PROFILE_FILE={}/%p-%m.profraw", counts.display()).into(),
+            ]);
+        }
         if let Some((_, counts)) = self.callgrind.as_ref().filter(|(counted, _)| *counted == side) {
             words.extend(["valgrind", "--tool=callgrind", "--instr-atstart=no"].map(Into::into));
             words.push(format!("--callgrind-out-file={}", counts.display()).into());

@@ -1,0 +1,118 @@
+//! `cargo xtask pgo`: how the sidecar behaves under load, recorded for the compiler.
+//!
+//! A release build of Weft is a profile-guided one: the compiler lays out, inlines and unrolls what runs for every request,
+//! and keeps the rest small. What runs is told by a file in the repository, so that nobody who builds has to record
+//! it, and two builds of a commit have the same. It is made anew when the request path has changed much: an old one is
+//! still right about everything that it has in common with the code.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+use sha2::{Digest, Sha256};
+
+use crate::bench::{self, training};
+use crate::cargo;
+use crate::process;
+
+/// Options of `cargo xtask pgo`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// How long each load lasts.
+    #[arg(long, default_value_t = 4, value_name = "S")]
+    seconds: u64,
+    /// Record with this program instead of building one; it must have been built with `-Cprofile-generate`.
+    #[arg(long, value_name = "FILE")]
+    instrumented: Option<PathBuf>,
+}
+
+/// The profile, in the repository.
+fn profile() -> PathBuf {
+    cargo::root().join("bench/weft.profdata")
+}
+
+/// What `rustc -vV` said when it was recorded, beside it.
+fn recorder() -> PathBuf {
+    profile().with_extension("profdata.rustc")
+}
+
+/// Records the profile.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    bench::ground("cargo xtask pgo")?;
+    let merge = merger()?;
+    let raw = tempfile::tempdir()?;
+    let instrumented = match &options.instrumented {
+        Some(file) => file.clone(),
+        None => build_instrumented()?,
+    };
+    training::run(&instrumented, raw.path(), options.seconds)?;
+    let file = profile();
+    process::capture(Command::new(merge).args(["merge", "--sparse", "-o"]).arg(&file).arg(raw.path()))?;
+    fs::write(recorder(), compiler()?)?;
+    println!("{}: {} KB", file.display(), fs::metadata(&file)?.len() / 1000);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds the program that counts what it runs.
+fn build_instrumented() -> Result<PathBuf> {
+    let target = cargo::target_directory()?.join("pgo");
+    let mut command = cargo::cargo();
+    let host = cargo::host()?;
+    command.args(["build", "--locked", "--release", "-p", "weft", "--target", host.as_str()]);
+    command.env("CARGO_TARGET_DIR", &target);
+    // Where it writes is said when it runs.
+    cargo::add_rustflags(&mut command, ["-Cprofile-generate".to_owned()]);
+    println!("$ {}", process::line(&command));
+    if !process::stream(&mut command)? {
+        bail!("the build failed");
+    }
+    Ok(target.join(host).join("release/weft"))
+}
+
+/// The program of the Rust toolchain that merges profiles: it knows the format of this compiler.
+fn merger() -> Result<PathBuf> {
+    let sysroot = process::text(cargo::rustc().args(["--print", "sysroot"]))?;
+    let file = Path::new(sysroot.trim()).join("lib/rustlib").join(cargo::host()?).join("bin/llvm-profdata");
+    if file.is_file() {
+        return Ok(file);
+    }
+    Err(crate::setup::Missing(
+        "cargo xtask pgo merges profiles with a program of the Rust toolchain.\n  \
+         Please run:  rustup component add llvm-tools"
+            .to_owned(),
+    )
+    .into())
+}
+
+/// What a release build is told, so that it uses the profile. Nothing where another compiler recorded it: symbols, and with
+/// them almost all of the profile, are those of one compiler.
+pub(crate) fn flags() -> Result<Vec<String>> {
+    let from = profile();
+    let recorded = fs::read_to_string(recorder()).context("cannot read which compiler made the profile")?;
+    if recorded != compiler()? {
+        println!(
+            "note: {} was recorded with {}, and this is another compiler. The build goes without it and will be slower; \
+             `cargo xtask pgo` records it anew.",
+            from.display(),
+            recorded.lines().next().unwrap_or("an unknown compiler"),
+        );
+        return Ok(Vec::new());
+    }
+    let bytes = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
+    // cargo looks at what the compiler is told and not into the file, so another profile needs another name.
+    let digest: String = Sha256::digest(&bytes)[..6].iter().map(|byte| format!("{byte:02x}")).collect();
+    let directory = cargo::target_directory()?.join("profiles");
+    let file = directory.join(format!("weft-{digest}.profdata"));
+    if !file.is_file() {
+        fs::create_dir_all(&directory)?;
+        fs::copy(&from, &file)?;
+    }
+    // That some of the code is newer than the profile is no news.
+    Ok(vec![format!("-Cprofile-use={}", file.display()), "-Cllvm-args=-no-pgo-warn-mismatch".to_owned()])
+}
+
+/// The compiler, with its LLVM and its host.
+fn compiler() -> Result<String> {
+    process::text(cargo::rustc().arg("-vV"))
+}
