@@ -57,7 +57,8 @@ def main(target, what="all"):
     seen["deadline_took"] = time.monotonic() - begun
 
     future = channel.unary_unary(method + "Slow").future(b"", timeout=10)
-    time.sleep(0.3)
+    # Long enough to have begun at the server, on a busy machine, too.
+    time.sleep(1)
     future.cancel()
     seen["cancel"] = future.code().name
     # A stream that is cancelled after its first message.

@@ -115,5 +115,5 @@ fn wait_for_both_ends(server: &weft_testbed::Process) -> Result<()> {
         let (slow, endless) = (log.matches("slow: ended").count(), log.matches("endless: ended").count());
         Ok((slow == 2 && endless == 1).then_some(()))
     };
-    eventually("the cancelled calls to end at the server", Duration::from_secs(5), ended)
+    eventually("the cancelled calls to end at the server", Duration::from_secs(20), ended)
 }
