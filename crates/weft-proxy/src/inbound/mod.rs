@@ -9,7 +9,7 @@ mod plaintext;
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use tokio::net::TcpStream;
@@ -238,6 +238,10 @@ impl Link {
     }
 }
 
+/// How long a line that could still become a request is waited for in a link of bytes. The caller's sidecar has waited
+/// already, and what comes of it later is seen as it passes.
+const UNFINISHED_IN_LINK: Duration = Duration::from_millis(100);
+
 /// A mesh link of bytes. What comes in it is looked at once more: the peer chose the kind of link, and requests are to be
 /// told who calls, whoever says that they are bytes.
 async fn serve_bytes(link: Link, mut stream: MeshStream) {
@@ -256,7 +260,7 @@ async fn serve_bytes(link: Link, mut stream: MeshStream) {
     let mut first = BytesMut::new();
     let spoke = tokio::select! {
         biased;
-        detected = detect_or_give_up(&mut stream, &mut first) => detected,
+        detected = detect_or_give_up(&mut stream, &mut first, UNFINISHED_IN_LINK) => detected,
         _ = app.readable() => None,
     };
     let io = Prefixed::new(first.freeze(), stream);

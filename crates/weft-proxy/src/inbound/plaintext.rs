@@ -10,7 +10,7 @@ use weft_net::{Detected, Prefixed, RelayCounters, Watched, relay_plain};
 use weft_telemetry::metrics::families;
 
 use super::{Link, Visit, http, refuse_late};
-use crate::outbound::detect_or_give_up;
+use crate::outbound::{UNFINISHED, detect_or_give_up};
 
 /// Counts a connection that the move to mutual TLS has not reached yet, by its caller.
 pub(super) fn count(visit: &Visit, outcome: &str) {
@@ -39,7 +39,7 @@ pub(super) async fn serve(
             };
             let spoke = tokio::select! {
                 biased;
-                detected = detect_or_give_up(&mut visit.accepted.stream, &mut first) => detected,
+                detected = detect_or_give_up(&mut visit.accepted.stream, &mut first, UNFINISHED) => detected,
                 _ = app.readable() => None,
             };
             match spoke {

@@ -24,7 +24,7 @@ use crate::upstream::{Spoken, Upstream};
 use crate::worker::{OpenGuard, Worker};
 
 pub(crate) use http::tunnel;
-pub(crate) use tcp::detect_or_give_up;
+pub(crate) use tcp::{UNFINISHED, detect_or_give_up};
 
 /// How long a destination whose clients speak first may stay silent before its server is asked whether it does: long,
 /// because a client that opens connections in advance is common, and a protocol that changes its mind is not.

@@ -54,7 +54,7 @@ pub(super) async fn race(mut call: Call, upstream: Rc<Upstream>, mut first: Byte
     let mut greeting = BytesMut::new();
     let winner = tokio::select! {
         biased;
-        detected = detect_or_give_up(&mut call.accepted.stream, &mut first) => detected,
+        detected = detect_or_give_up(&mut call.accepted.stream, &mut first, UNFINISHED) => detected,
         _ = read_first(&mut reached.far, &mut greeting) => None,
     };
     match winner {
@@ -83,16 +83,20 @@ pub(super) async fn race(mut call: Call, upstream: Rc<Upstream>, mut first: Byte
 
 /// How long a client may leave a line unfinished that could still become a request. Clients send a request's first line
 /// in one piece; one that waits for an answer to half a line speaks something else (JDWP, ZooKeeper's `ruok`).
-const UNFINISHED: Duration = Duration::from_secs(1);
+pub(crate) const UNFINISHED: Duration = Duration::from_secs(1);
 
 /// Waits for what the client speaks; a client that has begun and then waits is opaque.
-pub(crate) async fn detect_or_give_up<S>(client: &mut S, first: &mut BytesMut) -> Option<Detected>
+pub(crate) async fn detect_or_give_up<S>(
+    client: &mut S,
+    first: &mut BytesMut,
+    unfinished: Duration,
+) -> Option<Detected>
 where
     S: AsyncRead + Unpin,
 {
     loop {
         let before = first.len();
-        match tokio::time::timeout(UNFINISHED, detect_first(client, first)).await {
+        match tokio::time::timeout(unfinished, detect_first(client, first)).await {
             Ok(detected) => return detected.ok(),
             Err(_) if before > 0 && first.len() == before => {
                 return Some(Detected::Opaque(OpaqueReason::Unfinished));
