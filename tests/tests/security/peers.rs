@@ -1,5 +1,6 @@
 //! Peers that are not Weft: TLS clients and servers with whatever certificate a story gives them, who accept everybody.
 
+use std::io::ErrorKind;
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -240,8 +241,13 @@ pub(crate) fn hold(from: &Pod, to: SocketAddr, config: &Arc<ClientConfig>, bytes
 /// [`send_bytes`] without TLS. Half-closes, so that a server that waits for more does not.
 pub(crate) fn send_plain(from: &Pod, to: SocketAddr, bytes: &[u8]) -> Result<Vec<u8>> {
     let work = async || {
-        let mut stream = TcpStream::connect(to).await.context("connecting")?;
         let mut answer = Vec::new();
+        let mut stream = match TcpStream::connect(to).await {
+            Ok(stream) => stream,
+            // The sidecar took the connection and has ended it before we looked.
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => return Ok(answer),
+            Err(error) => return Err(error).context("connecting"),
+        };
         if stream.write_all(bytes).await.is_ok() && stream.shutdown().await.is_ok() {
             // A reset is as good as an end.
             let _ = stream.read_to_end(&mut answer).await;
