@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use tokio::io::AsyncWriteExt;
 use weft_testbed::apps::{Checksum, piece};
 use weft_testbed::{eventually, story};
 
@@ -10,6 +11,9 @@ use super::pair::{APP, Pair, serve};
 
 /// Each way; sent and checked piece by piece, never held whole.
 const LARGE: u64 = 100 << 20;
+
+/// A server that cannot write for so long is held back. A busy machine may make it shorter: the story then sees less sent.
+const STALL: Duration = Duration::from_secs(1);
 
 #[test]
 fn a_hundred_megabytes_each_way_are_byte_exact() {
@@ -40,6 +44,44 @@ fn a_hundred_megabytes_each_way_are_byte_exact() {
         assert_eq!(bytes("weft_http_request_body_bytes_total")?, LARGE as f64);
         let count_itself = format!("{LARGE} {sum:016x}\n").len() as f64;
         assert_eq!(bytes("weft_http_response_body_bytes_total")?, LARGE as f64 + count_itself);
+        Ok(())
+    });
+}
+
+/// A client that does not read holds back its server: windows and socket buffers fill up, and nothing else.
+#[test]
+fn a_slow_reader_slows_its_server_down() {
+    story("proto-slow-reader", |mesh| {
+        let pair = Pair::new(mesh, &[8082])?;
+        let (stalled, told) = tokio::sync::oneshot::channel();
+        let server = serve(&pair.server, 8082, async move |mut wire| {
+            wire.head().await?;
+            wire.say(format!("HTTP/1.1 200 OK\r\ncontent-length: {LARGE}\r\n\r\n")).await?;
+            let mut at = 0;
+            while at < LARGE {
+                let bytes = piece(at, LARGE);
+                let Ok(written) = tokio::time::timeout(STALL, wire.stream.write(&bytes)).await else { break };
+                at += written? as u64;
+            }
+            let sent = at;
+            // Nobody waits any more where the story has failed.
+            let _ = stalled.send(());
+            while at < LARGE {
+                let bytes = piece(at, LARGE);
+                wire.say(&bytes).await?;
+                at += bytes.len() as u64;
+            }
+            Ok(sent)
+        })?;
+        let sum = pair.talk(8082, async |wire| {
+            wire.say(format!("GET / HTTP/1.1\r\nhost: {APP}\r\n\r\n")).await?;
+            wire.head().await?;
+            told.await.context("the server is gone")?;
+            wire.checksum(LARGE).await
+        })?;
+        assert_eq!(sum, Checksum::of_pattern(LARGE), "and then gets every byte");
+        let sent = server.join()?;
+        assert!(sent < LARGE / 2, "{sent} bytes went to nobody");
         Ok(())
     });
 }
