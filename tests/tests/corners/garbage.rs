@@ -130,6 +130,17 @@ fn garbage_from_the_own_application() {
 }
 
 #[test]
+fn garbage_at_the_ca() {
+    story("garbage-ca", |mesh| {
+        let outsider = mesh.pod("outsider.shop").start()?;
+        let taken = attack(&outsider, mesh.ca()?.address_for(&outsider), 30_000)?;
+        ensure!(taken > RANDOM, "the CA took {taken} connections");
+        // It signs for whoever comes with a token afterwards, as if nothing had been.
+        Pair::start(mesh, |_| ())?.works()
+    });
+}
+
+#[test]
 fn garbage_as_dns() {
     story("garbage-dns", |mesh| {
         let pair = Pair::start(mesh, |_| ())?;
