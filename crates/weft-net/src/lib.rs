@@ -12,6 +12,9 @@
 //! All of it is made for current-thread runtimes: buffers and pipes come from pools that belong to the thread, nothing
 //! takes a lock, and an idle connection holds no buffer.
 
+#[macro_use]
+mod write_through;
+
 mod accept;
 mod connect;
 pub mod detect;
