@@ -26,8 +26,10 @@ pub(crate) struct App {
     pub(crate) used: Cell<bool>,
     http1: Rc<Http1Pool>,
     http2: RefCell<Vec<Rc<Http2Client>>>,
-    /// Held by the request that opens an HTTP/2 connection: those that come meanwhile wait for it and use it, too.
+    /// Held by the request that opens an HTTP/2 connection: those that come meanwhile wait for it and share what comes of it.
     dialing: Mutex<()>,
+    /// How many of these have ended, and how the last one did.
+    dialed: Cell<(u64, Option<ErrorCode>)>,
     http1_connections: ConnectionCounts,
     http2_connections: ConnectionCounts,
     connect: ConnectOptions,
@@ -96,6 +98,7 @@ impl App {
             http1: Http1Pool::new(worker.http1_pool),
             http2: RefCell::default(),
             dialing: Mutex::default(),
+            dialed: Cell::default(),
             http1_connections: ConnectionCounts::new(worker, addr, "http/1"),
             http2_connections: ConnectionCounts::new(worker, addr, "http/2"),
             connect: worker.connect,
@@ -237,10 +240,23 @@ impl App {
         if let Some(client) = self.usable_http2() {
             return Ok(client);
         }
+        let (before, _) = self.dialed.get();
         let _dialing = self.dialing.lock().await;
         if let Some(client) = self.usable_http2() {
             return Ok(client);
         }
+        match self.dialed.get() {
+            // Somebody has tried while we waited. One after another, all would wait for the sum of their timeouts.
+            (now, Some(code)) if now != before => Err(code),
+            (now, _) => {
+                let opened = self.open_http2().await;
+                self.dialed.set((now + 1, opened.as_ref().err().copied()));
+                opened
+            }
+        }
+    }
+
+    async fn open_http2(&self) -> Result<Rc<Http2Client>, ErrorCode> {
         let (io, guard) =
             self.dial_counted(&self.http2_connections).await.map_err(|error| connect(&error))?;
         let client =
