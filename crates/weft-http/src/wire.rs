@@ -84,7 +84,7 @@ pub struct Original {
 pub fn from_link<B>(request: &mut Request<B>) -> Original {
     let mut original = Original { version: Version::HTTP_11, upgrade: None };
     let headers = request.headers_mut();
-    if Survey::of(headers).internal {
+    if is_marked(headers) {
         match headers.remove(WEFT_WIRE) {
             Some(value) if value == "2" => original.version = Version::HTTP_2,
             Some(value) if value == "1.0" => original.version = Version::HTTP_10,

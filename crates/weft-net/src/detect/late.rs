@@ -36,43 +36,33 @@ enum Line {
     Other,
 }
 
-/// The automaton.
-#[derive(Clone, Copy, Debug)]
-struct Watch {
-    line: Line,
-    /// The last byte was CR: white space, unless LF follows.
-    cr: bool,
-}
-
-impl Watch {
-    const NEW: Self = Self { line: Line::Leading, cr: false };
-
-    fn feed(&mut self, bytes: &[u8]) -> Line {
+impl Line {
+    /// Where the line is after these bytes.
+    fn after(mut self, bytes: &[u8]) -> Self {
         for byte in bytes {
-            if matches!(self.line, Line::Http | Line::Other) {
+            if matches!(self, Self::Http | Self::Other) {
                 break;
             }
-            self.line = self.step(*byte);
-            self.cr = *byte == b'\r';
+            self = self.step(*byte);
         }
-        self.line
+        self
     }
 
-    fn step(&self, byte: u8) -> Line {
+    fn step(self, byte: u8) -> Self {
+        // CR, too: a lenient server may take one that no LF follows for white space.
         let space = matches!(byte, b' ' | b'\t' | b'\x0b' | b'\x0c' | b'\r');
-        match self.line {
-            Line::Leading if space || byte == b'\n' => Line::Leading,
-            Line::Leading if is_tchar(byte) => Line::Method,
-            Line::Leading => Line::Other,
-            Line::Method | Line::Rest(_) if byte == b'\n' => Line::Other,
-            Line::Method | Line::Rest(_) if space => Line::Rest(Some(0)),
-            // A CR that no LF followed was the white space behind the method.
-            Line::Method if is_tchar(byte) => Line::Method,
-            Line::Method => Line::Other,
-            Line::Rest(Some(matched)) if matched == VERSION.len() && byte.is_ascii_digit() => Line::Http,
-            Line::Rest(Some(matched)) if VERSION.get(matched) == Some(&byte) => Line::Rest(Some(matched + 1)),
-            Line::Rest(_) => Line::Rest(None),
-            Line::Http | Line::Other => self.line,
+        match self {
+            Self::Leading if space || byte == b'\n' => Self::Leading,
+            Self::Leading if is_tchar(byte) => Self::Method,
+            Self::Leading => Self::Other,
+            Self::Method | Self::Rest(_) if byte == b'\n' => Self::Other,
+            Self::Method | Self::Rest(_) if space => Self::Rest(Some(0)),
+            Self::Method if is_tchar(byte) => Self::Method,
+            Self::Method => Self::Other,
+            Self::Rest(Some(matched)) if matched == VERSION.len() && byte.is_ascii_digit() => Self::Http,
+            Self::Rest(Some(matched)) if VERSION.get(matched) == Some(&byte) => Self::Rest(Some(matched + 1)),
+            Self::Rest(_) => Self::Rest(None),
+            Self::Http | Self::Other => self,
         }
     }
 }
@@ -82,23 +72,23 @@ impl Watch {
 #[derive(Debug)]
 pub struct Watched<S> {
     inner: S,
-    watch: Watch,
+    line: Line,
 }
 
 impl<S> Watched<S> {
     /// Watches from the first byte that `inner` gives, which must be the first of the connection.
     pub fn new(inner: S) -> Self {
-        Self { inner, watch: Watch::NEW }
+        Self { inner, line: Line::Leading }
     }
 
     /// Nothing to watch: whose bytes they are has been said.
     pub fn unwatched(inner: S) -> Self {
-        Self { inner, watch: Watch { line: Line::Other, ..Watch::NEW } }
+        Self { inner, line: Line::Other }
     }
 
     /// Whether HTTP has begun.
     pub fn is_http(&self) -> bool {
-        self.watch.line == Line::Http
+        self.line == Line::Http
     }
 
     /// The connection itself.
@@ -121,10 +111,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
         let before = buf.filled().len();
         let this = &mut *self;
         let read = Pin::new(&mut this.inner).poll_read(cx, buf);
-        if this.watch.line == Line::Other {
+        if this.line == Line::Other {
             return read;
         }
-        if this.watch.feed(buf.filled().get(before..).unwrap_or_default()) == Line::Http {
+        this.line = this.line.after(buf.filled().get(before..).unwrap_or_default());
+        if this.line == Line::Http {
             buf.set_filled(before);
             return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, LateHttp)));
         }
@@ -141,7 +132,7 @@ impl<S: PlainTcp> PlainTcp for Watched<S> {
 
     /// Not while the kernel would move bytes past the watch.
     fn is_drained(&self) -> bool {
-        self.watch.line == Line::Other && self.inner.is_drained()
+        self.line == Line::Other && self.inner.is_drained()
     }
 }
 
@@ -154,8 +145,7 @@ mod tests {
     use crate::detect::{Detected, Detection, detect};
 
     fn line(bytes: &[u8]) -> Line {
-        let mut watch = Watch::NEW;
-        watch.feed(bytes)
+        Line::Leading.after(bytes)
     }
 
     #[test]
@@ -212,10 +202,8 @@ mod tests {
         #[test]
         fn pieces_do_not_matter(bytes in "[ \t\r\nGEHTP/1.0A\u{7f}]{0,40}", at in 0usize..40) {
             let bytes = bytes.as_bytes();
-            let mut watch = Watch::NEW;
             let (first, second) = bytes.split_at(at.min(bytes.len()));
-            watch.feed(first);
-            prop_assert_eq!(watch.feed(second), line(bytes));
+            prop_assert_eq!(line(first).after(second), line(bytes));
         }
 
         #[test]

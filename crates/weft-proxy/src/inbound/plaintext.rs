@@ -28,14 +28,14 @@ pub(super) async fn serve(
     let telemetry = &visit.worker.telemetry.inbound;
     if policy.opaque_ports.contains(visit.app.port()) {
         telemetry.detections.inc("configured");
-        return relay(visit, Watch::Configured, first, None).await;
+        return relay(visit, Watched::unwatched, first, None).await;
     }
     let detected = match detected {
         Some(detected) => detected,
         None => {
             // Nobody has spoken: ask the application whether it does.
             let Ok(app) = visit.worker.app(visit.app).dial().await else {
-                return relay(visit, Watch::First, first, None).await;
+                return relay(visit, Watched::new, first, None).await;
             };
             let spoke = tokio::select! {
                 biased;
@@ -46,11 +46,11 @@ pub(super) async fn serve(
                 Some(detected @ (Detected::Http1 | Detected::Http2)) => detected,
                 Some(detected) => {
                     visit.worker.telemetry.inbound.detections.inc(detected.label());
-                    return relay(visit, Watch::First, first, Some(app)).await;
+                    return relay(visit, Watched::new, first, Some(app)).await;
                 }
                 None => {
                     visit.worker.telemetry.inbound.detections.inc("server_first");
-                    return relay(visit, Watch::ServerFirst, first, Some(app)).await;
+                    return relay(visit, Watched::unwatched, first, Some(app)).await;
                 }
             }
         }
@@ -64,22 +64,16 @@ pub(super) async fn serve(
             let io = Prefixed::new(first.freeze(), accepted.stream);
             tokio::task::spawn_local(http::serve_client(link, io, detected == Detected::Http2));
         }
-        Detected::Tls(_) | Detected::Opaque(_) => relay(visit, Watch::First, first, None).await,
+        Detected::Tls(_) | Detected::Opaque(_) => relay(visit, Watched::new, first, None).await,
     }
 }
 
-/// Whether requests may still begin in a connection of bytes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Watch {
-    /// They may.
-    First,
-    /// The server has spoken first, as none of HTTP does.
-    ServerFirst,
-    /// The port is configured to carry bytes.
-    Configured,
-}
+/// The client's connection, with what was read of it in front.
+type Client = Prefixed<TcpStream>;
 
-async fn relay(visit: Visit, watch: Watch, first: BytesMut, app: Option<TcpStream>) {
+/// Relays a connection of bytes. `watch` says whether requests may still begin in it: not where the port is configured to
+/// carry bytes, nor where the server has spoken first, as none of HTTP does.
+async fn relay(visit: Visit, watch: fn(Client) -> Watched<Client>, first: BytesMut, app: Option<TcpStream>) {
     let Visit { worker, accepted, app: addr, listed, open, plaintext: drain } = visit;
     listed.update(|info| info.protocol = "tcp");
     let client = accepted.client.get();
@@ -97,8 +91,7 @@ async fn relay(visit: Visit, watch: Watch, first: BytesMut, app: Option<TcpStrea
             return weft_net::reset(accepted.stream);
         }
     };
-    let client = Prefixed::new(first.freeze(), accepted.stream);
-    let mut client = if watch == Watch::First { Watched::new(client) } else { Watched::unwatched(client) };
+    let mut client = watch(Prefixed::new(first.freeze(), accepted.stream));
     let counters = RelayCounters::default();
     let options = link.relay_options();
     let relaying = relay_plain(&mut client, &mut app, &options, &counters);
