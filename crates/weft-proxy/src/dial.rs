@@ -95,25 +95,54 @@ pub(crate) async fn dial_mesh(
         blames_endpoint: false,
         ..DialError::new(ErrorCode::NoIdentity, &"no certificate yet")
     })?;
-    let tcp = dial_tcp(worker, endpoint).await?;
-    let started = Instant::now();
-    let result = handshake(worker, tcp, endpoint, rule, protocol, &identity).await;
     let telemetry = &worker.telemetry.outbound;
-    match &result {
-        Ok(dialed) => {
-            telemetry.handshakes.inc(kind(dialed.stream.get_ref().1.handshake_kind()));
-            telemetry.handshake_duration.observe(started.elapsed());
-        }
-        Err(error) => {
-            let outcome = match error.code {
-                ErrorCode::IdentityMismatch => "failed_identity",
-                _ => "failed_tls",
-            };
-            telemetry.handshakes.inc(outcome);
-            tracing::warn!(%endpoint, expected = %rule, error = %error.detail, "no mesh link");
+    let mut retries = 0..PLAINTEXT_RETRIES;
+    loop {
+        let tcp = dial_tcp(worker, endpoint).await?;
+        let started = Instant::now();
+        let failed = match handshake(worker, tcp, endpoint, rule, protocol, &identity).await {
+            Ok(dialed) => {
+                telemetry.handshakes.inc(kind(dialed.stream.get_ref().1.handshake_kind()));
+                telemetry.handshake_duration.observe(started.elapsed());
+                return Ok(dialed);
+            }
+            Err(failed) => failed,
+        };
+        telemetry.handshakes.inc(match failed.error.code {
+            ErrorCode::IdentityMismatch => "failed_identity",
+            _ => "failed_tls",
+        });
+        let again = failed.in_plaintext && retries.next().is_some();
+        let error = failed.error;
+        tracing::warn!(%endpoint, expected = %rule, error = %error.detail, again, "no mesh link");
+        if !again {
+            return Err(error);
         }
     }
-    result
+}
+
+/// How often an endpoint that answers a ClientHello in plaintext is tried again. Where its inbound mode is permissive and
+/// its application speaks first, our hello may have come after its patience (`timeouts.detect`), because one of the two
+/// machines is busy: that says nothing about the next time.
+const PLAINTEXT_RETRIES: u32 = 1;
+
+/// A handshake that brought no link.
+struct Failed {
+    error: DialError,
+    /// What came was no TLS at all.
+    in_plaintext: bool,
+}
+
+impl From<DialError> for Failed {
+    fn from(error: DialError) -> Self {
+        Self { error, in_plaintext: false }
+    }
+}
+
+/// Whether a handshake failed because what came was no TLS.
+fn is_plaintext(error: &std::io::Error) -> bool {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(tls, Some(rustls::Error::InvalidMessage(_)))
 }
 
 async fn handshake(
@@ -123,7 +152,7 @@ async fn handshake(
     rule: &PeerRule,
     protocol: LinkProtocol,
     identity: &TlsGeneration,
-) -> Result<Dialed, DialError> {
+) -> Result<Dialed, Failed> {
     let config: &Arc<ClientConfig> = match protocol {
         LinkProtocol::Http => &identity.client_http,
         LinkProtocol::Tcp => &identity.client_tcp,
@@ -132,8 +161,11 @@ async fn handshake(
     let connecting = TlsConnector::from(Arc::clone(config)).connect(name, ReadAhead::new(tcp));
     let stream = match tokio::time::timeout(worker.shared.config.timeouts.handshake, connecting).await {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return Err(DialError::new(ErrorCode::TlsFailed, &error)),
-        Err(_) => return Err(DialError::new(ErrorCode::TlsFailed, &"the TLS handshake took too long")),
+        Ok(Err(error)) => {
+            let in_plaintext = is_plaintext(&error);
+            return Err(Failed { error: DialError::new(ErrorCode::TlsFailed, &error), in_plaintext });
+        }
+        Err(_) => return Err(DialError::new(ErrorCode::TlsFailed, &"the TLS handshake took too long").into()),
     };
     let mut stream = stream;
     stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
@@ -141,12 +173,12 @@ async fn handshake(
     let peer = peer_of(tls).map_err(|error| DialError::new(ErrorCode::TlsFailed, &error))?;
     if !rule.allows(&peer.id) {
         let detail = format!("{endpoint} is {}, expected {rule}", peer.id);
-        return Err(DialError::new(ErrorCode::IdentityMismatch, &detail));
+        return Err(DialError::new(ErrorCode::IdentityMismatch, &detail).into());
     }
     let agreed =
         weft_identity::link_protocol(tls).map_err(|error| DialError::new(ErrorCode::TlsFailed, &error))?;
     if agreed != protocol {
-        return Err(DialError::new(ErrorCode::TlsFailed, &"the peer chose another link protocol"));
+        return Err(DialError::new(ErrorCode::TlsFailed, &"the peer chose another link protocol").into());
     }
     Ok(Dialed { stream, peer: peer.id, generation: identity.generation })
 }

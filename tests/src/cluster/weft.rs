@@ -102,7 +102,9 @@ impl Cluster {
             let text = output.map_or_else(|error| error.to_string(), |output| output.stdout + &output.stderr);
             eprintln!("$ kubectl {}\n{text}", words.join(" "));
         };
-        for namespace in namespaces.iter().map(String::as_str).chain([WEFT_NAMESPACE]) {
+        show(&["get", "configmap", "weft-state", "-n", WEFT_NAMESPACE, "-o", "jsonpath={.data}"]);
+        // The story's own last: the end of an output is what survives of a long one.
+        for namespace in [WEFT_NAMESPACE].into_iter().chain(namespaces.iter().map(String::as_str)) {
             show(&["get", "pods", "-n", namespace, "-o", "wide"]);
             show(&["get", "events", "-n", namespace, "--field-selector", "type=Warning"]);
             show(&["get", "configmap", "weft-mesh", "-n", namespace, "-o", "jsonpath={.data.weft\\.yaml}"]);
@@ -112,6 +114,5 @@ impl Cluster {
                 show(&["logs", "-n", namespace, pod, "--all-containers", "--prefix", SHOWN]);
             }
         }
-        show(&["get", "configmap", "weft-state", "-n", WEFT_NAMESPACE, "-o", "jsonpath={.data}"]);
     }
 }

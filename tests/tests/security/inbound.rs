@@ -4,11 +4,12 @@ use std::net::SocketAddr;
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use weft_testbed::{Mesh, Pod, Recorder, Request, Service, Sidecar, eventually, rest, story};
 
 use crate::SOON;
 use crate::certs::{Authority, Credential, bad_credentials, id};
-use crate::peers::{Outcome, client, hold, request, send_bytes, send_plain};
+use crate::peers::{Outcome, client, connect_late, hold, request, send_bytes, send_plain};
 
 const HTTP: &str = "weft/http";
 const TCP: &str = "weft/tcp";
@@ -26,12 +27,16 @@ struct Scene {
 
 impl Scene {
     fn new(mesh: &Mesh, mode: &str) -> Result<Self> {
+        Self::configured(mesh, |yaml| yaml["inbound"]["mode"] = mode.into())
+    }
+
+    fn configured(mesh: &Mesh, edit: impl FnOnce(&mut serde_json::Value)) -> Result<Self> {
         let orders = mesh.pod("orders.shop").start()?;
         let app = Recorder::start(&orders, 8080)?;
         let sidecar = mesh
             .sidecar(&orders)?
             .config(|yaml| {
-                yaml["inbound"]["mode"] = mode.into();
+                edit(yaml);
                 // How long a silent client is waited for in strict mode.
                 yaml["timeouts"]["handshake"] = "1s".into();
             })
@@ -114,7 +119,6 @@ fn strict_takes_no_plaintext_and_no_other_tls() {
         }
         // Silence ends as well.
         let silent = scene.mallory.run(async || {
-            use tokio::io::AsyncReadExt;
             let mut stream = tokio::net::TcpStream::connect(scene.to).await?;
             let mut byte = [0; 1];
             let read = tokio::time::timeout(SOON, stream.read(&mut byte));
@@ -148,6 +152,44 @@ fn permissive_takes_plaintext_and_mutual_tls_but_no_bad_link() {
         scene.refuses("no certificate", None)?;
         for bad in bad_credentials(mesh.ca()?, "web")? {
             scene.refuses(bad.what, Some(&bad.credential))?;
+        }
+        Ok(())
+    });
+}
+
+/// On a busy machine a mesh client's first word may come after `timeouts.detect`, when the application has been asked
+/// whether it speaks first. It is still the mesh's word, and not for the application.
+#[test]
+fn permissive_takes_a_link_that_begins_late() {
+    story("late-link", |mesh| {
+        for (kind, ports) in [("bytes or HTTP", serde_json::json!([])), ("opaque", serde_json::json!([8080]))]
+        {
+            let scene = Scene::configured(mesh, |yaml| {
+                yaml["inbound"] = serde_json::json!({ "mode": "permissive", "opaquePorts": ports });
+            })?;
+            let good = Authority::of(mesh.ca()?)?.good("shop", "web")?;
+            let config = client(Some(&good), &[TCP])?;
+            let asked = || scene.app.connections() > 0;
+            let late = async || {
+                let mut stream = connect_late(scene.to, &config, asked).await.context("the link")?;
+                stream.write_all(&head("late")).await?;
+                let mut answer = [0; 12];
+                stream.read_exact(&mut answer).await.context("the answer")?;
+                Ok(answer)
+            };
+            let answer = scene
+                .mallory
+                .run(async || tokio::time::timeout(SOON, late()).await.context("taken for plaintext")?)
+                .context(kind)?;
+            ensure!(&answer == b"HTTP/1.1 200", "{kind}: {:?}", String::from_utf8_lossy(&answer));
+            let seen = scene.app.text();
+            ensure!(seen.starts_with("GET /late"), "{kind}: {seen}");
+            let metrics = scene.sidecar.metrics()?;
+            ensure!(
+                metrics.sum("weft_protocol_detections_total", &[("outcome", "mesh")]) == 1.0,
+                "{metrics:?}"
+            );
+            ensure!(metrics.sum("weft_plaintext_connections_total", &[]) == 0.0, "{metrics:?}");
         }
         Ok(())
     });

@@ -98,6 +98,25 @@ fn strict_says_nothing_to_a_server_without_mutual_tls() {
     });
 }
 
+/// A permissive sidecar in front of a server that speaks first may lose patience before a busy client has begun.
+#[test]
+fn a_greeting_in_plaintext_is_not_the_last_word() {
+    story("early-greeting", |mesh| {
+        for mode in ["strict", "permissive"] {
+            let (web, sidecar, pod) = caller_and_rogue(mesh, mode)?;
+            let rogue =
+                Rogue::start(&pod, 8080, server(&Authority::of(mesh.ca()?)?.good("shop", "orders")?)?)?;
+            rogue.greets_early(&pod.addresses());
+            let answer = web.get("http://orders.shop/")?;
+            ensure!(answer.status == 200 && answer.text() == "rogue\n", "{mode}: {answer:?}");
+            let failed = [("direction", "outbound"), ("outcome", "failed_tls")];
+            let failed = sidecar.metrics()?.sum("weft_mtls_handshakes_total", &failed);
+            ensure!(failed == 1.0 && rogue.connections() == 2, "{mode}: {failed} of {}", rogue.connections());
+        }
+        Ok(())
+    });
+}
+
 #[test]
 fn permissive_falls_back_for_a_server_without_a_sidecar_only() {
     story("permissive-out", |mesh| {

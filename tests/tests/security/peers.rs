@@ -1,7 +1,7 @@
 //! Peers that are not Weft: TLS clients and servers with whatever certificate a story gives them, who accept everybody.
 
 use std::io::ErrorKind;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -165,7 +165,27 @@ pub(crate) async fn connect(
     to: SocketAddr,
     config: &Arc<ClientConfig>,
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    secure(TcpStream::connect(to).await?, to, config).await
+}
+
+/// [`connect`] of a client that says nothing until `begin`.
+pub(crate) async fn connect_late(
+    to: SocketAddr,
+    config: &Arc<ClientConfig>,
+    begin: impl Fn() -> bool,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let tcp = TcpStream::connect(to).await?;
+    while !begin() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    secure(tcp, to, config).await
+}
+
+async fn secure(
+    tcp: TcpStream,
+    to: SocketAddr,
+    config: &Arc<ClientConfig>,
+) -> std::io::Result<TlsStream<TcpStream>> {
     TlsConnector::from(Arc::clone(config)).connect(ServerName::IpAddress(to.ip().into()), tcp).await
 }
 
@@ -272,6 +292,7 @@ struct Seen {
 pub(crate) struct Rogue {
     seen: Arc<Mutex<Seen>>,
     config: Arc<Mutex<Arc<ServerConfig>>>,
+    early: Arc<Mutex<Vec<IpAddr>>>,
     _running: watch::Sender<()>,
 }
 
@@ -286,12 +307,18 @@ impl Rogue {
         let (running, mut ended) = watch::channel(());
         let seen = Arc::<Mutex<Seen>>::default();
         let config = Arc::new(Mutex::new(config));
-        let (shared, current) = (Arc::clone(&seen), Arc::clone(&config));
+        let early = Arc::<Mutex<Vec<IpAddr>>>::default();
+        let (shared, current, greeted) = (Arc::clone(&seen), Arc::clone(&config), Arc::clone(&early));
         pod.start(async move || {
             let listener = TcpListener::from_std(listener).context("rogue")?;
             loop {
                 tokio::select! {
-                    accepted = listener.accept() => if let Ok((stream, _)) = accepted {
+                    accepted = listener.accept() => if let Ok((mut stream, _)) = accepted {
+                        if is_early(&stream, &greeted) {
+                            stream.write_all(b"220 anybody there?\r\n").await?;
+                            lock(&shared).connections += 1;
+                            continue;
+                        }
                         let config = Arc::clone(&lock(&current));
                         tokio::spawn(rogue(stream, config, Arc::clone(&shared)));
                     },
@@ -299,7 +326,12 @@ impl Rogue {
                 }
             }
         })?;
-        Ok(Self { seen, config, _running: running })
+        Ok(Self { seen, config, early, _running: running })
+    }
+
+    /// The next connection to each of these addresses is greeted in plaintext.
+    pub(crate) fn greets_early(&self, addresses: &[IpAddr]) {
+        *lock(&self.early) = addresses.to_vec();
     }
 
     /// Shows another certificate from the next connection on.
@@ -321,6 +353,13 @@ impl Rogue {
     pub(crate) fn handshakes(&self) -> Vec<Option<HandshakeKind>> {
         lock(&self.seen).handshakes.clone()
     }
+}
+
+fn is_early(stream: &TcpStream, greeted: &Mutex<Vec<IpAddr>>) -> bool {
+    let Ok(to) = stream.local_addr() else { return false };
+    let mut early = lock(greeted);
+    let found = early.iter().position(|address| *address == to.ip().to_canonical());
+    found.map(|index| early.remove(index)).is_some()
 }
 
 async fn rogue(stream: TcpStream, config: Arc<ServerConfig>, seen: Arc<Mutex<Seen>>) -> Result<()> {

@@ -68,7 +68,8 @@ pub(crate) async fn serve(
     }
     let mut first = BytesMut::new();
     let detecting = detect_first(&mut visit.accepted.stream, &mut first);
-    // A mesh client speaks at once. Strict waits for nothing else; permissive must let servers speak first.
+    // A mesh client speaks at once, or nearly: strict waits for nothing else, permissive must let servers speak first and
+    // goes on listening while they may.
     let patience = match policy.mode {
         MtlsMode::Strict => visit.worker.shared.config.timeouts.handshake,
         _ => visit.worker.shared.config.timeouts.detect,
@@ -79,10 +80,7 @@ pub(crate) async fn serve(
         Err(_) => None,
     };
     match detected {
-        Some(Detected::Tls(hello)) if hello.offers(&[ALPN_HTTP, ALPN_TCP]).is_some() => {
-            visit.worker.telemetry.inbound.detections.inc("mesh");
-            Box::pin(mesh(visit, first)).await;
-        }
+        Some(detected) if is_mesh(&detected) => Box::pin(mesh(visit, first)).await,
         other if policy.mode == MtlsMode::Strict => {
             let why = other.as_ref().map_or("silent", Detected::label);
             visit.worker.telemetry.inbound.detections.inc("refused_strict");
@@ -91,11 +89,13 @@ pub(crate) async fn serve(
                 "refused a connection without mutual TLS (mode strict)");
             weft_net::reset(visit.accepted.stream);
         }
-        other => {
-            plaintext::count(&visit, "served");
-            Box::pin(plaintext::serve(visit, first, other, &policy)).await;
-        }
+        other => Box::pin(plaintext::serve(visit, first, other, &policy)).await,
     }
+}
+
+/// Whether a client has begun a mesh link.
+fn is_mesh(detected: &Detected) -> bool {
+    matches!(detected, Detected::Tls(hello) if hello.offers(&[ALPN_HTTP, ALPN_TCP]).is_some())
 }
 
 /// Where a captured connection was going, or why it is refused.
@@ -120,6 +120,7 @@ fn refuse(worker: &Worker, accepted: Accepted, why: &'static str) {
 async fn mesh(visit: Visit, first: BytesMut) {
     let Visit { worker, accepted, app, listed, open, .. } = visit;
     let telemetry = &worker.telemetry.inbound;
+    telemetry.detections.inc("mesh");
     let client = accepted.client;
     let started = Instant::now();
     let (stream, peer, protocol) = match handshake(&worker, accepted.stream, first).await {

@@ -5,11 +5,12 @@ use std::rc::Rc;
 use bytes::BytesMut;
 use tokio::net::TcpStream;
 use weft_config::InboundPolicy;
+use weft_core::MtlsMode;
 use weft_http::ErrorCode;
-use weft_net::{Detected, Prefixed, RelayCounters, Watched, relay_plain};
+use weft_net::{Detected, Prefixed, RelayCounters, Watched, read_more, relay_plain};
 use weft_telemetry::metrics::families;
 
-use super::{Link, Visit, http, refuse_late};
+use super::{Link, Visit, http, is_mesh, refuse_late};
 use crate::outbound::{UNFINISHED, detect_or_give_up};
 
 /// Counts a connection that the move to mutual TLS has not reached yet, by its caller.
@@ -18,53 +19,84 @@ pub(super) fn count(visit: &Visit, outcome: &str) {
     visit.worker.telemetry.shard.counter(&families::PLAINTEXT, &[&source, outcome]).inc();
 }
 
-/// Serves a plaintext connection; `detected` is what its first bytes said, if it has spoken yet.
+/// Serves a connection that is plaintext as far as is known; `detected` is what its first bytes said, if it has spoken
+/// yet. A mesh client whose machine is busy may speak only now.
 pub(super) async fn serve(
     mut visit: Visit,
     mut first: BytesMut,
     detected: Option<Detected>,
     policy: &InboundPolicy,
 ) {
-    let telemetry = &visit.worker.telemetry.inbound;
-    if policy.opaque_ports.contains(visit.app.port()) {
-        telemetry.detections.inc("configured");
-        return relay(visit, Watched::unwatched, first, None).await;
-    }
-    let detected = match detected {
-        Some(detected) => detected,
-        None => {
-            // Nobody has spoken: ask the application whether it does.
-            let Ok(app) = visit.worker.app(visit.app).dial().await else {
-                return relay(visit, Watched::new, first, None).await;
-            };
-            let spoke = tokio::select! {
-                biased;
-                detected = detect_or_give_up(&mut visit.accepted.stream, &mut first, UNFINISHED) => detected,
-                _ = app.readable() => None,
-            };
-            match spoke {
-                Some(detected @ (Detected::Http1 | Detected::Http2)) => detected,
-                Some(detected) => {
-                    visit.worker.telemetry.inbound.detections.inc(detected.label());
-                    return relay(visit, Watched::new, first, Some(app)).await;
-                }
-                None => {
-                    visit.worker.telemetry.inbound.detections.inc("server_first");
-                    return relay(visit, Watched::unwatched, first, Some(app)).await;
-                }
-            }
-        }
+    let meshed = policy.mode != MtlsMode::Disable;
+    let opaque = policy.opaque_ports.contains(visit.app.port());
+    let (spoke, app) = match detected {
+        Some(detected) => (Some(detected), None),
+        None if opaque && !meshed => (None, None),
+        // Nobody has spoken: ask the application whether it does.
+        None => match visit.worker.app(visit.app).dial().await {
+            Ok(app) => (first_word(&mut visit, &mut first, &app, opaque).await, Some(app)),
+            Err(_) => return relay(visit, Watched::new, first, None).await,
+        },
     };
-    visit.worker.telemetry.inbound.detections.inc(detected.label());
-    match detected {
-        Detected::Http1 | Detected::Http2 => {
+    if meshed {
+        if spoke.as_ref().is_some_and(is_mesh) {
+            return Box::pin(super::mesh(visit, first)).await;
+        }
+        count(&visit, "served");
+    }
+    let detections = &visit.worker.telemetry.inbound.detections;
+    match spoke {
+        _ if opaque => {
+            detections.inc("configured");
+            relay(visit, Watched::unwatched, first, app).await;
+        }
+        None => {
+            detections.inc("server_first");
+            relay(visit, Watched::unwatched, first, app).await;
+        }
+        Some(detected @ (Detected::Http1 | Detected::Http2)) => {
+            detections.inc(detected.label());
             let Visit { worker, accepted, app, listed, open, plaintext: drain } = visit;
             let client = accepted.client.get();
             let link = Link { worker, client, app, peer: None, drain, listed, _open: open };
             let io = Prefixed::new(first.freeze(), accepted.stream);
             tokio::task::spawn_local(http::serve_client(link, io, detected == Detected::Http2));
         }
-        Detected::Tls(_) | Detected::Opaque(_) => relay(visit, Watched::new, first, None).await,
+        Some(detected) => {
+            detections.inc(detected.label());
+            relay(visit, Watched::new, first, app).await;
+        }
+    }
+}
+
+/// The type of TLS records that hold a handshake (RFC 8446 section 5.1), with which no other protocol begins that is told
+/// apart here.
+const HANDSHAKE: u8 = 22;
+
+/// Waits for the client's first words or the application's; `None` is the application. What comes to a port that is
+/// configured to carry bytes is looked at for a mesh link and nothing else.
+async fn first_word(
+    visit: &mut Visit,
+    first: &mut BytesMut,
+    app: &TcpStream,
+    opaque: bool,
+) -> Option<Detected> {
+    let stream = &mut visit.accepted.stream;
+    // Half a ClientHello is the client's first word, whatever a server that speaks first has sent meanwhile.
+    let begun = first.first() == Some(&HANDSHAKE);
+    let client = async {
+        if opaque && first.is_empty() {
+            read_more(stream, first).await.ok()?;
+        }
+        if opaque && first.first() != Some(&HANDSHAKE) {
+            return None;
+        }
+        detect_or_give_up(stream, first, UNFINISHED).await
+    };
+    tokio::select! {
+        biased;
+        detected = client => detected,
+        _ = app.readable(), if !begun => None,
     }
 }
 

@@ -13,7 +13,8 @@ use weft_core::{EndpointAddr, MtlsMode};
 use weft_http::ErrorCode;
 use weft_identity::LinkProtocol;
 use weft_net::{
-    Detected, OpaqueReason, Prefixed, RelayCounters, RelayOptions, detect_first, relay, relay_plain,
+    Detected, OpaqueReason, Prefixed, RelayCounters, RelayOptions, detect_first, read_more, relay,
+    relay_plain,
 };
 use weft_telemetry::metrics::{Direction, TcpLabels, TlsLabel};
 
@@ -94,13 +95,15 @@ pub(crate) async fn detect_or_give_up<S>(
 where
     S: AsyncRead + Unpin,
 {
+    // However long it is silent.
+    if first.is_empty() {
+        read_more(client, first).await.ok()?;
+    }
     loop {
         let before = first.len();
         match tokio::time::timeout(unfinished, detect_first(client, first)).await {
             Ok(detected) => return detected.ok(),
-            Err(_) if before > 0 && first.len() == before => {
-                return Some(Detected::Opaque(OpaqueReason::Unfinished));
-            }
+            Err(_) if first.len() == before => return Some(Detected::Opaque(OpaqueReason::Unfinished)),
             Err(_) => {}
         }
     }
