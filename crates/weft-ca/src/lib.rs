@@ -50,3 +50,8 @@ pub use server::{Ca, CaParts};
 pub async fn run(config: CaConfig, drain: weft_core::Drain) -> Result<(), CaError> {
     Ca::bind(&config).await?.serve(drain).await
 }
+
+/// Whether the key of a signing request (PKCS #10, DER) would be certified, whoever asks. For fuzz targets.
+pub fn accepts_signing_request(der: &[u8]) -> bool {
+    csr::key(der).is_ok()
+}
