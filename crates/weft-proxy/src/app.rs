@@ -6,7 +6,6 @@ use std::rc::Rc;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use tokio::net::TcpStream;
-use tokio::sync::Mutex;
 use weft_core::EndpointAddr;
 use weft_http::wire::{self, Original};
 use weft_http::{
@@ -17,6 +16,7 @@ use weft_net::{ConnectError, ConnectOptions};
 use weft_telemetry::metrics::families;
 use weft_telemetry::{Counter, Gauge};
 
+use crate::dialing::Dials;
 use crate::worker::Worker;
 
 /// One application address, with the kept-alive connections that this worker has to it.
@@ -26,10 +26,7 @@ pub(crate) struct App {
     pub(crate) used: Cell<bool>,
     http1: Rc<Http1Pool>,
     http2: RefCell<Vec<Rc<Http2Client>>>,
-    /// Held by the request that opens an HTTP/2 connection: those that come meanwhile wait for it and share what comes of it.
-    dialing: Mutex<()>,
-    /// How many of these have ended, and how the last one did.
-    dialed: Cell<(u64, Option<ErrorCode>)>,
+    http2_dials: Dials<Rc<Http2Client>, ErrorCode>,
     http1_connections: ConnectionCounts,
     http2_connections: ConnectionCounts,
     connect: ConnectOptions,
@@ -97,8 +94,7 @@ impl App {
             used: Cell::default(),
             http1: Http1Pool::new(worker.http1_pool),
             http2: RefCell::default(),
-            dialing: Mutex::default(),
-            dialed: Cell::default(),
+            http2_dials: Dials::default(),
             http1_connections: ConnectionCounts::new(worker, addr, "http/1"),
             http2_connections: ConnectionCounts::new(worker, addr, "http/2"),
             connect: worker.connect,
@@ -145,7 +141,7 @@ impl App {
 
     /// Sends a request in the version its caller speaks.
     pub(crate) async fn send(
-        &self,
+        self: &Rc<Self>,
         request: Request<Body>,
         interim: &Interim<'_>,
     ) -> Result<Response<Body>, Failure> {
@@ -167,7 +163,7 @@ impl App {
 
     /// Sends a request for an upgrade, or CONNECT.
     pub(crate) async fn upgrade(
-        &self,
+        self: &Rc<Self>,
         mut request: Request<Body>,
         original: Original,
     ) -> Result<Upgraded, ErrorCode> {
@@ -236,27 +232,11 @@ impl App {
         clients.iter().find(|client| client.has_room()).cloned()
     }
 
-    async fn http2(&self) -> Result<Rc<Http2Client>, ErrorCode> {
-        if let Some(client) = self.usable_http2() {
-            return Ok(client);
-        }
-        let (before, _) = self.dialed.get();
-        let _dialing = self.dialing.lock().await;
-        if let Some(client) = self.usable_http2() {
-            return Ok(client);
-        }
-        match self.dialed.get() {
-            // Somebody has tried while we waited. One after another, all would wait for the sum of their timeouts.
-            (now, Some(code)) if now != before => Err(code),
-            (now, _) => {
-                let opened = self.open_http2().await;
-                self.dialed.set((now + 1, opened.as_ref().err().copied()));
-                opened
-            }
-        }
+    async fn http2(self: &Rc<Self>) -> Result<Rc<Http2Client>, ErrorCode> {
+        self.http2_dials.connection(|| self.usable_http2(), || Rc::clone(self).open_http2()).await
     }
 
-    async fn open_http2(&self) -> Result<Rc<Http2Client>, ErrorCode> {
+    async fn open_http2(self: Rc<Self>) -> Result<Rc<Http2Client>, ErrorCode> {
         let (io, guard) =
             self.dial_counted(&self.http2_connections).await.map_err(|error| connect(&error))?;
         let client =

@@ -17,6 +17,7 @@ mod app;
 mod connections;
 mod destination;
 mod dial;
+mod dialing;
 mod error;
 mod inbound;
 mod outbound;

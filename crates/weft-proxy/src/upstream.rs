@@ -7,7 +7,6 @@ use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tokio::sync::Notify;
 use weft_balance::{Endpoint, InFlight, Picker, Snapshot, Timestamp};
 use weft_config::DestinationMode;
 use weft_core::{EndpointAddr, MtlsMode, PeerRule};
@@ -19,6 +18,7 @@ use weft_telemetry::{Counter, Gauge};
 use crate::app::App;
 use crate::destination::{self, MeshRule, Target};
 use crate::dial::{DialError, dial_mesh};
+use crate::dialing::Dials;
 use crate::shared::Service;
 use crate::telemetry::{Labels, SeriesByVersion, workload_of};
 use crate::worker::Worker;
@@ -69,7 +69,7 @@ struct View {
 pub(crate) struct EndpointLinks {
     pub(crate) endpoint: Arc<Endpoint>,
     links: RefCell<Vec<Rc<Link>>>,
-    dialing: RefCell<Option<Rc<Dialing>>>,
+    dials: Dials<Rc<Link>, DialError>,
     /// Plaintext connections, for the modes that allow them.
     plain: OnceCell<Rc<App>>,
     /// Until when the endpoint is taken not to speak mutual TLS (permissive mode).
@@ -89,13 +89,6 @@ impl Drop for Link {
     fn drop(&mut self) {
         self.open.dec();
     }
-}
-
-/// A dial under way that several requests wait for. It goes on when the request that began it is cancelled.
-#[derive(Default)]
-struct Dialing {
-    result: OnceCell<Result<(), DialError>>,
-    done: Notify,
 }
 
 /// An endpoint picked for one request.
@@ -331,7 +324,7 @@ impl EndpointLinks {
         Rc::new(Self {
             endpoint: Arc::clone(endpoint),
             links: RefCell::default(),
-            dialing: RefCell::default(),
+            dials: Dials::default(),
             plain: OnceCell::new(),
             plaintext_until: Cell::default(),
         })
@@ -343,20 +336,8 @@ impl EndpointLinks {
         worker: &Rc<Worker>,
         upstream: &Rc<Upstream>,
     ) -> Result<Rc<Link>, DialError> {
-        loop {
-            if let Some(link) = self.usable(worker) {
-                return Ok(link);
-            }
-            let dialing = self.dialing(worker, upstream);
-            loop {
-                let notified = dialing.done.notified();
-                if let Some(result) = dialing.result.get() {
-                    result.clone()?;
-                    break;
-                }
-                notified.await;
-            }
-        }
+        let dial = || open(Rc::clone(self), Rc::clone(worker), Rc::clone(upstream));
+        self.dials.connection(|| self.usable(worker), dial).await
     }
 
     /// Takes out links that are closed or made with an identity that has been renewed since, so that no link outlives
@@ -366,21 +347,6 @@ impl EndpointLinks {
         let mut links = self.links.borrow_mut();
         links.retain(|link| link.client.is_open() && link.generation >= generation);
         links.iter().find(|link| link.client.has_room()).cloned()
-    }
-
-    fn dialing(self: &Rc<Self>, worker: &Rc<Worker>, upstream: &Rc<Upstream>) -> Rc<Dialing> {
-        if let Some(dialing) = &*self.dialing.borrow() {
-            return Rc::clone(dialing);
-        }
-        let dialing = Rc::new(Dialing::default());
-        *self.dialing.borrow_mut() = Some(Rc::clone(&dialing));
-        tokio::task::spawn_local(dial(
-            Rc::clone(self),
-            Rc::clone(worker),
-            Rc::clone(upstream),
-            Rc::clone(&dialing),
-        ));
-        dialing
     }
 
     /// Plaintext connections to the endpoint.
@@ -399,23 +365,12 @@ impl EndpointLinks {
     }
 }
 
-async fn dial(links: Rc<EndpointLinks>, worker: Rc<Worker>, upstream: Rc<Upstream>, dialing: Rc<Dialing>) {
-    let result = open(&links, &worker, &upstream).await;
-    if let Ok(link) = &result {
-        links.endpoint.connected();
-        links.links.borrow_mut().push(Rc::clone(link));
-    }
-    let _ = dialing.result.set(result.map(drop));
-    *links.dialing.borrow_mut() = None;
-    dialing.done.notify_waiters();
-}
-
 async fn open(
-    links: &EndpointLinks,
-    worker: &Rc<Worker>,
-    upstream: &Upstream,
+    links: Rc<EndpointLinks>,
+    worker: Rc<Worker>,
+    upstream: Rc<Upstream>,
 ) -> Result<Rc<Link>, DialError> {
-    let dialed = dial_mesh(worker, links.endpoint.addr(), &upstream.peer, LinkProtocol::Http).await?;
+    let dialed = dial_mesh(&worker, links.endpoint.addr(), &upstream.peer, LinkProtocol::Http).await?;
     let failed = |error: h2::Error| DialError {
         code: ErrorCode::TlsFailed,
         detail: error.to_string().into(),
@@ -425,7 +380,7 @@ async fn open(
     let peer: Arc<str> = dialed.peer.to_string().into();
     upstream.links_open.inc();
     upstream.links_opened.inc();
-    Ok(Rc::new(Link {
+    let link = Rc::new(Link {
         client,
         series: SeriesByVersion::new(Labels {
             direction: Direction::Outbound,
@@ -438,5 +393,8 @@ async fn open(
         peer,
         generation: dialed.generation,
         open: upstream.links_open.clone(),
-    }))
+    });
+    links.endpoint.connected();
+    links.links.borrow_mut().push(Rc::clone(&link));
+    Ok(link)
 }

@@ -162,7 +162,7 @@ impl Outbound {
 
     async fn plain(
         &self,
-        app: &App,
+        app: &Rc<App>,
         mut request: Request<Body>,
         interim: &Interim<'_>,
         record: &mut RequestRecord,
