@@ -20,6 +20,8 @@ mod inbound;
 mod outbound;
 #[path = "security/peers.rs"]
 mod peers;
+#[path = "security/scene.rs"]
+mod scene;
 #[path = "security/secrets.rs"]
 mod secrets;
 

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -58,19 +58,12 @@ where
             connection.graceful_shutdown();
         }
         loop {
-            let closed = loop {
-                match connection.poll_accept(cx) {
-                    Poll::Ready(Some(Ok((request, respond)))) => {
-                        end.busy = true;
-                        let stream = serve_stream(Rc::clone(&handler), request, respond);
-                        debug_assert!(size_of_val(&stream) <= STREAM_ROOM, "{}", size_of_val(&stream));
-                        streams.push(stream);
-                    }
-                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
-                    Poll::Ready(None) => break true,
-                    Poll::Pending => break false,
-                }
-            };
+            let closed = accept(&mut connection, cx, |request, respond| {
+                end.busy = true;
+                let stream = serve_stream(Rc::clone(&handler), request, respond);
+                debug_assert!(size_of_val(&stream) <= STREAM_ROOM, "{}", size_of_val(&stream));
+                streams.push(stream);
+            })?;
             let mut progress = false;
             while let Poll::Ready(Some(())) = Pin::new(&mut streams).poll_next(cx) {
                 progress = true;
@@ -97,6 +90,27 @@ where
         Poll::Pending
     })
     .await
+}
+
+/// Takes the requests that have come. `true`: there will be no more.
+fn accept<S>(
+    connection: &mut h2::server::Connection<S, Bytes>,
+    cx: &mut Context<'_>,
+    mut begin: impl FnMut(Request<RecvStream>, SendResponse<Bytes>),
+) -> Result<bool, h2::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    loop {
+        match connection.poll_accept(cx) {
+            Poll::Ready(Some(accepted)) => {
+                let (request, respond) = accepted?;
+                begin(request, respond);
+            }
+            Poll::Ready(None) => return Ok(true),
+            Poll::Pending => return Ok(false),
+        }
+    }
 }
 
 fn handshake<S>(io: S, limits: &Http2Limits) -> h2::server::Handshake<S, Bytes>

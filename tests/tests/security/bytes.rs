@@ -1,37 +1,21 @@
 //! Requests in connections of bytes: what only the mesh may say stays the mesh's there, too.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
-use weft_testbed::{Mesh, Pod, Recorder, Sidecar, story};
+use weft_testbed::story;
 
 use crate::SOON;
 use crate::certs::Authority;
 use crate::peers::{client, connect};
+use crate::scene::Scene;
 
 /// Who the attacker says it is.
 const LIE: &str = "spiffe://weft.local/ns/bank/sa/admin";
 
-/// A workload that records what it hears, and a pod that may open links to it.
-struct Scene {
-    mallory: Pod,
-    app: Recorder,
-    sidecar: Sidecar,
-    to: SocketAddr,
-}
-
 impl Scene {
-    fn new(mesh: &Mesh, mode: &str) -> Result<Self> {
-        let orders = mesh.pod("orders.shop").start()?;
-        let app = Recorder::start(&orders, 8080)?;
-        let sidecar = mesh.sidecar(&orders)?.config(|yaml| yaml["inbound"]["mode"] = mode.into()).start()?;
-        let mallory = mesh.pod("mallory.shop").start()?;
-        Ok(Self { mallory, app, sidecar, to: SocketAddr::new(orders.ip(), 8080) })
-    }
-
     fn late(&self) -> Result<f64> {
         let labels = [("direction", "inbound"), ("outcome", "late_http")];
         Ok(self.sidecar.metrics()?.sum("weft_protocol_detections_total", &labels))

@@ -5,11 +5,12 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use weft_testbed::{Mesh, Pod, Recorder, Request, Service, Sidecar, eventually, rest, story};
+use weft_testbed::{Recorder, Request, Service, eventually, rest, story};
 
 use crate::SOON;
 use crate::certs::{Authority, Credential, bad_credentials, id};
 use crate::peers::{Outcome, client, connect_late, hold, request, send_bytes, send_plain};
+use crate::scene::Scene;
 
 const HTTP: &str = "weft/http";
 const TCP: &str = "weft/tcp";
@@ -17,34 +18,7 @@ const TCP: &str = "weft/tcp";
 /// What no story may find in the application.
 const MARK: &str = "evil-7c1f";
 
-/// A workload with a recording application and a sidecar in some mode, and a pod without one that attacks it.
-struct Scene {
-    mallory: Pod,
-    app: Recorder,
-    sidecar: Sidecar,
-    to: SocketAddr,
-}
-
 impl Scene {
-    fn new(mesh: &Mesh, mode: &str) -> Result<Self> {
-        Self::configured(mesh, |yaml| yaml["inbound"]["mode"] = mode.into())
-    }
-
-    fn configured(mesh: &Mesh, edit: impl FnOnce(&mut serde_json::Value)) -> Result<Self> {
-        let orders = mesh.pod("orders.shop").start()?;
-        let app = Recorder::start(&orders, 8080)?;
-        let sidecar = mesh
-            .sidecar(&orders)?
-            .config(|yaml| {
-                edit(yaml);
-                // How long a silent client is waited for in strict mode.
-                yaml["timeouts"]["handshake"] = "1s".into();
-            })
-            .start()?;
-        let mallory = mesh.pod("mallory.shop").start()?;
-        Ok(Self { mallory, app, sidecar, to: SocketAddr::new(orders.ip(), 8080) })
-    }
-
     /// Tries both kinds of link; both must be refused.
     fn refuses(&self, what: &str, credential: Option<&Credential>) -> Result<()> {
         let http = request(&self.mallory, self.to, &client(credential, &[HTTP])?, &[("x-mark", MARK)])?;
@@ -102,7 +76,11 @@ fn clients_without_a_good_certificate_reach_nothing() {
 #[test]
 fn strict_takes_no_plaintext_and_no_other_tls() {
     story("strict", |mesh| {
-        let scene = Scene::new(mesh, "strict")?;
+        let scene = Scene::configured(mesh, |yaml| {
+            yaml["inbound"]["mode"] = "strict".into();
+            // How long a silent client is waited for.
+            yaml["timeouts"]["handshake"] = "1s".into();
+        })?;
         let before = scene.sidecar.metrics()?;
         let shapes: [(&str, &[u8]); 6] = [
             ("HTTP/1", &head("plain")),
