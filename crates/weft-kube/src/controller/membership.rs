@@ -75,7 +75,8 @@ pub(crate) fn mesh(world: &World, settings: &Settings, modes: &Modes) -> Mesh {
             MtlsMode::Disable => Towards::Disabled { twin: twin() },
             MtlsMode::Permissive => {
                 let pods = world.pods_of(key, service);
-                let meshed = pods.iter().filter(|pod| pod.takes_mesh_links() && !pod.ending);
+                // Those that are ending, too: DNS names them for a while, and so clients call them for a while.
+                let meshed = pods.iter().filter(|pod| pod.takes_mesh_links());
                 Towards::Permissive {
                     sidecars: meshed.flat_map(|pod| pod.ips.clone()).collect(),
                     twin: twin(),
