@@ -49,7 +49,6 @@ impl Weft {
         let file = bed.write(&format!("weft-{}.yaml", side.name()), &config(side, certificates))?;
         let namespace = bed.namespace(side);
         let user = PROXY_USER.to_string();
-        process::capture(namespace.enter().arg(&self.binary).args(["init", "--proxy-uid", &user]))?;
         let mut words: Vec<std::ffi::OsString> = Vec::new();
         if let Some(counts) = &self.counts {
             // One file for each process; %m tells programs apart.
@@ -58,6 +57,8 @@ impl Weft {
                 format!("LLVM_PROFILE_FILE={}/%p-%m.profraw", counts.display()).into(),
             ]);
         }
+        let init = ["init", "--proxy-uid", &user];
+        process::capture(namespace.enter().args(&words).arg(&self.binary).args(init))?;
         if let Some((_, counts)) = self.callgrind.as_ref().filter(|(counted, _)| *counted == side) {
             words.extend(["valgrind", "--tool=callgrind", "--instr-atstart=no"].map(Into::into));
             words.push(format!("--callgrind-out-file={}", counts.display()).into());
