@@ -33,7 +33,7 @@ pub use error::IdentityError;
 pub use files::FilesSource;
 pub use handle::{BundleStatus, Identity, IdentityStatus, LeafStatus, Publisher, RootStatus, identity};
 pub use leaf::{Leaf, LeafKey};
-pub use peer::{LinkProtocol, PeerIdentity, handshake_failure, link_protocol, peer_at, peer_of};
+pub use peer::{LinkProtocol, PeerIdentity, handshake_failure, link_protocol, peer_at, peer_of, tls_error};
 pub use tls::{ALPN_HTTP, ALPN_TCP, TlsGeneration, crypto_provider};
 pub use verify::PeerVerifier;
 pub use watch::FileWatch;

@@ -87,10 +87,15 @@ pub fn link_protocol(connection: &CommonState) -> Result<LinkProtocol, IdentityE
     }
 }
 
+/// What rustls says of a failed handshake, where it is rustls that says something.
+pub fn tls_error(error: &std::io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
 /// Why a TLS handshake failed, for a log line: the reason of our own verifier where it refused, otherwise what rustls or
 /// the system says.
 pub fn handshake_failure(error: &std::io::Error) -> String {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+    match tls_error(error) {
         Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(reason))) => {
             reason.to_string()
         }

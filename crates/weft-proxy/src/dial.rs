@@ -12,7 +12,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use weft_core::{EndpointAddr, PeerRule, SpiffeId};
 use weft_http::ErrorCode;
-use weft_identity::{LinkProtocol, TlsGeneration, peer_of};
+use weft_identity::{LinkProtocol, TlsGeneration, peer_of, tls_error};
 use weft_net::{ConnectError, ConnectOptions, ReadAhead};
 
 use crate::worker::Worker;
@@ -96,7 +96,7 @@ pub(crate) async fn dial_mesh(
         ..DialError::new(ErrorCode::NoIdentity, &"no certificate yet")
     })?;
     let telemetry = &worker.telemetry.outbound;
-    let mut retries = 0..PLAINTEXT_RETRIES;
+    let mut retried = false;
     loop {
         let tcp = dial_tcp(worker, endpoint).await?;
         let started = Instant::now();
@@ -112,7 +112,10 @@ pub(crate) async fn dial_mesh(
             ErrorCode::IdentityMismatch => "failed_identity",
             _ => "failed_tls",
         });
-        let again = failed.in_plaintext && retries.next().is_some();
+        // Where the endpoint's inbound mode is permissive and its application speaks first, our hello may have come after
+        // its patience (`timeouts.detect`), because one of the two machines is busy: that says nothing about the next time.
+        let again = failed.in_plaintext && !retried;
+        retried = true;
         let error = failed.error;
         tracing::warn!(%endpoint, expected = %rule, error = %error.detail, again, "no mesh link");
         if !again {
@@ -120,11 +123,6 @@ pub(crate) async fn dial_mesh(
         }
     }
 }
-
-/// How often an endpoint that answers a ClientHello in plaintext is tried again. Where its inbound mode is permissive and
-/// its application speaks first, our hello may have come after its patience (`timeouts.detect`), because one of the two
-/// machines is busy: that says nothing about the next time.
-const PLAINTEXT_RETRIES: u32 = 1;
 
 /// A handshake that brought no link.
 struct Failed {
@@ -141,8 +139,7 @@ impl From<DialError> for Failed {
 
 /// Whether a handshake failed because what came was no TLS.
 fn is_plaintext(error: &std::io::Error) -> bool {
-    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    matches!(tls, Some(rustls::Error::InvalidMessage(_)))
+    matches!(tls_error(error), Some(rustls::Error::InvalidMessage(_)))
 }
 
 async fn handshake(

@@ -21,7 +21,7 @@ use tonic::{Code, Request, Status};
 use weft_core::SpiffeId;
 
 use super::CaSource;
-use crate::{IdentityError, PeerVerifier, TrustBundle, crypto_provider, handshake_failure};
+use crate::{IdentityError, PeerVerifier, TrustBundle, crypto_provider, handshake_failure, tls_error};
 
 /// One address of the CA, handshake included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -143,10 +143,7 @@ impl Connector {
         // Requests are single small messages; nothing is gained by waiting for more.
         stream.set_nodelay(true).map_err(|error| self.unreachable(&error))?;
         tls.connect(ServerName::IpAddress(address.ip().into()), stream).await.map_err(|error| {
-            let refused = error
-                .get_ref()
-                .and_then(|inner| inner.downcast_ref::<rustls::Error>())
-                .is_some_and(|inner| matches!(inner, rustls::Error::InvalidCertificate(_)));
+            let refused = matches!(tls_error(&error), Some(rustls::Error::InvalidCertificate(_)));
             let (address, reason) = (self.address.clone(), handshake_failure(&error));
             if refused {
                 IdentityError::CaIdentity { address, reason }

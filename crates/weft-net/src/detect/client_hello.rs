@@ -8,8 +8,9 @@ use std::borrow::Cow;
 
 use super::{Detected, Detection, OpaqueReason};
 
-/// `ContentType.handshake`, the first byte of the first record.
-pub(super) const HANDSHAKE: u8 = 22;
+/// `ContentType.handshake` (RFC 8446 section 5.1), the first byte of the first record. No other protocol that is told
+/// apart here begins with it.
+pub const HANDSHAKE: u8 = 22;
 /// `HandshakeType.client_hello`.
 const CLIENT_HELLO: u8 = 1;
 /// Type, version, length.

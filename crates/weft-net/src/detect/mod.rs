@@ -25,7 +25,7 @@ mod http;
 mod late;
 mod reader;
 
-pub use client_hello::{AlpnProtocols, ClientHello, MAX_CLIENT_HELLO};
+pub use client_hello::{AlpnProtocols, ClientHello, HANDSHAKE, MAX_CLIENT_HELLO};
 pub use http::{MAX_METHOD, MAX_REQUEST_LINE, PREFACE};
 pub use late::{LateHttp, Watched};
 pub use reader::{detect_first, read_more};
@@ -110,7 +110,7 @@ impl OpaqueReason {
 pub fn detect(bytes: &[u8]) -> Detection {
     match bytes.first() {
         None => Detection::NeedMore { at_least: 1 },
-        Some(&client_hello::HANDSHAKE) => client_hello::detect(bytes),
+        Some(&HANDSHAKE) => client_hello::detect(bytes),
         Some(_) if http::is_preface_so_far(bytes) => http::detect_preface(bytes),
         Some(_) => http::detect_http1(bytes),
     }

@@ -7,6 +7,7 @@ use tokio::net::TcpStream;
 use weft_config::InboundPolicy;
 use weft_core::MtlsMode;
 use weft_http::ErrorCode;
+use weft_net::detect::HANDSHAKE;
 use weft_net::{Detected, Prefixed, RelayCounters, Watched, read_more, relay_plain};
 use weft_telemetry::metrics::families;
 
@@ -68,10 +69,6 @@ pub(super) async fn serve(
         }
     }
 }
-
-/// The type of TLS records that hold a handshake (RFC 8446 section 5.1), with which no other protocol begins that is told
-/// apart here.
-const HANDSHAKE: u8 = 22;
 
 /// Waits for the client's first words or the application's; `None` is the application. What comes to a port that is
 /// configured to carry bytes is looked at for a mesh link and nothing else.
