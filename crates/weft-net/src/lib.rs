@@ -29,7 +29,9 @@ mod sockopt;
 
 pub use accept::{AcceptEvent, Accepted, Acceptor};
 pub use connect::{ConnectError, ConnectOptions, connect};
-pub use detect::{ClientHello, Detected, Detection, OpaqueReason, Watched, detect_first, read_more};
+pub use detect::{
+    ClientHello, Detected, Detection, Greeting, OpaqueReason, Watched, detect_first, greeting, read_more,
+};
 pub use listen::{ListenOptions, Listener};
 pub use original_dst::{Destination, original_dst};
 pub use plain::PlainTcp;

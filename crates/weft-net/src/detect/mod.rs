@@ -23,12 +23,15 @@
 mod client_hello;
 mod http;
 mod late;
+mod line;
 mod reader;
+mod settings;
 
 pub use client_hello::{AlpnProtocols, ClientHello, HANDSHAKE, MAX_CLIENT_HELLO};
 pub use http::{MAX_METHOD, MAX_REQUEST_LINE, PREFACE};
 pub use late::{LateHttp, Watched};
 pub use reader::{detect_first, read_more};
+pub use settings::{Greeting, greeting};
 
 /// What is known after looking at some bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]

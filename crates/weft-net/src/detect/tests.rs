@@ -74,6 +74,17 @@ fn http1_requests() {
         "PRIVATE /x HTTP/1.1\r\n",
         "PRI * HTTP/1.1\r\n",
         // Malformed, but HTTP: the parser's to refuse.
+        "GET /pay\r\n",
+        "POST /",
+        "GET http://example.com/\r\n",
+        "GET / RTSP/1.0\r\n",
+        "OPTIONS rtsp://example.com RTSP/1.0\r\n",
+        "OPTIONS * RTSP/1.0\r\n",
+        "INVITE sip:bob@example.com SIP/2.0\r\n",
+        "GET / HTTP/2.0\r\n",
+        "GET x HTTP/1.x\r\n",
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\r",
+        "PRI * HTTP/2.0\r\n\r\nXX",
         "GET /a b HTTP/1.1\r\n",
         "GET  / HTTP/1.1\r\n",
         "GET  HTTP/1.1\r\n",
@@ -89,35 +100,30 @@ fn http1_requests() {
 #[test]
 fn other_protocols_are_opaque() {
     let cases: &[&[u8]] = &[
-        b"*1\r\n$4\r\nPING\r\n",                    // Redis
-        b"PING\r\n",                                // Redis, inline
-        b"GET key\r\n",                             // Redis, inline: HTTP/0.9 looks the same
-        b"SET key value\r\n",                       // Redis, inline
-        b"EHLO mail.example.com\r\n",               // SMTP
-        b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n",      // SSH
-        b"CONNECT {\"verbose\":false}\r\n",         // NATS
-        b"CONNECT\naccept-version:1.2\n",           // STOMP
-        b"get key\r\n",                             // memcached
-        b"NICK someone\r\n",                        // IRC
-        b"USER anonymous\r\n",                      // FTP
-        b"a001 LOGIN fred foo\r\n",                 // IMAP
-        b"8=FIX.4.2\x019=12\x01",                   // FIX
-        b"INVITE sip:bob@example.com SIP/2.0\r\n",  // SIP
-        b"OPTIONS rtsp://example.com RTSP/1.0\r\n", // RTSP
-        b"\0\0\0\x08\x04\xd2\x16\x2f",              // PostgreSQL SSLRequest
-        b"\0\0\0\x54\0\x03\0\0user\0postgres\0\0",  // PostgreSQL StartupMessage
-        b"\x4a\0\0\0\x0a5.5.5-10.11.6-MariaDB\0",   // MySQL
-        b"\x10\x0c\0\x04MQTT\x04\x02\0\x3c\0\0",    // MQTT
-        b"AMQP\0\0\x09\x01",                        // AMQP
-        b"\0\0\0\x23\0\x12\0\x04\0\0\0\x01",        // Kafka
-        b"\r\n\r\n\0\r\nQUIT\n\x21\x11",            // PROXY v2
-        b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n",      // PROXY v1
-        b"\x80\x2e\x01\x03\x01\0\x15",              // SSL 2 hello
-        b"\x16\x02\0\0\x05",                        // not a TLS version
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\r",        // not quite the preface
-        b"PRI * HTTP/2.0\r\n\r\nXX",
-        b"GET / HTTP/2.0\r\n",
-        b"GET / HTTP/1.x\r\n",
+        b"*1\r\n$4\r\nPING\r\n",                   // Redis
+        b"PING\r\n",                               // Redis, inline
+        b"GET key\r\n",                            // Redis, inline: the watch sees to it that it stays one
+        b"KEYS *\r\n",                             // Redis, inline
+        b"SET key value\r\n",                      // Redis, inline
+        b"EHLO mail.example.com\r\n",              // SMTP
+        b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n",     // SSH
+        b"CONNECT {\"verbose\":false}\r\n",        // NATS
+        b"CONNECT\naccept-version:1.2\n",          // STOMP
+        b"get key\r\n",                            // memcached
+        b"NICK someone\r\n",                       // IRC
+        b"USER anonymous\r\n",                     // FTP
+        b"a001 LOGIN fred foo\r\n",                // IMAP
+        b"8=FIX.4.2\x019=12\x01",                  // FIX
+        b"\0\0\0\x08\x04\xd2\x16\x2f",             // PostgreSQL SSLRequest
+        b"\0\0\0\x54\0\x03\0\0user\0postgres\0\0", // PostgreSQL StartupMessage
+        b"\x4a\0\0\0\x0a5.5.5-10.11.6-MariaDB\0",  // MySQL
+        b"\x10\x0c\0\x04MQTT\x04\x02\0\x3c\0\0",   // MQTT
+        b"AMQP\0\0\x09\x01",                       // AMQP
+        b"\0\0\0\x23\0\x12\0\x04\0\0\0\x01",       // Kafka
+        b"\r\n\r\n\0\r\nQUIT\n\x21\x11",           // PROXY v2
+        b"PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\n",     // PROXY v1
+        b"\x80\x2e\x01\x03\x01\0\x15",             // SSL 2 hello
+        b"\x16\x02\0\0\x05",                       // not a TLS version
         b" GET / HTTP/1.1\r\n",
         b"GET\t/ HTTP/1.1\r\n",
         b"\r\n\r\n\r\nGET / HTTP/1.1\r\n",
@@ -148,7 +154,7 @@ fn the_preface_is_matched_whole_and_to_the_byte() {
 
 #[test]
 fn long_lines() {
-    let mut line = b"GET /".to_vec();
+    let mut line = b"GET x".to_vec();
     line.resize(MAX_REQUEST_LINE - 1, b'x');
     assert_eq!(detect(&line), Detection::NeedMore { at_least: MAX_REQUEST_LINE });
     line.push(b'x');
