@@ -6,6 +6,7 @@
 mod closing;
 mod http;
 mod plaintext;
+mod word;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,9 +19,10 @@ use tokio_rustls::server::TlsStream;
 use weft_core::{Drain, EndpointAddr, MtlsMode};
 use weft_http::ErrorCode;
 use weft_identity::{ALPN_HTTP, ALPN_TCP, IdentityError, LinkProtocol, PeerIdentity, link_protocol, peer_of};
+use weft_net::detect::detect;
 use weft_net::{
-    Accepted, Destination as Captured, Detected, Prefixed, ReadAhead, RelayCounters, RelayOptions, Watched,
-    detect_first,
+    Accepted, Destination as Captured, Detected, Detection, Prefixed, ReadAhead, RelayCounters, RelayOptions,
+    Watched, detect_first,
 };
 use weft_telemetry::metrics::{Direction, TcpLabels, TlsLabel};
 
@@ -28,6 +30,7 @@ use crate::connections::Listed;
 use crate::outbound::{detect_or_give_up, is_loop};
 use crate::record::{ConnectionFacts, TcpRecord};
 use crate::worker::{OpenGuard, Worker};
+use word::{Asked, Word, after_settings};
 
 pub(crate) use closing::PlaintextDrain;
 
@@ -255,29 +258,44 @@ async fn serve_bytes(link: Link, mut stream: MeshStream) {
             return;
         }
     };
+    let mut app = Asked::new(app);
     if link.worker.shared.snapshot.load().inbound.opaque_ports.contains(link.app.port()) {
-        return relay(link, Watched::unwatched(Prefixed::new(Bytes::new(), stream)), app).await;
+        let unwatched = Watched::unwatched(Prefixed::new(Bytes::new(), stream));
+        return relay(link, unwatched, app.into_stream()).await;
     }
     let mut first = BytesMut::new();
-    let spoke = tokio::select! {
-        biased;
-        detected = detect_or_give_up(&mut stream, &mut first, UNFINISHED_IN_LINK) => detected,
-        _ = app.readable() => None,
-    };
-    let io = Prefixed::new(first.freeze(), stream);
-    match spoke {
-        Some(detected @ (Detected::Http1 | Detected::Http2)) => {
+    let client = detect_or_give_up(&mut stream, &mut first, UNFINISHED_IN_LINK);
+    let spoke = match app.first_word(client, &link.drain).await {
+        Word::Client(spoke) => spoke,
+        Word::Server => None,
+        Word::Http2Server => {
             drop(app);
-            http::serve_client(link, io, detected == Detected::Http2).await;
+            let client = detect_or_give_up(&mut stream, &mut first, UNFINISHED_IN_LINK);
+            return match after_settings(client, &link.drain).await {
+                Some(Detected::Http1 | Detected::Http2) => served(link, first, stream).await,
+                other => refuse_other(&link, other.is_some(), stream.get_ref().0.get_ref()),
+            };
         }
-        // Whose server speaks first is no HTTP.
-        None => relay(link, Watched::unwatched(io), app).await,
-        Some(_) => relay(link, Watched::new(io), app).await,
+        Word::Over => return weft_net::reset_on_drop(stream.get_ref().0.get_ref()),
+    };
+    match spoke {
+        Some(Detected::Http1 | Detected::Http2) => {
+            drop(app);
+            served(link, first, stream).await;
+        }
+        // Whoever has spoken first, a request may come yet.
+        _ => relay(link, Watched::new(Prefixed::new(first.freeze(), stream)), app.into_stream()).await,
     }
 }
 
+/// Requests in a mesh link of bytes.
+async fn served(link: Link, first: BytesMut, stream: MeshStream) {
+    let http2 = matches!(detect(&first), Detection::Done(Detected::Http2));
+    http::serve_client(link, Prefixed::new(first.freeze(), stream), http2).await;
+}
+
 /// Bytes from a mesh link to the application.
-async fn relay(link: Link, mut stream: Watched<Prefixed<MeshStream>>, mut app: TcpStream) {
+async fn relay(link: Link, mut stream: Watched<Prefixed<MeshStream>>, mut app: Prefixed<TcpStream>) {
     let mut record = link.tcp_record();
     let counters = RelayCounters::default();
     let options = link.relay_options();
@@ -293,9 +311,20 @@ async fn relay(link: Link, mut stream: Watched<Prefixed<MeshStream>>, mut app: T
 /// Tells of a request that began where only bytes were expected, if that is how it ended.
 fn refuse_late<S>(link: &Link, stream: &Watched<S>) -> bool {
     if stream.is_http() {
-        link.worker.telemetry.inbound.detections.inc("late_http");
-        tracing::warn!(client = %link.client, app = %link.app, peer = link.peer_text().as_deref().unwrap_or(""),
-            "refused a request that began late in a connection of bytes");
+        count_late(link, "refused a request in a connection of bytes");
     }
     stream.is_http()
+}
+
+fn count_late(link: &Link, what: &'static str) {
+    link.worker.telemetry.inbound.detections.inc("late_http");
+    tracing::warn!(client = %link.client, app = %link.app, peer = link.peer_text().as_deref().unwrap_or(""), "{what}");
+}
+
+/// Ends a connection to an application that speaks HTTP/2, whose client has said something else (or is gone).
+fn refuse_other(link: &Link, spoke: bool, stream: &impl weft_net::PlainTcp) {
+    if spoke {
+        count_late(link, "refused bytes that are no HTTP to an application that speaks HTTP/2");
+    }
+    weft_net::reset_on_drop(stream);
 }

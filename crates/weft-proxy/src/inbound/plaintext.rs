@@ -1,7 +1,5 @@
 //! Connections without mutual TLS, where the mode lets them in.
 
-use std::rc::Rc;
-
 use bytes::BytesMut;
 use tokio::net::TcpStream;
 use weft_config::InboundPolicy;
@@ -11,7 +9,8 @@ use weft_net::detect::HANDSHAKE;
 use weft_net::{Detected, Prefixed, RelayCounters, Watched, read_more, relay_plain};
 use weft_telemetry::metrics::families;
 
-use super::{Link, Visit, http, is_mesh, refuse_late};
+use super::word::{Asked, Word, after_settings};
+use super::{Link, Visit, http, is_mesh, refuse_late, refuse_other};
 use crate::outbound::{UNFINISHED, detect_or_give_up};
 
 /// Counts a connection that the move to mutual TLS has not reached yet, by its caller.
@@ -31,16 +30,16 @@ pub(super) async fn serve(
     let meshed = policy.mode != MtlsMode::Disable;
     let opaque = policy.opaque_ports.contains(visit.app.port());
     let (spoke, app) = match detected {
-        Some(detected) => (Some(detected), None),
-        None if opaque && !meshed => (None, None),
+        Some(detected) => (Spoke::Client(detected), None),
+        None if opaque && !meshed => (Spoke::Server, None),
         // Nobody has spoken: ask the application whether it does.
         None => match visit.worker.app(visit.app).dial().await {
-            Ok(app) => (first_word(&mut visit, &mut first, &app, opaque).await, Some(app)),
-            Err(_) => return relay(visit, Watched::new, first, None).await,
+            Ok(app) => first_word(&mut visit, &mut first, Asked::new(app), opaque).await,
+            Err(_) => (Spoke::Server, None),
         },
     };
     if meshed {
-        if spoke.as_ref().is_some_and(is_mesh) {
+        if matches!(&spoke, Spoke::Client(detected) if is_mesh(detected)) {
             return Box::pin(super::mesh(visit, first)).await;
         }
         count(&visit, "served");
@@ -51,36 +50,49 @@ pub(super) async fn serve(
             detections.inc("configured");
             relay(visit, Watched::unwatched, first, app).await;
         }
-        None => {
+        Spoke::Server => {
             detections.inc("server_first");
-            relay(visit, Watched::unwatched, first, app).await;
+            relay(visit, Watched::new, first, app).await;
         }
-        Some(detected @ (Detected::Http1 | Detected::Http2)) => {
+        Spoke::Client(detected @ (Detected::Http1 | Detected::Http2)) => {
             detections.inc(detected.label());
-            let Visit { worker, accepted, app, listed, open, plaintext: drain } = visit;
-            let client = accepted.client.get();
-            let link = Link { worker, client, app, peer: None, drain, listed, _open: open };
-            let io = Prefixed::new(first.freeze(), accepted.stream);
+            let (link, stream) = link(visit);
+            let io = Prefixed::new(first.freeze(), stream);
             tokio::task::spawn_local(http::serve_client(link, io, detected == Detected::Http2));
         }
-        Some(detected) => {
+        Spoke::Client(detected) => {
             detections.inc(detected.label());
             relay(visit, Watched::new, first, app).await;
+        }
+        Spoke::ToHttp2Server(client) => {
+            let (link, stream) = link(visit);
+            refuse_other(&link, client, &stream);
         }
     }
 }
 
-/// Waits for the client's first words or the application's; `None` is the application. What comes to a port that is
-/// configured to carry bytes is looked at for a mesh link and nothing else.
+/// What came of waiting for the first word.
+enum Spoke {
+    Client(Detected),
+    Server,
+    /// The application has shown that it speaks HTTP/2, and the client has said something else, or nothing (`false`).
+    ToHttp2Server(bool),
+}
+
+/// Waits for the client's first words or the application's. What comes to a port that is configured to carry bytes is
+/// looked at for a mesh link and nothing else.
 async fn first_word(
     visit: &mut Visit,
     first: &mut BytesMut,
-    app: &TcpStream,
+    mut app: Asked,
     opaque: bool,
-) -> Option<Detected> {
+) -> (Spoke, Option<Asked>) {
     let stream = &mut visit.accepted.stream;
     // Half a ClientHello is the client's first word, whatever a server that speaks first has sent meanwhile.
-    let begun = first.first() == Some(&HANDSHAKE);
+    if first.first() == Some(&HANDSHAKE) {
+        let detected = detect_or_give_up(stream, first, UNFINISHED).await;
+        return (detected.map_or(Spoke::Server, Spoke::Client), Some(app));
+    }
     let client = async {
         if opaque && first.is_empty() {
             read_more(stream, first).await.ok()?;
@@ -90,37 +102,51 @@ async fn first_word(
         }
         detect_or_give_up(stream, first, UNFINISHED).await
     };
-    tokio::select! {
-        biased;
-        detected = client => detected,
-        _ = app.readable(), if !begun => None,
+    match app.first_word(client, &visit.plaintext).await {
+        Word::Client(Some(detected)) => (Spoke::Client(detected), Some(app)),
+        Word::Client(None) | Word::Server | Word::Over => (Spoke::Server, Some(app)),
+        Word::Http2Server if opaque => (Spoke::Server, Some(app)),
+        // Not this connection's any more: what the client says is served as requests, or not at all.
+        Word::Http2Server => {
+            drop(app);
+            let client = detect_or_give_up(stream, first, UNFINISHED);
+            match after_settings(client, &visit.plaintext).await {
+                Some(detected @ (Detected::Http1 | Detected::Http2)) => (Spoke::Client(detected), None),
+                Some(detected) if is_mesh(&detected) => (Spoke::Client(detected), None),
+                other => (Spoke::ToHttp2Server(other.is_some()), None),
+            }
+        }
     }
+}
+
+fn link(visit: Visit) -> (Link, TcpStream) {
+    let Visit { worker, accepted, app, listed, open, plaintext: drain } = visit;
+    let client = accepted.client.get();
+    (Link { worker, client, app, peer: None, drain, listed, _open: open }, accepted.stream)
 }
 
 /// The client's connection, with what was read of it in front.
 type Client = Prefixed<TcpStream>;
 
-/// Relays a connection of bytes. `watch` says whether requests may still begin in it: not where the port is configured to
-/// carry bytes, nor where the server has spoken first, as none of HTTP does.
-async fn relay(visit: Visit, watch: fn(Client) -> Watched<Client>, first: BytesMut, app: Option<TcpStream>) {
-    let Visit { worker, accepted, app: addr, listed, open, plaintext: drain } = visit;
-    listed.update(|info| info.protocol = "tcp");
-    let client = accepted.client.get();
-    let link = Link { worker: Rc::clone(&worker), client, app: addr, peer: None, drain, listed, _open: open };
+/// Relays a connection of bytes. `watch` says whether requests may begin in it: wherever the port is not configured to
+/// carry bytes. A server that has spoken first is no proof that none will.
+async fn relay(visit: Visit, watch: fn(Client) -> Watched<Client>, first: BytesMut, app: Option<Asked>) {
+    visit.listed.update(|info| info.protocol = "tcp");
+    let (link, stream) = link(visit);
     let mut record = link.tcp_record();
     let connected = match app {
         Some(app) => Ok(app),
-        None => worker.app(addr).dial().await,
+        None => link.worker.app(link.app).dial().await.map(Asked::new),
     };
     let mut app = match connected {
-        Ok(app) => app,
+        Ok(app) => app.into_stream(),
         Err(error) => {
             tracing::debug!(%error, "the application did not take a connection");
             record.failed(ErrorCode::ConnectRefused);
-            return weft_net::reset(accepted.stream);
+            return weft_net::reset(stream);
         }
     };
-    let mut client = watch(Prefixed::new(first.freeze(), accepted.stream));
+    let mut client = watch(Prefixed::new(first.freeze(), stream));
     let counters = RelayCounters::default();
     let options = link.relay_options();
     let relaying = relay_plain(&mut client, &mut app, &options, &counters);

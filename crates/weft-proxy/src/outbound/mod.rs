@@ -116,11 +116,11 @@ async fn mesh(mut call: Call, upstream: Rc<Upstream>, opaque: bool) {
         call.worker.telemetry.outbound.detections.inc("configured");
         return tcp::serve(call, upstream, BytesMut::new()).await;
     }
-    if upstream.spoken.get() == Spoken::ServerFirst {
-        call.worker.telemetry.outbound.detections.inc("remembered_server_first");
-        return tcp::serve(call, upstream, BytesMut::new()).await;
-    }
     let mut first = BytesMut::new();
+    // Nothing is waited for, and who speaks first is seen all the same: what was learned of a server may be wrong.
+    if upstream.spoken.get() == Spoken::ServerFirst && protocol != AppProtocol::Http {
+        return tcp::race(call, upstream, first).await;
+    }
     let detected = if protocol == AppProtocol::Http {
         detect_first(&mut call.accepted.stream, &mut first).await.ok()
     } else {

@@ -1,20 +1,19 @@
 //! Bytes over a mesh link of their own.
 
-use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 use weft_balance::{InFlight, Outcome, Timestamp};
 use weft_core::{EndpointAddr, MtlsMode};
 use weft_http::ErrorCode;
 use weft_identity::LinkProtocol;
 use weft_net::{
-    Detected, OpaqueReason, Prefixed, RelayCounters, RelayOptions, detect_first, read_more, relay,
-    relay_plain,
+    Detected, Greeting, OpaqueReason, Prefixed, RelayCounters, RelayOptions, detect_first, greeting,
+    read_more, relay, relay_plain,
 };
 use weft_telemetry::metrics::{Direction, TcpLabels, TlsLabel};
 
@@ -52,33 +51,59 @@ pub(super) async fn race(mut call: Call, upstream: Rc<Upstream>, mut first: Byte
         Ok(reached) => reached,
         Err(error) => return give_up(call, &upstream, &error),
     };
-    let mut greeting = BytesMut::new();
+    let remembered = upstream.spoken.get() == Spoken::ServerFirst;
+    let mut said = BytesMut::new();
+    let client = detect_or_give_up(&mut call.accepted.stream, &mut first, UNFINISHED);
     let winner = tokio::select! {
         biased;
-        detected = detect_or_give_up(&mut call.accepted.stream, &mut first, UNFINISHED) => detected,
-        _ = read_first(&mut reached.far, &mut greeting) => None,
+        detected = client => Winner::Client(detected),
+        greeting = greet(&mut reached.far, &mut said) => Winner::Server(greeting),
     };
+    let detections = &call.worker.telemetry.outbound.detections;
     match winner {
-        // The client has closed without a word; a server-first server still gets to say goodbye.
-        Some(Detected::Http1 | Detected::Http2) => {
+        Winner::Client(Some(detected @ (Detected::Http1 | Detected::Http2))) => {
             drop(reached);
-            if let Some(detected) = winner {
-                spoken(call, upstream, detected, first).await;
+            spoken(call, upstream, detected, first).await;
+        }
+        Winner::Client(Some(detected)) => {
+            detections.inc(detected.label());
+            tokio::task::spawn_local(carry(call, upstream, reached, first, said));
+        }
+        // The preface of an HTTP/2 server, which is nobody's: the client gets one from this proxy.
+        Winner::Server(Greeting::Http2) => {
+            drop(reached);
+            upstream.spoken.set(Spoken::ClientFirst);
+            let detected = detect_or_give_up(&mut call.accepted.stream, &mut first, UNFINISHED).await;
+            match detected {
+                Some(detected) => spoken(call, upstream, detected, first).await,
+                None => detections.inc("client_gone"),
             }
         }
-        Some(detected) => {
-            call.worker.telemetry.outbound.detections.inc(detected.label());
-            tokio::task::spawn_local(carry(call, upstream, reached, first, greeting));
+        Winner::Server(_) | Winner::Client(None) => {
+            learn(&upstream, &said);
+            detections.inc(if remembered { "remembered_server_first" } else { "server_first" });
+            tokio::task::spawn_local(carry(call, upstream, reached, first, said));
         }
-        None => {
-            // A server whose clients speak first may say something to one that is silent, such as HTTP's 408: that is
-            // about this connection, not about the protocol.
-            if !greeting.is_empty() && upstream.spoken.get() != Spoken::ClientFirst {
-                upstream.spoken.set(Spoken::ServerFirst);
-            }
-            call.worker.telemetry.outbound.detections.inc("server_first");
-            tokio::task::spawn_local(carry(call, upstream, reached, first, greeting));
-        }
+    }
+}
+
+/// Who spoke first, and what.
+enum Winner {
+    /// `None`: the connection failed.
+    Client(Option<Detected>),
+    Server(Greeting),
+}
+
+/// What a greeting says of a service.
+fn learn(upstream: &Upstream, said: &[u8]) {
+    match greeting(said) {
+        // Nothing was said; the server closed, or the client's connection failed.
+        _ if said.is_empty() => {}
+        // A server whose clients speak first may say something to one that is silent, such as 408: that is about this
+        // connection, not about the protocol.
+        Greeting::Http1 => upstream.spoken.set(Spoken::ClientFirst),
+        _ if upstream.spoken.get() == Spoken::ClientFirst => {}
+        _ => upstream.spoken.set(Spoken::ServerFirst),
     }
 }
 
@@ -109,10 +134,17 @@ where
     }
 }
 
-async fn read_first(far: &mut Far, greeting: &mut BytesMut) -> io::Result<usize> {
-    match far {
-        Far::Mesh(stream, _) => stream.read_buf(greeting).await,
-        Far::Plain(stream) => stream.read_buf(greeting).await,
+/// Reads what the far side says until it tells what that is.
+async fn greet(far: &mut Far, said: &mut BytesMut) -> Greeting {
+    loop {
+        let read = match far {
+            Far::Mesh(stream, _) => read_more(stream, said).await,
+            Far::Plain(stream) => read_more(stream, said).await,
+        };
+        match greeting(said) {
+            Greeting::NeedMore if matches!(read, Ok(1..)) => {}
+            greeting => return greeting,
+        }
     }
 }
 
