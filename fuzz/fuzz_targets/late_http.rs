@@ -35,7 +35,7 @@ fuzz_target!(|input: &[u8]| {
     let (first, second) = bytes.split_at(usize::from(*at).min(bytes.len()));
     let whole = is_refused(bytes);
     assert_eq!(is_refused(first.chain(second)), whole);
-    // A line that reaches the limit without its version is HTTP to detection, for the parser to answer 414.
+    // A line that reaches the limit without a target or a version is HTTP to detection, for the parser to answer 414.
     let detected = detect(&bytes[..bytes.len().min(MAX_REQUEST_LINE)]);
     if matches!(detected, Detection::Done(Detected::Http1 | Detected::Http2)) && bytes.len() < MAX_REQUEST_LINE {
         assert!(whole);

@@ -4,11 +4,11 @@
 //! test that finds nothing wrong. What is asserted is how the sidecar came to its verdict, which is what makes the
 //! difference between milliseconds and a stall.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use weft_testbed::{Pod, story};
+use weft_testbed::{Mesh, Pod, Sidecar, story};
 
 use super::pair::{APP, Pair, Wire, pods};
 
@@ -82,6 +82,105 @@ fn half_a_line_that_wants_an_answer_gets_one() {
         })?;
         assert_eq!(answer, "ruok");
         assert_eq!(pair.detected("opaque")?, 1.0);
+        Ok(())
+    });
+}
+
+/// A pair whose server has no sidecar, so that its first word reaches the client's.
+fn plain(mesh: &Mesh, port: u16, app: impl FnOnce(&Pod) -> Result<()>) -> Result<(Pod, Sidecar, SocketAddr)> {
+    let (client, server) = pods(mesh, &[port])?;
+    app(&server)?;
+    let proxy = mesh.sidecar(&client)?.config(|yaml| yaml["mesh"]["mode"] = "permissive".into()).start()?;
+    let to = SocketAddr::new(client.resolve(APP)?[0], port);
+    Ok((client, proxy, to))
+}
+
+fn detected(proxy: &Sidecar, outcome: &str) -> Result<f64> {
+    let labels = [("direction", "outbound"), ("outcome", outcome)];
+    Ok(proxy.metrics()?.sum("weft_protocol_detections_total", &labels))
+}
+
+/// Servers of HTTP/2 send SETTINGS as soon as they are dialed. A client that is late is a client of HTTP/2 all the same.
+#[test]
+fn settings_make_nobody_a_server_that_speaks_first() {
+    story("proto-settings", |mesh| {
+        let (client, proxy, to) = plain(mesh, 8080, |server| {
+            let nghttpd = server.spawn("nghttpd", &["nghttpd", "-v", "--no-tls", "-d", "/etc", "8080"])?;
+            nghttpd.wait_for_log("listen", Duration::from_secs(20))
+        })?;
+        for asked in 1..=3 {
+            client.run(async || {
+                let stream = tokio::net::TcpStream::connect(to).await?;
+                // Longer than anybody waits for a client to begin.
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                let (mut sender, connection) = h2::client::handshake(stream).await?;
+                let driver = tokio::spawn(connection);
+                let request = http::Request::get("http://app.shop/hostname").body(())?;
+                let answer = sender.send_request(request, true)?.0.await?;
+                assert_eq!(answer.status(), 200);
+                driver.abort();
+                Ok(())
+            })?;
+            assert_eq!(detected(&proxy, "http2")?, f64::from(asked));
+        }
+        assert_eq!(
+            (detected(&proxy, "server_first")?, detected(&proxy, "remembered_server_first")?),
+            (0.0, 0.0)
+        );
+        Ok(())
+    });
+}
+
+/// A server that says something to clients that are silent, and otherwise serves HTTP.
+async fn impatient(mut stream: tokio::net::TcpStream) -> Result<()> {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let mut request = [0; 1024];
+    let read = tokio::time::timeout(Duration::from_millis(300), stream.read(&mut request)).await;
+    let answer = match read {
+        Ok(_) => "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+        Err(_) => "are you there?\r\n",
+    };
+    stream.write_all(answer.as_bytes()).await?;
+    stream.read(&mut request).await?;
+    Ok(())
+}
+
+#[test]
+fn what_was_learned_of_a_server_is_learned_anew() {
+    story("proto-relearned", |mesh| {
+        let (_running, mut over) = tokio::sync::watch::channel(());
+        let (client, proxy, to) = plain(mesh, 8080, |server| {
+            let bind =
+                async || std::net::TcpListener::bind((Ipv6Addr::UNSPECIFIED, 8080)).context("listening");
+            let listener = server.run(bind)?;
+            listener.set_nonblocking(true)?;
+            server.start(async move || {
+                let listener = tokio::net::TcpListener::from_std(listener)?;
+                loop {
+                    tokio::select! {
+                        accepted = listener.accept() => drop(tokio::spawn(impatient(accepted?.0))),
+                        // Only ever an error: the story is over.
+                        _ = over.changed() => return Ok(()),
+                    }
+                }
+            })?;
+            Ok(())
+        })?;
+        client.run(async || {
+            let mut silent = Wire::connect(to).await?;
+            assert_eq!(silent.until("\r\n").await?, "are you there?\r\n");
+            Ok(())
+        })?;
+        assert_eq!(detected(&proxy, "server_first")?, 1.0);
+        for asked in 1..=2 {
+            client.run(async || {
+                let mut wire = Wire::connect(to).await?;
+                wire.say("GET / HTTP/1.1\r\nhost: app.shop\r\n\r\n").await?;
+                assert!(wire.answer(false).await?.ends_with("ok"));
+                Ok(())
+            })?;
+            assert_eq!(detected(&proxy, "http1")?, f64::from(asked));
+        }
         Ok(())
     });
 }

@@ -8,6 +8,7 @@ use weft_testbed::{Mesh, Pod, Recorder, Sidecar};
 /// A workload `orders.shop` with a recording application and a sidecar, and a pod without one that attacks it.
 pub(crate) struct Scene {
     pub(crate) mallory: Pod,
+    pub(crate) orders: Pod,
     pub(crate) app: Recorder,
     pub(crate) sidecar: Sidecar,
     pub(crate) to: SocketAddr,
@@ -25,6 +26,7 @@ impl Scene {
         let app = Recorder::start(&orders, 8080)?;
         let sidecar = mesh.sidecar(&orders)?.config(edit).start()?;
         let mallory = mesh.pod("mallory.shop").start()?;
-        Ok(Self { mallory, app, sidecar, to: SocketAddr::new(orders.ip(), 8080) })
+        let to = SocketAddr::new(orders.ip(), 8080);
+        Ok(Self { mallory, orders, app, sidecar, to })
     }
 }

@@ -216,8 +216,10 @@ struct Words {
     begun: u8,
     /// How many there are where nothing but spaces parts them, as to waitress.
     spaced: u8,
-    /// What the last octet was.
-    last: Last,
+    /// The next octet that is none begins one of those.
+    gap: bool,
+    /// The last octet belongs to a word.
+    in_word: bool,
     /// The first word holds control characters.
     raw: bool,
     /// It holds a lower-case letter.
@@ -226,13 +228,6 @@ struct Words {
     proxy: Option<u8>,
     target: Target,
     version: Version,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Last {
-    Space,
-    OtherSpace,
-    Word,
 }
 
 /// The second word, while it may be a target that needs no version.
@@ -274,7 +269,8 @@ impl Words {
     const NEW: Self = Self {
         begun: 0,
         spaced: 0,
-        last: Last::Space,
+        gap: true,
+        in_word: false,
         raw: false,
         lower: false,
         proxy: Some(0),
@@ -284,20 +280,19 @@ impl Words {
 
     /// One octet that is no LF.
     fn step(&mut self, byte: u8) -> Part {
+        if self.gap && !matches!(byte, b' ' | b'\r') {
+            self.spaced = self.spaced.saturating_add(1);
+        }
+        self.gap = byte == b' ' || (self.gap && byte == b'\r');
         if is_space(byte) {
-            let whole = self.last == Last::Word && self.version == Version::Minor && !self.raw;
-            self.last = match byte {
-                b' ' => Last::Space,
-                _ if self.last == Last::Space => Last::Space,
-                _ => Last::OtherSpace,
-            };
+            let whole = self.in_word && self.version == Version::Minor && !self.raw;
+            self.in_word = false;
             return if whole { Part::Http } else { Part::First };
         }
-        if self.last != Last::Word {
+        if !self.in_word {
             self.begun = self.begun.saturating_add(1);
-            self.spaced = self.spaced.saturating_add((self.last == Last::Space).into());
             self.version = Version::Start;
-            self.last = Last::Word;
+            self.in_word = true;
         }
         if self.begun == 1 {
             self.raw |= byte.is_ascii_control();

@@ -12,10 +12,10 @@
 //! 1. TLS? A handshake record whose first message is a well-formed ClientHello. Only a *complete* hello is TLS: what
 //!    cannot be parsed has no server name and no ALPN to act on, and is opaque.
 //! 2. HTTP/2? Exactly the connection preface (RFC 9113 section 3.4), 24 bytes. Nothing else starts with `PRI * HTTP/2.0`.
-//! 3. HTTP/1? A request line: a token, a space, and ` HTTP/1.` before the line ends. What stands between is not judged:
-//!    a malformed request is for the HTTP parser to refuse, not for detection to wave past HTTP policy as opaque bytes.
-//!    On the other hand a line without the version is never HTTP, whatever its first word: `GET key` is Redis, `EHLO
-//!    host` is SMTP, `CONNECT {...}` is NATS. HTTP/0.9, which has no version, is therefore opaque.
+//! 3. HTTP/1? A request line, as the most lenient of common servers read one: a word, a space, and a path, a URL or a
+//!    version before the line ends. A malformed request is for the HTTP parser to refuse, not for detection to wave past
+//!    HTTP policy as opaque bytes. A first word alone proves nothing: `GET key` is Redis, `EHLO host` is SMTP, `CONNECT
+//!    {...}` is NATS. Inbound, what is opaque stays watched ([`Watched`]), because a request may still come of it.
 //!
 //! Everything else is opaque, and the reason is told for the metric. Details, and how each known protocol falls out, are
 //! in `docs/design/detection.md`.

@@ -78,6 +78,7 @@ fn what_begins_behind_something_that_a_server_may_skip_is_http() {
         b"GET key\r\nFrom me\r\n",
         b"GET key\r\nnot a name: x\r\n",
         b"PROXY \x0bkey\r\n",
+        b"A \x1c\r\n",
         b"GET %2fpay a b\r\n",
         // Up to CR LF, to Java; what looks like TLS is no better.
         b"PING\nX /pay y\r\n",
