@@ -10,7 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::flow::{Flow, FlowError, Progress};
-use super::outcome::{ClosedBy, RelayError, RelayOutcome, Side};
+use super::outcome::{ClosedBy, ErrorKind, RelayError, RelayOutcome, Side};
 use super::splice::{Splice, SpliceEnd};
 use super::{RelayCounters, RelayOptions};
 use crate::PlainTcp;
@@ -212,8 +212,8 @@ where
         let (side, error) = match result {
             Ok(()) => {
                 self.closed_by.get_or_insert(from.into());
-                // The client had reset before (see below), and now all it sent has been carried.
-                self.aborted |= from == Side::Client && self.client_is_gone();
+                // It had reset before (see below), and now all it sent has been carried.
+                self.aborted |= self.has_broken_off(from);
                 return;
             }
             Err(FlowError::Read(error)) => {
@@ -224,17 +224,24 @@ where
         };
         self.closed_by.get_or_insert(side.into());
         self.error.get_or_insert_with(|| RelayError::new(side, error));
-        // A write fails because the peer has reset. What it sent before is still to be read and carried on; after that
-        // the kernel reports an ordinary end of data, the error having been reported by the write. From an upstream
-        // that is the early answer of a server, whole as far as anyone can know, and it ends as one. From a client it is
-        // an upload that was broken off, and must not look complete.
-        if side == Side::Client {
-            <D as Carrier<C, U>>::keep_end(&mut self.to_upstream.carrier);
+        // A write fails because the peer has reset. What it sent before is still to be read and carried on (an early answer
+        // of a server, for instance); after that the kernel reports an ordinary end of data, the error having been reported
+        // by the write. Unless it had ended its data before, that is no end: it must not look complete.
+        if self.has_broken_off(side) {
+            match side {
+                Side::Client => <D as Carrier<C, U>>::keep_end(&mut self.to_upstream.carrier),
+                Side::Upstream => <D as Carrier<U, C>>::keep_end(&mut self.to_client.carrier),
+            }
         }
     }
 
-    fn client_is_gone(&self) -> bool {
-        self.error.as_ref().is_some_and(|error| error.side == Side::Client)
+    /// Whether a write to this side has shown that it is gone in the middle of its data. To a server that had ended them
+    /// before (`EPIPE`), a rest of the request is of no use any more, and its answer is whole. A client that has ended its
+    /// request is to take the answer.
+    fn has_broken_off(&self, side: Side) -> bool {
+        self.error.as_ref().is_some_and(|error| {
+            error.side == side && (side == Side::Client || error.kind != ErrorKind::BrokenPipe)
+        })
     }
 }
 

@@ -9,7 +9,8 @@
 //!   clean end of data would tell the other side that it has the whole. The outcome says [`RelayOutcome::aborted`], and
 //!   the caller resets what is left ([`crate::reset_on_drop`]); [`relay_plain`] does so itself.
 //! - **A write that fails does not stop the other direction.** A server may answer and close before it has read all of
-//!   the request; its answer is still in our socket and is delivered, and ends as the kernel says it ends.
+//!   the request; its answer is still in our socket and is delivered. It ends in order if the server had ended it, and by
+//!   an abort if the server has reset the connection instead.
 //!
 //! Buffers come from the thread's pool when bytes are there and go back when there are none; they grow from 16 to 256 KiB
 //! while reads fill them. Where both ends are plain TCP, a direction that has carried 256 KiB is handed to the kernel

@@ -334,12 +334,14 @@ struct Scripted {
     data: &'static [u8],
     then: Option<io::ErrorKind>,
     written: Vec<u8>,
+    /// What writing fails with; reading ends in order then.
+    refuses: Option<io::ErrorKind>,
     shut_down: bool,
 }
 
 impl Scripted {
     fn new(data: &'static [u8], then: Option<io::ErrorKind>) -> Self {
-        Self { data, then, written: Vec::new(), shut_down: false }
+        Self { data, then, written: Vec::new(), refuses: None, shut_down: false }
     }
 }
 
@@ -351,7 +353,11 @@ impl AsyncRead for Scripted {
     ) -> Poll<io::Result<()>> {
         let data = std::mem::take(&mut self.data);
         if data.is_empty() {
-            return self.then.take().map_or(Poll::Pending, |kind| Poll::Ready(Err(kind.into())));
+            return match self.then.take() {
+                Some(kind) => Poll::Ready(Err(kind.into())),
+                None if self.refuses.is_some() => Poll::Ready(Ok(())),
+                None => Poll::Pending,
+            };
         }
         buf.put_slice(data);
         Poll::Ready(Ok(()))
@@ -360,6 +366,9 @@ impl AsyncRead for Scripted {
 
 impl AsyncWrite for Scripted {
     fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if let Some(kind) = self.refuses {
+            return Poll::Ready(Err(kind.into()));
+        }
         self.written.extend_from_slice(buf);
         Poll::Ready(Ok(buf.len()))
     }
@@ -387,6 +396,24 @@ async fn a_truncated_session_is_no_end_of_data() {
         outcome.error.map(|error| (error.side, error.kind)),
         Some((Side::Client, ErrorKind::Truncated))
     );
+}
+
+/// Once a write has reported the reset, the kernel tells readers of an ordinary end.
+#[tokio::test]
+async fn a_server_that_resets_while_it_is_written_to_has_not_ended_its_data() {
+    for (kind, aborted) in [
+        (io::ErrorKind::ConnectionReset, true),
+        (io::ErrorKind::TimedOut, true),
+        (io::ErrorKind::BrokenPipe, false),
+    ] {
+        let mut client = Scripted::new(b"a request", None);
+        let mut upstream = Scripted::new(b"half an ans", None);
+        upstream.refuses = Some(kind);
+        let counters = RelayCounters::default();
+        let outcome = relay(&mut client, &mut upstream, &RelayOptions::default(), &counters).await;
+        assert_eq!(client.written, b"half an ans", "what came is delivered");
+        assert_eq!((outcome.aborted, client.shut_down), (aborted, !aborted), "{kind:?}");
+    }
 }
 
 #[tokio::test]
