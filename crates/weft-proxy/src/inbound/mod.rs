@@ -30,7 +30,7 @@ use crate::connections::Listed;
 use crate::outbound::{detect_or_give_up, is_loop};
 use crate::record::{ConnectionFacts, TcpRecord};
 use crate::worker::{OpenGuard, Worker};
-use word::{Asked, Word, after_settings};
+use word::{Asked, Word, after_settings, silent_end};
 
 pub(crate) use closing::PlaintextDrain;
 
@@ -265,13 +265,13 @@ async fn serve_bytes(link: Link, mut stream: MeshStream) {
     }
     let mut first = BytesMut::new();
     let client = detect_or_give_up(&mut stream, &mut first, UNFINISHED_IN_LINK);
-    let spoke = match app.first_word(client, &link.drain).await {
+    let spoke = match app.first_word(client, silent_end(&link.worker, &link.drain)).await {
         Word::Client(spoke) => spoke,
         Word::Server => None,
         Word::Http2Server => {
             drop(app);
             let client = detect_or_give_up(&mut stream, &mut first, UNFINISHED_IN_LINK);
-            return match after_settings(client, &link.drain).await {
+            return match after_settings(client, silent_end(&link.worker, &link.drain)).await {
                 Some(Detected::Http1 | Detected::Http2) => served(link, first, stream).await,
                 other => refuse_other(&link, other.is_some(), stream.get_ref().0.get_ref()),
             };

@@ -9,7 +9,7 @@ use weft_net::detect::HANDSHAKE;
 use weft_net::{Detected, Prefixed, RelayCounters, Watched, read_more, relay_plain};
 use weft_telemetry::metrics::families;
 
-use super::word::{Asked, Word, after_settings};
+use super::word::{Asked, Word, after_settings, silent_end};
 use super::{Link, Visit, http, is_mesh, refuse_late, refuse_other};
 use crate::outbound::{UNFINISHED, detect_or_give_up};
 
@@ -46,7 +46,7 @@ pub(super) async fn serve(
     }
     let detections = &visit.worker.telemetry.inbound.detections;
     match spoke {
-        _ if opaque => {
+        Spoke::Client(_) | Spoke::Server if opaque => {
             detections.inc("configured");
             relay(visit, Watched::unwatched, first, app).await;
         }
@@ -64,9 +64,9 @@ pub(super) async fn serve(
             detections.inc(detected.label());
             relay(visit, Watched::new, first, app).await;
         }
-        Spoke::ToHttp2Server(client) => {
+        Spoke::Ended { late } => {
             let (link, stream) = link(visit);
-            refuse_other(&link, client, &stream);
+            refuse_other(&link, late, &stream);
         }
     }
 }
@@ -75,8 +75,11 @@ pub(super) async fn serve(
 enum Spoke {
     Client(Detected),
     Server,
-    /// The application has shown that it speaks HTTP/2, and the client has said something else, or nothing (`false`).
-    ToHttp2Server(bool),
+    /// Nobody before the time was over, or the client something else than HTTP (`late`) to an application that has shown
+    /// that it speaks HTTP/2.
+    Ended {
+        late: bool,
+    },
 }
 
 /// Waits for the client's first words or the application's. What comes to a port that is configured to carry bytes is
@@ -102,18 +105,19 @@ async fn first_word(
         }
         detect_or_give_up(stream, first, UNFINISHED).await
     };
-    match app.first_word(client, &visit.plaintext).await {
+    match app.first_word(client, silent_end(&visit.worker, &visit.plaintext)).await {
         Word::Client(Some(detected)) => (Spoke::Client(detected), Some(app)),
-        Word::Client(None) | Word::Server | Word::Over => (Spoke::Server, Some(app)),
+        Word::Client(None) | Word::Server => (Spoke::Server, Some(app)),
+        Word::Over => (Spoke::Ended { late: false }, None),
         Word::Http2Server if opaque => (Spoke::Server, Some(app)),
         // Not this connection's any more: what the client says is served as requests, or not at all.
         Word::Http2Server => {
             drop(app);
             let client = detect_or_give_up(stream, first, UNFINISHED);
-            match after_settings(client, &visit.plaintext).await {
+            match after_settings(client, silent_end(&visit.worker, &visit.plaintext)).await {
                 Some(detected @ (Detected::Http1 | Detected::Http2)) => (Spoke::Client(detected), None),
                 Some(detected) if is_mesh(&detected) => (Spoke::Client(detected), None),
-                other => (Spoke::ToHttp2Server(other.is_some()), None),
+                other => (Spoke::Ended { late: other.is_some() }, None),
             }
         }
     }

@@ -5,6 +5,9 @@ use tokio::net::TcpStream;
 use weft_core::Drain;
 use weft_net::{Detected, Greeting, Prefixed, greeting, read_more};
 
+use crate::outbound::silence;
+use crate::worker::Worker;
+
 /// The first word on a connection.
 pub(super) enum Word {
     /// The client's, or what its connection came to: `None` if it failed.
@@ -32,13 +35,13 @@ impl Asked {
     pub(super) async fn first_word(
         &mut self,
         client: impl Future<Output = Option<Detected>>,
-        drain: &Drain,
+        end: impl Future<Output = ()>,
     ) -> Word {
         tokio::select! {
             biased;
             detected = client => Word::Client(detected),
             word = self.speaks() => word,
-            () = drain.clone().into_closed() => Word::Over,
+            () = end => Word::Over,
         }
     }
 
@@ -64,11 +67,19 @@ impl Asked {
 /// What a client says to an application that has shown that it is an HTTP/2 server: requests, or nothing that is passed on.
 pub(super) async fn after_settings(
     client: impl Future<Output = Option<Detected>>,
-    drain: &Drain,
+    end: impl Future<Output = ()>,
 ) -> Option<Detected> {
     tokio::select! {
         biased;
         detected = client => detected,
-        () = drain.clone().into_closed() => None,
+        () = end => None,
+    }
+}
+
+/// When a connection on which nobody speaks is over: with everything else, or when a relay that carries nothing is.
+pub(super) async fn silent_end(worker: &Worker, drain: &Drain) {
+    tokio::select! {
+        () = drain.clone().into_closed() => {}
+        () = silence(worker) => {}
     }
 }

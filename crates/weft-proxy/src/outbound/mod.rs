@@ -24,7 +24,7 @@ use crate::upstream::{Spoken, Upstream};
 use crate::worker::{OpenGuard, Worker};
 
 pub(crate) use http::tunnel;
-pub(crate) use tcp::{UNFINISHED, detect_or_give_up};
+pub(crate) use tcp::{UNFINISHED, detect_or_give_up, silence};
 
 /// How long a destination whose clients speak first may stay silent before its server is asked whether it does: long,
 /// because a client that opens connections in advance is common, and a protocol that changes its mind is not.
@@ -122,7 +122,11 @@ async fn mesh(mut call: Call, upstream: Rc<Upstream>, opaque: bool) {
         return tcp::race(call, upstream, first).await;
     }
     let detected = if protocol == AppProtocol::Http {
-        detect_first(&mut call.accepted.stream, &mut first).await.ok()
+        tokio::select! {
+            biased;
+            detected = detect_first(&mut call.accepted.stream, &mut first) => detected.ok(),
+            () = tcp::silence(&call.worker) => return,
+        }
     } else {
         let patience = match upstream.spoken.get() {
             Spoken::ClientFirst => CLIENT_FIRST_PATIENCE,

@@ -58,6 +58,7 @@ pub(super) async fn race(mut call: Call, upstream: Rc<Upstream>, mut first: Byte
         biased;
         detected = client => Winner::Client(detected),
         greeting = greet(&mut reached.far, &mut said) => Winner::Server(greeting),
+        () = silence(&call.worker) => Winner::Nobody,
     };
     let detections = &call.worker.telemetry.outbound.detections;
     match winner {
@@ -73,12 +74,17 @@ pub(super) async fn race(mut call: Call, upstream: Rc<Upstream>, mut first: Byte
         Winner::Server(Greeting::Http2) => {
             drop(reached);
             upstream.spoken.set(Spoken::ClientFirst);
-            let detected = detect_or_give_up(&mut call.accepted.stream, &mut first, UNFINISHED).await;
+            let detected = tokio::select! {
+                biased;
+                detected = detect_or_give_up(&mut call.accepted.stream, &mut first, UNFINISHED) => detected,
+                () = silence(&call.worker) => return,
+            };
             match detected {
                 Some(detected) => spoken(call, upstream, detected, first).await,
                 None => detections.inc("client_gone"),
             }
         }
+        Winner::Nobody => {}
         Winner::Server(_) | Winner::Client(None) => {
             learn(&upstream, &said);
             detections.inc(if remembered { "remembered_server_first" } else { "server_first" });
@@ -92,6 +98,8 @@ enum Winner {
     /// `None`: the connection failed.
     Client(Option<Detected>),
     Server(Greeting),
+    /// Nobody, for as long as a relay may carry nothing.
+    Nobody,
 }
 
 /// What a greeting says of a service.
@@ -110,6 +118,15 @@ fn learn(upstream: &Upstream, said: &[u8]) {
 /// How long a client may leave a line unfinished that could still become a request. Clients send a request's first line
 /// in one piece; one that waits for an answer to half a line speaks something else (JDWP, ZooKeeper's `ruok`).
 pub(crate) const UNFINISHED: Duration = Duration::from_secs(1);
+
+/// Resolves when a connection on which nobody has spoken is over: as a relay is that carries nothing (`timeouts.tcpIdle`;
+/// without one, keepalive ends connections whose peers are gone, and those that are there may be silent).
+pub(crate) async fn silence(worker: &Worker) {
+    match worker.shared.config.timeouts.tcp_idle {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
+    }
+}
 
 /// Waits for what the client speaks; a client that has begun and then waits is opaque.
 pub(crate) async fn detect_or_give_up<S>(
