@@ -4,6 +4,7 @@
 //! succeed, because it is the proxy that accepts. So the checks are sent to the proxy's health port, and the proxy asks the
 //! application. The list comes from the file or, as JSON, from `WEFT_PROBES`, which an injector can write.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::error::{Origin, ProblemKind};
@@ -16,12 +17,18 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// The longest that makes sense for something asked every few seconds.
 const LONGEST: u64 = 3600;
 const VARIABLE: &str = "WEFT_PROBES";
-const FIELDS: [&str; 8] = [
+/// What the kubelet calls itself where a probe's definition does not. The version is that of the API that Weft is written
+/// for; applications look at what is before the slash.
+pub const KUBELET_USER_AGENT: &str = "kube-probe/1.32";
+const FIELDS: [&str; 11] = [
     "path",
     "timeoutSeconds",
     "http.port",
     "http.path",
     "http.scheme",
+    "http.headers",
+    "http.headers[].name",
+    "http.headers[].value",
     "tcp.port",
     "grpc.port",
     "grpc.service",
@@ -45,10 +52,12 @@ pub enum ProbeCheck {
     Http {
         /// The application's port.
         port: u16,
-        /// Path and query.
+        /// The `path` of a probe of Kubernetes: what is sent is what the kubelet makes of it.
         path: String,
         /// HTTPS; the certificate is not verified, as the kubelet does not.
         tls: bool,
+        /// The `httpHeaders` of a probe of Kubernetes. Nothing else is sent but what the kubelet sends by itself.
+        headers: Vec<ProbeHeader>,
     },
     /// A connection can be made.
     Tcp {
@@ -62,6 +71,41 @@ pub enum ProbeCheck {
         /// The service asked about; empty: the whole server.
         service: String,
     },
+}
+
+impl ProbeCheck {
+    /// The application's port.
+    pub fn port(&self) -> u16 {
+        match self {
+            Self::Http { port, .. } | Self::Tcp { port } | Self::Grpc { port, .. } => *port,
+        }
+    }
+}
+
+/// One header of a check, fit to be sent.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProbeHeader {
+    /// A token (RFC 9110 section 5.6.2).
+    pub name: String,
+    /// Without control characters; it may be empty, and is masked where it is shown.
+    pub value: String,
+}
+
+impl fmt::Debug for ProbeHeader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProbeHeader").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Whether `name` can be the name of a header.
+pub fn is_header_name(name: &str) -> bool {
+    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+    !name.is_empty() && name.bytes().all(token)
+}
+
+/// Whether `value` can be the value of a header: the kubelet refuses the others.
+pub fn is_header_value(value: &str) -> bool {
+    value.bytes().all(|b| b == b'\t' || !b.is_ascii_control())
 }
 
 /// Puts the list of `WEFT_PROBES` in the place of the file's.
@@ -103,7 +147,8 @@ fn from(node: Node, origin: &Origin) -> Node {
 pub(crate) fn probes(root: &Section<'_, '_>) -> Vec<Probe> {
     root.declare_items("probes", &FIELDS);
     let mut probes: Vec<Probe> = Vec::new();
-    for item in root.items("probes") {
+    // Headers may be credentials.
+    for item in root.items_masking("probes", "value") {
         let Some(probe) = probe(&item) else { continue };
         if probes.iter().any(|earlier| earlier.path == probe.path) {
             let reason = format!("an entry above has the path {}", probe.path);
@@ -146,17 +191,45 @@ fn probe(item: &Item<'_, '_>) -> Option<Probe> {
 fn http(s: &Section<'_, '_>) -> Option<ProbeCheck> {
     const SCHEMES: &[(&str, bool)] = &[("HTTP", false), ("HTTPS", true)];
     let port = s.required("port", scalar::port);
-    let path = s.scalar("path", target).map_or_else(|| "/".to_owned(), |(path, _)| path);
+    // The kubelet asks whatever is written here, and takes "" for "/".
+    let path = s.scalar("path", anything).map_or_else(|| "/".to_owned(), |(path, _)| path);
     let tls = s.scalar("scheme", scalar::word(SCHEMES)).is_some_and(|(tls, _)| tls);
-    Some(ProbeCheck::Http { port: port?, path, tls })
+    let headers: Vec<_> = s.items("headers").iter().map(header).collect();
+    Some(ProbeCheck::Http { port: port?, path, tls, headers: headers.into_iter().collect::<Option<_>>()? })
 }
 
 fn grpc(s: &Section<'_, '_>) -> Option<ProbeCheck> {
     let port = s.required("port", scalar::port);
     // Empty means the whole server, and is what a manifest writes by default.
-    let service = s.scalar("service", |written| Ok(written.to_string())).map(|(service, _)| service);
+    let service = s.scalar("service", anything).map(|(service, _)| service);
     let service = service.unwrap_or_default();
     Some(ProbeCheck::Grpc { port: port?, service })
+}
+
+fn header(item: &Item<'_, '_>) -> Option<ProbeHeader> {
+    let s = item.section();
+    let name = s.required("name", |written| {
+        let name = scalar::text(written)?;
+        let cure = "write letters, digits and -";
+        if is_header_name(&name) { Ok(name) } else { Err(Bad::value(format!("\"{name}\" is no name"), cure)) }
+    })?;
+    let value = s.scalar("value", |written| {
+        let value = anything(written)?;
+        let bad = |reason: &str, cure| Err(Bad::value(reason, cure));
+        if !is_header_value(&value) {
+            return bad("this has a control character", "take it out");
+        }
+        if name.eq_ignore_ascii_case("host") && !value.is_ascii() {
+            return bad("this is no host name", "write it in ASCII (xn--...)");
+        }
+        Ok(value)
+    });
+    Some(ProbeHeader { value: value.map_or_else(String::new, |(value, _)| value), name })
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "readers of scalars can refuse")]
+fn anything(written: &Scalar) -> Result<String, Bad> {
+    Ok(written.to_string())
 }
 
 fn own_path(written: &Scalar) -> Result<String, Bad> {
@@ -206,12 +279,35 @@ mod tests {
             probes[0],
             Probe {
                 path: "/probe/app/readiness".to_owned(),
-                check: ProbeCheck::Http { port: 8080, path: "/h?x=1".to_owned(), tls: true },
+                check: ProbeCheck::Http {
+                    port: 8080,
+                    path: "/h?x=1".to_owned(),
+                    tls: true,
+                    headers: Vec::new(),
+                },
                 timeout: Duration::from_secs(3),
             }
         );
         assert_eq!(probes[1].check, ProbeCheck::Grpc { port: 9000, service: String::new() });
         assert_eq!(load("", Some(json)).unwrap().len(), 2);
+    }
+
+    #[test]
+    fn headers_are_read_and_their_values_not_shown() {
+        let json = r#"[{"path":"/probe/app/readiness","http":{"port":8080,"path":"a \"<>`\u0001?é","headers":[
+            {"name":"Authorization","value":"Bearer s3cret"},{"name":"X-Empty","value":""},{"name":"x-empty"}]}}]"#;
+        let probes = load("", Some(json)).unwrap();
+        let ProbeCheck::Http { path, headers, .. } = &probes[0].check else { panic!("{probes:?}") };
+        assert_eq!(path, "a \"<>`\u{1}?é", "any path is the kubelet's to judge");
+        let read: Vec<_> = headers.iter().map(|h| (h.name.as_str(), h.value.as_str())).collect();
+        assert_eq!(read, [("Authorization", "Bearer s3cret"), ("X-Empty", ""), ("x-empty", "")]);
+        assert!(!format!("{probes:?}").contains("s3cret"));
+        let vars = Env::from_vars([(VARIABLE.to_owned(), json.to_owned())]);
+        let text = "identity: {ca: {address: \"ca:15012\"}}";
+        let config = ProxyConfig::from_text(Path::new("weft.yaml"), text, &vars).unwrap();
+        let shown = config.snapshot.effective.iter().find(|field| field.field == "probes").unwrap();
+        assert!(shown.value.contains("Authorization, value: ***"), "{}", shown.value);
+        assert!(!shown.value.contains("s3cret"), "{}", shown.value);
     }
 
     #[test]
@@ -221,7 +317,19 @@ mod tests {
             (r#"[{"path":"/probe/a","tcp":{"port":0}}]"#, "probes[0].tcp.port"),
             (r#"[{"path":"/probe/a","tcp":{"port":1},"http":{"port":1}}]"#, "probes[0]"),
             (r#"[{"path":"/probe/a"}]"#, "probes[0]"),
-            (r#"[{"path":"/probe/a","http":{"port":1,"path":"x"}}]"#, "probes[0].http.path"),
+            (
+                r#"[{"path":"/probe/a","http":{"port":1,"headers":[{"name":"a b","value":""}]}}]"#,
+                "probes[0].http.headers[0].name",
+            ),
+            (
+                r#"[{"path":"/probe/a","http":{"port":1,"headers":[{"name":"a","value":"b\nc"}]}}]"#,
+                "probes[0].http.headers[0].value",
+            ),
+            (
+                r#"[{"path":"/probe/a","http":{"port":1,"headers":[{"name":"host","value":"bücher.example"}]}}]"#,
+                "probes[0].http.headers[0].value",
+            ),
+            (r#"[{"path":"/probe/a","http":{"port":1,"headers":{"a":"b"}}}]"#, "probes[0].http.headers"),
             (r#"[{"path":"/probe/a","tcp":{"port":1}},{"path":"/probe/a","tcp":{"port":1}}]"#, "probes[1]"),
             (r#"[{"path":"/probe/a","tcp":{"port":1},"x":1}]"#, "probes[0].x"),
             ("[{", "probes"),

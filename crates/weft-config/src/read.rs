@@ -343,6 +343,11 @@ impl<'r, 'a> Section<'r, 'a> {
 
     /// A list of mappings, or of mappings and scalars; empty where it is not written.
     pub(crate) fn items(&self, name: &'static str) -> Vec<Item<'r, 'a>> {
+        self.items_masking(name, "")
+    }
+
+    /// The same, where what is written under `secret`, at any depth, is not for everybody's eyes.
+    pub(crate) fn items_masking(&self, name: &'static str, secret: &str) -> Vec<Item<'r, 'a>> {
         let (path, node) = self.ask(name);
         self.declare(&path);
         let Some(node) = node else { return Vec::new() };
@@ -351,7 +356,7 @@ impl<'r, 'a> Section<'r, 'a> {
             self.reader.refuse(node.origin.clone(), &path, bad);
             return Vec::new();
         };
-        self.reader.record(&path, outline(node), &node.origin);
+        self.reader.record(&path, outline(node, secret), &node.origin);
         let item = |(i, node)| Item { reader: self.reader, path: format!("{path}[{i}]"), node };
         items.iter().enumerate().map(item).collect()
     }
@@ -469,17 +474,19 @@ fn pattern(path: &str) -> String {
     pattern
 }
 
-/// A node on one line, for the list of values in force.
-fn outline(node: &Node) -> String {
+/// A node on one line, for the list of values in force; `***` for what is under `secret`.
+fn outline(node: &Node, secret: &str) -> String {
     match &node.value {
         Value::Scalar(scalar) => scalar.to_string(),
         Value::List(items) => {
-            let items: Vec<String> = items.iter().map(outline).collect();
+            let items: Vec<String> = items.iter().map(|item| outline(item, secret)).collect();
             format!("[{}]", items.join(", "))
         }
         Value::Map(entries) => {
+            let shown =
+                |key: &str, node| if key == secret { "***".to_owned() } else { outline(node, secret) };
             let entries: Vec<String> =
-                entries.iter().map(|(key, _, n)| format!("{key}: {}", outline(n))).collect();
+                entries.iter().map(|(key, _, n)| format!("{key}: {}", shown(key, n))).collect();
             format!("{{{}}}", entries.join(", "))
         }
     }

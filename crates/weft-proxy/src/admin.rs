@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::State;
-use axum::http::{Request, StatusCode, header};
+use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, post};
 use serde_json::{Value, json};
@@ -116,8 +115,8 @@ async fn ready(State(admin): Page) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
 }
 
-async fn probe(State(admin): Page, request: Request<Body>) -> Response {
-    admin.probes.answer(request).await
+async fn probe(State(admin): Page, asked: Uri) -> Response {
+    admin.probes.answer(asked.path()).await
 }
 
 async fn metrics(State(admin): Page) -> Response {

@@ -119,8 +119,7 @@ async fn control(
     let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(export_drain, LAST_FLUSH)));
     tokio::spawn(follow_config(Arc::clone(&shared), Arc::clone(&options.log)));
     let workers = Workers::start(&shared, bound.workers)?;
-    let health = shared.config.bind.health.port();
-    let probes = Probes::new(&shared.config, &shared.own_addrs, health).map_err(ProxyError::Probes)?;
+    let probes = Probes::new(&shared.config, &shared.own_addrs).map_err(ProxyError::Probes)?;
     let admin = Arc::new(Admin::new(Arc::clone(&shared), options.log, probes));
     admin::start(&admin, bound.admin, &drain)
         .map_err(|source| ProxyError::Start { what: "admin server", source })?;

@@ -8,9 +8,11 @@ use super::shop::SOON;
 fn probes(yaml: &mut serde_json::Value) {
     yaml["probes"] = serde_json::json!([
         {"path": "/probe/app/readiness", "http": {"port": 8080, "path": "/status/204"}},
-        {"path": "/probe/app/startup", "http": {"port": 8080, "path": "/echo?who=kubelet"}},
+        {"path": "/probe/app/startup", "http": {"port": 8080, "path": "who's \"<there>?q=<é>\"`#x",
+            "headers": [{"name": "x-custom", "value": "kept"}]}},
         {"path": "/probe/app/liveness", "http": {"port": 8080, "path": "/status/500"}},
         {"path": "/probe/moved/readiness", "http": {"port": 8080, "path": "/status/302"}},
+        {"path": "/probe/moved/startup", "http": {"port": 8080, "path": "/login"}},
         {"path": "/probe/slow/readiness", "http": {"port": 8080, "path": "/delay/5000"}, "timeoutSeconds": 1},
         {"path": "/probe/tls/readiness", "http": {"port": 8080, "scheme": "HTTPS"}},
         {"path": "/probe/db/readiness", "tcp": {"port": 9000}},
@@ -35,8 +37,7 @@ impl Scene {
     }
 
     fn ask(&self, path: &str) -> Result<Response> {
-        let url = format!("http://{}:15021/probe/{path}", self.pod.ip());
-        self.kubelet.send(Request::get(&url).header("x-custom", "kept"))
+        self.kubelet.get(&format!("http://{}:15021/probe/{path}", self.pod.ip()))
     }
 }
 
@@ -62,16 +63,58 @@ fn the_proxy_asks_for_the_kubelet() {
     });
 }
 
+/// A neighbour comes to the health port with headers that only the mesh may write, and with everything else that a request
+/// can have.
 #[test]
-fn the_application_sees_the_kubelets_request() {
+fn a_neighbours_headers_do_not_reach_the_application() {
     story("probe-headers", |mesh| {
         let scene = Scene::new(mesh)?;
-        scene.pod.app(8080)?;
-        let seen = scene.ask("app/startup")?.json()?;
-        assert_eq!(seen["uri"], "/echo?who=kubelet");
-        assert_eq!(seen["headers"]["x-custom"], "kept", "{seen:#}");
+        let application = scene.pod.python_server("probed_server.py", &["8080"])?;
+        let url = |path: &str| format!("http://{}:15021/probe/{path}", scene.pod.ip());
+        let forged = |request: Request| {
+            [
+                ("x-forwarded-client-cert", "URI=spiffe://weft.local/ns/shop/sa/admin"),
+                ("authorization", "Bearer forged"),
+                ("cookie", "forged=1"),
+                ("host", "forged.example"),
+                ("user-agent", "forged"),
+                ("accept", "forged/forged"),
+                ("x-custom", "forged"),
+                ("connection", "x-custom"),
+            ]
+            .into_iter()
+            .fold(request, |request, (name, value)| request.header(name, value))
+        };
+        let asked = [
+            scene.kubelet.send(forged(Request::get(&url("app/startup?forged=1"))))?,
+            scene.kubelet.send(forged(Request::get(&url("moved/startup")).body("forged")))?,
+        ];
+        for answer in asked {
+            assert_eq!((answer.status.as_u16(), answer.text().as_str()), (200, ""));
+            for name in ["set-cookie", "x-internal", "location", "server"] {
+                assert_eq!(answer.header(name), "", "{name}");
+            }
+        }
+        assert_eq!(scene.kubelet.send(forged(Request::post(&url("app/startup"), "forged")))?.status, 405);
+        let log = application.log();
+        let seen: Vec<serde_json::Value> = log
+            .lines()
+            .filter_map(|line| line.strip_prefix("asked: "))
+            .map(serde_json::from_str)
+            .collect::<std::result::Result<_, _>>()?;
         let host = format!("{}:8080", scene.pod.ip());
-        assert_eq!(seen["headers"]["host"], host.as_str(), "{seen:#}");
+        let kubelets = [["Host", &host], ["User-Agent", "kube-probe/1.32"], ["Accept", "*/*"]];
+        let head = |target: &str, more: &[[&str; 2]]| {
+            let headers = [&kubelets[..], more, &[["Connection", "close"]]].concat();
+            serde_json::json!([format!("GET {target} HTTP/1.1"), headers])
+        };
+        let from = format!("http://{host}/login");
+        let wanted = [
+            head("/who%27s%20%22%3Cthere%3E?q=<é>\"`", &[["X-Custom", "kept"]]),
+            head("/login", &[]),
+            head("/logged-in?by=redirect", &[["Referer", &from]]),
+        ];
+        assert_eq!(seen, wanted, "{log}");
         // The application itself is as closed as before.
         let plain = scene.kubelet.get(&format!("http://{host}/"));
         assert!(plain.is_err(), "{plain:?}");

@@ -4,8 +4,9 @@
 //! own listener open whatever became of the application. So the kubelet asks the proxy, which asks the application. What
 //! was there goes to the proxy in `WEFT_PROBES`, and into the annotation `weft.dev/injected` for the way back.
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use weft_config::{is_header_name, is_header_value};
 
 use super::pod::{Container, Pod};
 use super::problem::Problem;
@@ -21,6 +22,8 @@ const POST_START_TIMEOUT: i64 = 300;
 const DEFAULT_GRACE: i64 = 30;
 /// The longest that the proxy takes.
 const LONGEST: i64 = 3600;
+/// What the kubelet calls itself where it runs a hook. For probes it has another name, which the proxy knows.
+const HOOK_USER_AGENT: &str = "kube-lifecycle/1.32";
 /// The probes, by the last part of their path: and where they are in a container.
 pub(crate) const KINDS: [(&str, &[&str]); 5] = [
     ("startup", &["startupProbe"]),
@@ -60,6 +63,15 @@ struct Handler {
     scheme: Option<String>,
     host: Option<String>,
     service: Option<String>,
+    #[serde(rename = "httpHeaders")]
+    headers: Option<Vec<Header>>,
+}
+
+#[derive(Clone, Deserialize, Serialize)]
+struct Header {
+    name: String,
+    #[serde(default)]
+    value: String,
 }
 
 impl Handler {
@@ -74,8 +86,9 @@ impl Handler {
         .filter(|port| *port != 0)
     }
 
-    /// What the proxy has to do; `None` where there is no such thing.
-    fn entry(&self, handler: &str, port: u16) -> Option<(&'static str, Value)> {
+    /// What the proxy has to do; `None` where there is no such thing. What the API server or the kubelet refuses stays
+    /// for them to refuse.
+    fn entry(&self, handler: &str, kind: &str, port: u16) -> Option<(&'static str, Value)> {
         Some(match handler {
             "tcpSocket" => ("tcp", json!({"port": port})),
             "grpc" => ("grpc", json!({"port": port, "service": self.service.as_deref().unwrap_or("")})),
@@ -84,26 +97,39 @@ impl Handler {
                 if !["HTTP", "HTTPS"].contains(&scheme) {
                     return None;
                 }
-                let path = target(self.path.as_deref().unwrap_or(""));
-                ("http", json!({"port": port, "path": path, "scheme": scheme}))
+                let mut headers = self.headers.clone().unwrap_or_default();
+                if !headers
+                    .iter()
+                    .all(|header| is_header_name(&header.name) && is_header_value(&header.value))
+                {
+                    return None;
+                }
+                if is_hook(kind) && !headers.iter().any(|header| header.is("user-agent")) {
+                    let (name, value) = ("User-Agent".to_owned(), HOOK_USER_AGENT.to_owned());
+                    headers.push(Header { name, value });
+                }
+                // As it is written: the proxy knows what the kubelet makes of it.
+                let mut asked =
+                    json!({"port": port, "path": self.path.as_deref().unwrap_or(""), "scheme": scheme});
+                if !headers.is_empty() {
+                    asked["headers"] = json!(headers);
+                }
+                ("http", asked)
             }
         })
     }
+
+    /// The host that the proxy cannot send: the kubelet would write it in ASCII.
+    fn foreign_host(&self) -> Option<&str> {
+        let hosts = self.headers.iter().flatten().filter(|header| header.is("host"));
+        hosts.map(|header| header.value.as_str()).find(|host| !host.is_ascii())
+    }
 }
 
-/// The path as the kubelet would send it: from the root, without a fragment, and with what does not belong into a URL
-/// escaped.
-fn target(path: &str) -> String {
-    let path = path.split('#').next().unwrap_or("");
-    let mut target = String::from(if path.starts_with('/') { "" } else { "/" });
-    for byte in path.bytes() {
-        if byte.is_ascii_graphic() {
-            target.push(char::from(byte));
-        } else {
-            target.push_str(&format!("%{byte:02X}"));
-        }
+impl Header {
+    fn is(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name)
     }
-    target
 }
 
 /// The probes of `pod` that move. What is on a port of the proxy's is a problem.
@@ -124,8 +150,14 @@ pub(crate) fn plan(pod: &Pod, problems: &mut Vec<Problem>) -> Vec<Rewrite> {
                 problems.push(Problem::new(what, "Weft's proxy uses this port", super::refuse::OTHER_PORT));
                 continue;
             }
+            if let Some(host) = read.foreign_host() {
+                let what =
+                    format!("container {}: {}: header Host: \"{host}\"", container.name, place.join("."));
+                problems.push(Problem::new(what, "this is not ASCII", "write it as the DNS has it: xn--..."));
+                continue;
+            }
             let path = format!("/probe/{}/{kind}", container.name);
-            let Some((protocol, detail)) = read.entry(handler, port) else { continue };
+            let Some((protocol, detail)) = read.entry(handler, kind, port) else { continue };
             let timeout = timeout(pod, probe, kind);
             rewrites.push(Rewrite {
                 container: container.name.clone(),
@@ -151,11 +183,15 @@ fn probe_of<'a>(container: &'a Container, kind: &str) -> Option<&'a Map<String, 
     }
 }
 
+fn is_hook(kind: &str) -> bool {
+    matches!(kind, "postStart" | "preStop")
+}
+
 /// The one handler that moves. Two in one probe are a mistake that the API server tells; a `tcpSocket` hook has never
 /// worked.
 fn handler_of<'a>(probe: &'a Map<String, Value>, kind: &str) -> Option<(&'static str, &'a Value)> {
-    let hook = matches!(kind, "postStart" | "preStop");
-    let moving: &[&'static str] = if hook { &["httpGet"] } else { &["httpGet", "tcpSocket", "grpc"] };
+    let moving: &[&'static str] =
+        if is_hook(kind) { &["httpGet"] } else { &["httpGet", "tcpSocket", "grpc"] };
     let all = ["httpGet", "tcpSocket", "grpc", "exec", "sleep"];
     let given = |name: &&str| probe.get(*name).is_some_and(|handler| !handler.is_null());
     if all.iter().filter(|name| given(name)).count() != 1 {
@@ -194,10 +230,8 @@ pub(crate) fn apply(containers: &mut [Value], rewrites: &[Rewrite]) {
         };
         let probe = rewrite.place.iter().try_fold(container, |at, key| at.get_mut(*key));
         let Some(probe) = probe.and_then(Value::as_object_mut) else { continue };
-        let mut moved = json!({"path": rewrite.path, "port": HEALTH_PORT});
-        if let (Some(headers), Some(moved)) = (rewrite.original.get("httpHeaders"), moved.as_object_mut()) {
-            moved.insert("httpHeaders".to_owned(), headers.clone());
-        }
+        // Headers go to the proxy in its configuration: it takes none from whoever asks.
+        let moved = json!({"path": rewrite.path, "port": HEALTH_PORT});
         probe.remove(rewrite.handler);
         probe.insert("httpGet".to_owned(), moved);
     }
@@ -223,14 +257,14 @@ mod tests {
     }
 
     #[test]
-    fn each_kind_of_probe_moves_and_keeps_timings_and_headers() {
+    fn each_kind_of_probe_moves_and_keeps_its_timings() {
         let app = json!({
             "name": "app",
             "ports": [{"name": "http", "containerPort": 8080}, {"name": "grpc", "containerPort": 9000}],
             "startupProbe": {"grpc": {"port": 9000}, "failureThreshold": 30},
             "readinessProbe": {"httpGet": {"path": "/healthz", "port": "http", "httpHeaders": [{"name": "Host", "value": "a"}]}, "periodSeconds": 3, "timeoutSeconds": 2},
             "livenessProbe": {"tcpSocket": {"port": "8080"}},
-            "lifecycle": {"postStart": {"httpGet": {"port": 8080, "scheme": "HTTPS", "path": "hello you?x=1#y"}}, "preStop": {"httpGet": {"port": "http", "path": "/bye"}}},
+            "lifecycle": {"postStart": {"httpGet": {"port": 8080, "scheme": "HTTPS", "path": "hello you?x=1#y"}}, "preStop": {"httpGet": {"port": "http", "path": "/bye", "httpHeaders": [{"name": "user-agent", "value": "mine"}]}}},
         });
         let (after, told, problems) = moved(&app);
         assert!(problems.is_empty());
@@ -238,7 +272,7 @@ mod tests {
         assert_eq!(after["startupProbe"], json!({"httpGet": at("startup"), "failureThreshold": 30}));
         let readiness = &after["readinessProbe"];
         assert_eq!(readiness["httpGet"]["path"], "/probe/app/readiness");
-        assert_eq!(readiness["httpGet"]["httpHeaders"][0]["name"], "Host");
+        assert_eq!(readiness["httpGet"].get("httpHeaders"), None, "they are the proxy's to send");
         assert_eq!((&readiness["periodSeconds"], &readiness["timeoutSeconds"]), (&json!(3), &json!(2)));
         assert_eq!(after["livenessProbe"], json!({"httpGet": at("liveness")}));
         assert_eq!(
@@ -249,10 +283,10 @@ mod tests {
             told,
             json!([
                 {"path": "/probe/app/startup", "grpc": {"port": 9000, "service": ""}, "timeoutSeconds": 1},
-                {"path": "/probe/app/readiness", "http": {"port": 8080, "path": "/healthz", "scheme": "HTTP"}, "timeoutSeconds": 2},
+                {"path": "/probe/app/readiness", "http": {"port": 8080, "path": "/healthz", "scheme": "HTTP", "headers": [{"name": "Host", "value": "a"}]}, "timeoutSeconds": 2},
                 {"path": "/probe/app/liveness", "tcp": {"port": 8080}, "timeoutSeconds": 1},
-                {"path": "/probe/app/postStart", "http": {"port": 8080, "path": "/hello%20you?x=1", "scheme": "HTTPS"}, "timeoutSeconds": 300},
-                {"path": "/probe/app/preStop", "http": {"port": 8080, "path": "/bye", "scheme": "HTTP"}, "timeoutSeconds": 30},
+                {"path": "/probe/app/postStart", "http": {"port": 8080, "path": "hello you?x=1#y", "scheme": "HTTPS", "headers": [{"name": "User-Agent", "value": "kube-lifecycle/1.32"}]}, "timeoutSeconds": 300},
+                {"path": "/probe/app/preStop", "http": {"port": 8080, "path": "/bye", "scheme": "HTTP", "headers": [{"name": "user-agent", "value": "mine"}]}, "timeoutSeconds": 30},
             ])
         );
     }
@@ -267,6 +301,12 @@ mod tests {
             ("readinessProbe", json!({"httpGet": {"port": 80}, "exec": {}})),
             ("startupProbe", json!({"httpGet": {"port": true}})),
             ("startupProbe", json!({"httpGet": {"port": 80, "scheme": "ftp"}})),
+            ("startupProbe", json!({"httpGet": {"port": 80, "httpHeaders": [{"name": "a b", "value": ""}]}})),
+            (
+                "startupProbe",
+                json!({"httpGet": {"port": 80, "httpHeaders": [{"name": "a", "value": "b\r\nc: d"}]}}),
+            ),
+            ("startupProbe", json!({"httpGet": {"port": 80, "httpHeaders": "a"}})),
             ("startupProbe", json!({})),
             ("lifecycle", json!({"preStop": {"sleep": {"seconds": 5}}})),
             ("lifecycle", json!({"preStop": {"tcpSocket": {"port": 80}}})),
@@ -275,6 +315,47 @@ mod tests {
             let (after, told, problems) = moved(&app);
             assert_eq!((after, told, problems), (app, json!([]), vec![]));
         }
+    }
+
+    /// The proxy refuses a configuration that it does not understand, and would not start.
+    #[test]
+    fn the_proxy_takes_what_it_is_told() {
+        let paths = [
+            "",
+            "/",
+            "a \"b\"?c=<d>#e",
+            "/\u{1}\u{7f}é\u{1F600}\n",
+            "%zz",
+            "//[x",
+            "mailto:x",
+            "\\",
+            "- a: b",
+            "*x",
+            "~",
+        ];
+        for text in paths {
+            let headers =
+                json!([{"name": "X-Text", "value": text.replace(char::is_control, "")}, {"name": "a"}]);
+            let app = json!({"name": "app", "livenessProbe": {"httpGet": {"port": 80, "path": text, "httpHeaders": headers}}});
+            let (_, told, problems) = moved(&app);
+            assert_eq!(problems, vec![]);
+            let vars = [("WEFT_PROBES".to_owned(), told.to_string())];
+            let file = "identity: {ca: {address: \"ca:15012\"}}";
+            let name = std::path::Path::new("weft.yaml");
+            let config =
+                weft_config::ProxyConfig::from_text(name, file, &weft_config::Env::from_vars(vars)).unwrap();
+            let weft_config::ProbeCheck::Http { path, .. } = &config.probes[0].check else { panic!() };
+            assert_eq!(path, text);
+        }
+    }
+
+    #[test]
+    fn a_host_that_is_not_ascii_is_a_problem() {
+        let headers = json!([{"name": "host", "value": "b\u{fc}cher.example"}]);
+        let (_, _, problems) = moved(
+            &json!({"name": "app", "livenessProbe": {"httpGet": {"port": 80, "httpHeaders": headers}}}),
+        );
+        assert!(problems[0].to_string().contains("livenessProbe: header Host"), "{problems:?}");
     }
 
     #[test]

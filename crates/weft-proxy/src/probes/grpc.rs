@@ -3,10 +3,13 @@
 //! Both messages have one field, so they are written and read here: a request is field 1, the service's name; a response is
 //! field 1, the status as a varint. `h2` carries the call.
 
+use std::net::SocketAddr;
+
 use ::http::{HeaderMap, Request, Response};
 use bytes::{BufMut, Bytes, BytesMut};
 use h2::{RecvStream, client};
 use tokio::net::TcpStream;
+use weft_config::KUBELET_USER_AGENT;
 
 use super::Unhealthy;
 
@@ -16,12 +19,12 @@ const MOST_ANSWER: usize = 1024;
 /// A longer name would need a second octet for its length, and no service has one.
 const MOST_NAME: usize = 127;
 
-pub(super) async fn check(stream: TcpStream, service: &str) -> Result<(), Unhealthy> {
+pub(super) async fn check(stream: TcpStream, address: SocketAddr, service: &str) -> Result<(), Unhealthy> {
     let failed = |error: h2::Error| Unhealthy::Protocol(error.to_string());
     let (sender, connection) = client::handshake(stream).await.map_err(failed)?;
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
-        checked = call(sender, service) => checked,
+        checked = call(sender, address, service) => checked,
         ended = connection.as_mut() => Err(ended.err().map_or_else(
             || Unhealthy::Protocol("connection closed".to_owned()),
             failed,
@@ -29,12 +32,16 @@ pub(super) async fn check(stream: TcpStream, service: &str) -> Result<(), Unheal
     }
 }
 
-async fn call(sender: client::SendRequest<Bytes>, service: &str) -> Result<(), Unhealthy> {
+async fn call(
+    sender: client::SendRequest<Bytes>,
+    address: SocketAddr,
+    service: &str,
+) -> Result<(), Unhealthy> {
     let failed = |error: h2::Error| Unhealthy::Protocol(error.to_string());
-    let request = Request::post("http://localhost/grpc.health.v1.Health/Check")
+    let request = Request::post(format!("http://{address}/grpc.health.v1.Health/Check"))
         .header("content-type", "application/grpc")
         .header("te", "trailers")
-        .header("user-agent", "weft-probe")
+        .header("user-agent", KUBELET_USER_AGENT)
         .body(())
         .map_err(|error| Unhealthy::Protocol(error.to_string()))?;
     let mut sender = sender.ready().await.map_err(failed)?;

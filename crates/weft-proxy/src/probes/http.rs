@@ -1,168 +1,175 @@
-//! GET as the kubelet does it.
+//! GET as the kubelet does it, redirects included.
+//!
+//! The kubelet follows a redirect within the pod, up to ten requests in all, and counts one to another host as success.
+//! Here the ports have to be some that a probe names as well: what the application answers must not send the proxy to
+//! the proxy's own pages, nor anywhere else.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::task::Poll;
 
-use ::http::uri::PathAndQuery;
-use ::http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, header};
+use ::http::{Request, StatusCode, header};
 use axum::body::Body;
-use axum::response::{IntoResponse, Response};
 use http_body::Body as _;
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
+use weft_config::ProbeHeader;
 
 use super::Unhealthy;
+use super::head::{Headers, Question};
+use super::url::Url;
+use super::verbatim::Verbatim;
 
-/// The kubelet reads no more of an answer than this, 10 KiB, and shows it where a check fails.
+/// The kubelet reads no more of an answer than this, 10 KiB, and one that breaks off before that has failed.
 const MOST_BODY: usize = 10 * 1024;
+/// The most of a head that is read: as much as servers commonly send at most, many times over.
+const MOST_HEAD: usize = 64 * 1024;
+const MOST_HEADERS: usize = 512;
+/// Requests for one check, the first included: the limit of Go's client.
+const MOST_REQUESTS: usize = 10;
 
-/// Headers that belong to a connection (RFC 9110 section 7.6.1) or to a body that a GET has not.
-const DROPPED: [header::HeaderName; 7] = [
-    header::CONNECTION,
-    header::TE,
-    header::TRAILER,
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::CONTENT_LENGTH,
-    header::EXPECT,
-];
+/// A connection to the application.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send + 'static {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Stream for S {}
 
-/// What is asked of the application: the kubelet's headers, the check's path.
-pub(super) fn request(
-    asked: Request<Body>,
-    path: &str,
-    app: SocketAddr,
-    own_port: u16,
-) -> Result<Request<Body>, Unhealthy> {
-    let malformed = |what: &str| Unhealthy::Protocol(format!("malformed {what}"));
-    let mut headers = asked.into_parts().0.headers;
-    for name in DROPPED {
-        headers.remove(name);
+/// How a check comes to the application.
+pub(super) trait Dial {
+    type Stream: Stream;
+    fn dial(&self, door: Door) -> impl Future<Output = Result<Self::Stream, Unhealthy>> + Send;
+    /// Whether a redirect may lead to this port.
+    fn leads_to(&self, port: u16) -> bool;
+}
+
+/// Where a request of a check goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Door {
+    pub(super) port: u16,
+    pub(super) tls: bool,
+}
+
+/// What a definition asks for.
+#[derive(Clone, Copy)]
+pub(super) struct Definition<'a> {
+    pub(super) door: Door,
+    pub(super) path: &'a str,
+    pub(super) headers: &'a [ProbeHeader],
+}
+
+/// What the check came to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// The application's last status.
+    Status(StatusCode),
+    /// It answered with a redirect that is not followed, which is success.
+    Redirect,
+}
+
+/// Carries the check out; `address` is the pod's.
+pub(super) async fn ask(
+    definition: Definition<'_>,
+    address: IpAddr,
+    application: &impl Dial,
+) -> Result<Verdict, Unhealthy> {
+    let scheme = if definition.door.tls { "https" } else { "http" };
+    let authority = SocketAddr::new(address, definition.door.port).to_string();
+    let no_host = || Unhealthy::Protocol("the path of the check names no host to ask".to_owned());
+    let mut url = Url::of_probe(scheme, &authority, definition.path).ok_or_else(no_host)?;
+    let headers = Headers::of_probe(definition.headers);
+    let mut host = headers.first("Host").filter(|host| !host.is_empty());
+    let (mut door, mut from) = (definition.door, None);
+    for _ in 0..MOST_REQUESTS {
+        let head = Question { url: &url, host, headers: &headers, from: from.as_ref() }.head();
+        let answer = exchange(application.dial(door).await?, head).await?;
+        let Some(location) = answer.location else { return Ok(answer.verdict()) };
+        let (next, relative) = follow(&url, &location)?;
+        if next.hostname() != url.hostname() {
+            return Ok(Verdict::Redirect);
+        }
+        door = match (&next.scheme[..], next.port()) {
+            (b"http" | b"https", Some(port)) => Door { port, tls: next.scheme == b"https" },
+            _ => return Err(Unhealthy::Protocol("a redirect to what is no HTTP".to_owned())),
+        };
+        if !application.leads_to(door.port) {
+            return Ok(Verdict::Redirect);
+        }
+        host = host.filter(|_| relative);
+        from = Some(std::mem::replace(&mut url, next));
     }
-    if names_us(&headers, own_port) {
-        let host = HeaderValue::from_str(&app.to_string()).map_err(|_| malformed("host"))?;
-        headers.insert(header::HOST, host);
+    Err(Unhealthy::Protocol(format!("a redirect after {MOST_REQUESTS} requests")))
+}
+
+/// Where `location` leads from `url`, and whether it was written without a scheme.
+fn follow(url: &Url, location: &[u8]) -> Result<(Url, bool), Unhealthy> {
+    let malformed = || Unhealthy::Protocol("a redirect with a malformed location".to_owned());
+    let reference = Url::parse(location).ok_or_else(malformed)?;
+    let relative = reference.scheme.is_empty();
+    Ok((url.join(reference), relative))
+}
+
+struct Answer {
+    status: StatusCode,
+    /// Where it is a redirect that leads somewhere.
+    location: Option<Vec<u8>>,
+}
+
+impl Answer {
+    fn verdict(&self) -> Verdict {
+        if self.status.is_redirection() { Verdict::Redirect } else { Verdict::Status(self.status) }
     }
-    // The connection is for this one answer.
-    headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
-    let path: PathAndQuery = path.parse().map_err(|_| malformed("path"))?;
-    let mut request = Request::new(Body::empty());
-    *request.uri_mut() = Uri::from(path);
-    *request.headers_mut() = headers;
-    Ok(request)
 }
 
-/// Whether the host is the one that the kubelet made of our own address, and not one that the check asks for.
-fn names_us(headers: &HeaderMap, own_port: u16) -> bool {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    host.is_none_or(|host| host.rsplit_once(':').is_some_and(|(_, port)| port.parse() == Ok(own_port)))
-}
-
-pub(super) async fn secure(
-    stream: TcpStream,
-    config: Arc<ClientConfig>,
-    app: SocketAddr,
-) -> Result<TlsStream<TcpStream>, Unhealthy> {
-    let connecting = TlsConnector::from(config).connect(ServerName::IpAddress(app.ip().into()), stream);
-    connecting.await.map_err(|error| Unhealthy::Protocol(error.to_string()))
-}
-
-pub(super) async fn exchange(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    request: Request<Body>,
-) -> Result<Response, Unhealthy> {
+async fn exchange(stream: impl Stream, head: Vec<u8>) -> Result<Answer, Unhealthy> {
     let failed = |error: hyper::Error| Unhealthy::Protocol(error.to_string());
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+    let io = TokioIo::new(Verbatim::new(stream, head));
+    let mut client = http1::Builder::new();
+    client.max_buf_size(MOST_HEAD).max_headers(MOST_HEADERS);
+    let (mut sender, connection) = client.handshake(io).await.map_err(failed)?;
     let mut connection = std::pin::pin!(connection);
     let answering = async {
-        let response = sender.send_request(request).await.map_err(failed)?;
-        let status = response.status();
-        let body = beginning(response.into_body()).await;
-        Ok((status, body))
+        // What hyper writes of it is not sent: see `verbatim`.
+        let response = sender.send_request(Request::new(Body::empty())).await.map_err(failed)?;
+        let answer = Answer { status: response.status(), location: location(&response) };
+        if answer.location.is_none() {
+            read_beginning(response.into_body()).await.map_err(failed)?;
+        }
+        Ok(answer)
     };
     // The connection moves the exchange along; how it ended is told by the exchange itself.
     let driving = async {
         let _ = connection.as_mut().await;
         std::future::pending::<Infallible>().await
     };
-    let (status, body) = tokio::select! {
-        answer = answering => answer?,
+    tokio::select! {
+        biased;
+        answer = answering => answer,
         never = driving => match never {},
-    };
-    // A redirect is success to the kubelet, which would follow it to our port, where nothing of the application's is.
-    let status = if status.is_redirection() { StatusCode::OK } else { status };
-    Ok((status, body).into_response())
-}
-
-/// The first octets of a body; what fails after the head does not change the answer.
-async fn beginning(mut body: hyper::body::Incoming) -> Vec<u8> {
-    let mut kept = Vec::new();
-    while kept.len() < MOST_BODY {
-        let frame = std::future::poll_fn(|cx| std::pin::Pin::new(&mut body).poll_frame(cx)).await;
-        let Some(Ok(frame)) = frame else { break };
-        if let Some(data) = frame.data_ref() {
-            let room = data.len().min(MOST_BODY - kept.len());
-            kept.extend(data.iter().take(room));
-        }
-    }
-    kept
-}
-
-/// TLS that takes any certificate: the kubelet's checks do not verify either, because a pod's certificate is seldom for
-/// its address. Nothing secret is sent over it, and the answer is only whether the application is well.
-pub(super) fn unverified() -> Result<Arc<ClientConfig>, rustls::Error> {
-    let provider = weft_identity::crypto_provider();
-    let schemes = provider.signature_verification_algorithms.supported_schemes();
-    let config = ClientConfig::builder_with_provider(Arc::clone(provider))
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Unverified(schemes)))
-        .with_no_client_auth();
-    Ok(Arc::new(config))
-}
-
-#[derive(Debug)]
-struct Unverified(Vec<SignatureScheme>);
-
-impl ServerCertVerifier for Unverified {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.clone()
     }
 }
+
+/// Where a redirect leads; one without a location is an answer like any other.
+fn location<B>(response: &::http::Response<B>) -> Option<Vec<u8>> {
+    let followed = matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308);
+    let location = response.headers().get(header::LOCATION).filter(|_| followed)?;
+    (!location.is_empty()).then(|| location.as_bytes().to_vec())
+}
+
+/// Reads as far as the kubelet would.
+async fn read_beginning(mut body: Incoming) -> Result<(), hyper::Error> {
+    let mut read = 0;
+    while read < MOST_BODY {
+        let frame = std::future::poll_fn(|cx| match Pin::new(&mut body).poll_frame(cx) {
+            Poll::Ready(frame) => Poll::Ready(frame.transpose()),
+            Poll::Pending => Poll::Pending,
+        });
+        let Some(frame) = frame.await? else { break };
+        read += frame.data_ref().map_or(0, bytes::Bytes::len);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "http_tests.rs"]
+mod tests;
