@@ -48,7 +48,7 @@ fuzz_target!(|input: &[u8]| {
 
     let before = request.headers().clone();
     wire::to_link(&mut request, upgrade.clone());
-    let original = wire::from_link(&mut request);
+    let Ok(original) = wire::from_link(&mut request) else { panic!("what an application may send, a link takes") };
     assert_eq!((original.version, original.upgrade), (version, upgrade));
     assert_eq!(*request.headers(), before);
 });

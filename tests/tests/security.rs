@@ -8,6 +8,8 @@
 mod authority;
 #[path = "security/bytes.rs"]
 mod bytes;
+#[path = "security/careless.rs"]
+mod careless;
 #[path = "security/certs.rs"]
 mod certs;
 #[path = "security/closing.rs"]
@@ -16,6 +18,8 @@ mod closing;
 mod headers;
 #[path = "security/inbound.rs"]
 mod inbound;
+#[path = "security/links.rs"]
+mod links;
 #[path = "security/outbound.rs"]
 mod outbound;
 #[path = "security/peers.rs"]
@@ -24,6 +28,10 @@ mod peers;
 mod scene;
 #[path = "security/secrets.rs"]
 mod secrets;
+#[path = "security/speaker.rs"]
+mod speaker;
+#[path = "security/takeover.rs"]
+mod takeover;
 
 use std::time::Duration;
 

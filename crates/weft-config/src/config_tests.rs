@@ -73,6 +73,7 @@ fn every_field_is_read() {
     let snapshot = &config.snapshot;
     assert_eq!(snapshot.access_log, AccessLogMode::Sampled);
     assert_eq!(snapshot.inbound.opaque_ports.to_string(), "3306, 6000-6100");
+    assert_eq!(snapshot.inbound.connect_ports.to_string(), "3128");
     let key = ServiceKey::new("payments.shop.svc.cluster.local".parse().unwrap(), 80);
     let payments = snapshot.services.get(&key).unwrap();
     assert_eq!((payments.endpoints.len(), payments.protocol), (2, AppProtocol::Http));

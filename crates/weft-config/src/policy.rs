@@ -37,9 +37,10 @@ pub(crate) fn snapshot(
     let membership = mesh(&root.section("mesh"), trust_domain).map(Membership::new);
     let s = root.section("inbound");
     let mode = s.or("mode", MtlsMode::Strict, scalar::word(scalar::MODES));
-    let (inbound, doors_in) = (InboundPolicy { mode, opaque_ports: ports(&s) }, listeners::inbound(&s));
+    let (inbound, doors_in) = (inbound_policy(&s, mode), listeners::inbound(&s));
     let s = root.section("outbound");
-    let (outbound, doors_out) = (OutboundPolicy { opaque_ports: ports(&s) }, listeners::outbound(&s));
+    let (outbound, doors_out) =
+        (OutboundPolicy { opaque_ports: ports(&s, "opaquePorts") }, listeners::outbound(&s));
     let listeners = listeners::checked(root, doors_out, doors_in, bind, membership.as_ref());
     let services = services(root);
     let log = root.or("log", "info".to_owned(), scalar::directives).into();
@@ -58,8 +59,12 @@ pub(crate) fn snapshot(
     (snapshot, listeners)
 }
 
-fn ports(s: &Section<'_, '_>) -> PortSet {
-    let ranges = s.list("opaquePorts", scalar::ports).unwrap_or_default();
+fn inbound_policy(s: &Section<'_, '_>, mode: MtlsMode) -> InboundPolicy {
+    InboundPolicy { mode, opaque_ports: ports(s, "opaquePorts"), connect_ports: ports(s, "connectPorts") }
+}
+
+fn ports(s: &Section<'_, '_>, field: &'static str) -> PortSet {
+    let ranges = s.list(field, scalar::ports).unwrap_or_default();
     PortSet::new(ranges.into_iter().map(|(range, _)| range).collect())
 }
 

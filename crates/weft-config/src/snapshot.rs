@@ -41,6 +41,8 @@ pub struct InboundPolicy {
     pub mode: MtlsMode,
     /// Ports of the application whose bytes are never looked at.
     pub opaque_ports: PortSet,
+    /// Ports of the application that take CONNECT.
+    pub connect_ports: PortSet,
 }
 
 /// `outbound`.

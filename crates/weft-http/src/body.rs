@@ -131,8 +131,7 @@ impl Body {
         if let Some(Ok(frame)) = &mut frame
             && let Some(trailers) = frame.trailers_mut()
         {
-            // Many servers read trailers as if they were headers (RFC 9110 section 6.5.1 warns of it).
-            wire::strip_internal(trailers);
+            wire::clean_trailers(trailers);
         }
         if !matches!(this, Self::Broken(_))
             && let Some(Err(error)) = frame

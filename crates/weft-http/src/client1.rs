@@ -108,6 +108,23 @@ impl Http1Pool {
         .await
     }
 
+    /// Sends a request behind which another protocol may begin. Its connection is not used again, whatever the answer is:
+    /// what an application has read of it is for the application to know.
+    ///
+    /// # Errors
+    /// See [`Http1Error`].
+    pub async fn send_last<S, G, C>(
+        self: &Rc<Self>,
+        request: Request<Body>,
+        connect: impl AsyncFn() -> Result<(S, G), C>,
+    ) -> Result<Response<Body>, Http1Error<C>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        G: 'static,
+    {
+        self.exchange(request, false, &connect).await
+    }
+
     /// Sends a request over an idle connection at once, or gives it back where there is none (or where it waits for 100,
     /// which takes more care).
     ///

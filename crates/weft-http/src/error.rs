@@ -71,6 +71,8 @@ codes! {
     Loop = "loop-detected", LOOP_DETECTED, "14", "the request would loop";
     /// The request cannot be carried.
     BadRequest = "bad-request", BAD_REQUEST, "3", "the request is malformed";
+    /// CONNECT to an application that is no proxy by configuration.
+    MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "12", "CONNECT is not allowed to this port";
 }
 
 impl ErrorCode {

@@ -7,9 +7,9 @@ use std::pin::Pin;
 use bytes::Bytes;
 use h2::Reason;
 use h2::server::SendResponse;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 
-use crate::{Body, BodyError, UpgradeIo};
+use crate::{Body, BodyError, UpgradeIo, wire};
 
 /// Answers the requests of one connection. It is built once per connection, with all that requests have in common.
 pub trait Handler: 'static {
@@ -82,8 +82,12 @@ impl Interim<'_> {
     }
 
     /// Passes an interim response on, as far as the client's protocol can carry it.
-    pub fn send(&self, response: Response<()>) {
-        if let Self::Http2(stream) = self {
+    pub fn send(&self, mut response: Response<()>) {
+        // HTTP/2 has no 101 (RFC 9113 section 8.6).
+        if let Self::Http2(stream) = self
+            && response.status() != StatusCode::SWITCHING_PROTOCOLS
+        {
+            wire::clean_interim(response.headers_mut());
             // Failure means the stream is gone, which the final response will find out.
             let _ = stream.borrow_mut().send_informational(response);
         }

@@ -1,7 +1,9 @@
 //! Header hygiene between hops (RFC 9110 section 7.6.1, RFC 9113 section 8.2.2).
 
-use http::header::{CONNECTION, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue};
+
+use crate::judge;
 
 /// `keep-alive` (RFC 2068 section 19.7.1); the `http` crate has no constant for it.
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -28,6 +30,8 @@ pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 pub struct Survey {
     /// How many `Host` headers.
     pub hosts: u8,
+    /// How many `Content-Length` headers.
+    pub lengths: u8,
     /// `Connection`.
     pub connection: bool,
     /// `TE`.
@@ -47,6 +51,7 @@ impl Survey {
                 (2, "te") => found.te = true,
                 (4, "host") => found.hosts = found.hosts.saturating_add(1),
                 (10, "connection") => found.connection = true,
+                (14, "content-length") => found.lengths = found.lengths.saturating_add(1),
                 (7, "upgrade") | (10, "keep-alive") | (14, "http2-settings") => found.hop_by_hop = true,
                 (16, "proxy-connection") | (17, "transfer-encoding") => found.hop_by_hop = true,
                 (_, name) if is_internal(name) => found.internal = true,
@@ -54,6 +59,11 @@ impl Survey {
             }
         }
         found
+    }
+
+    /// The same after `Host` was written anew.
+    pub(crate) fn with_host(self, headers: &HeaderMap) -> Self {
+        Self { hosts: u8::from(headers.contains_key(HOST)), ..self }
     }
 }
 
@@ -73,7 +83,7 @@ pub fn is_internal(name: &str) -> bool {
 /// What the hop-by-hop headers of a message asked for, found while they were removed.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct HopByHop {
-    /// The `Upgrade` header, where `Connection` lists it. The h2c upgrade is left out.
+    /// The `Upgrade` header, where `Connection` lists it and Weft passes it on ([`judge::is_upgrade`]).
     pub upgrade: Option<HeaderValue>,
 }
 
@@ -89,7 +99,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap, survey: Survey) -> HopByHop {
     } else if survey.connection {
         let listed: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
         if listed.iter().any(|value| has_token(value, "upgrade")) {
-            found.upgrade = headers.get(UPGRADE).filter(|value| !has_token(value, "h2c")).cloned();
+            found.upgrade = headers.get(UPGRADE).filter(|value| judge::is_upgrade(value)).cloned();
         }
         for value in &listed {
             for token in tokens(value) {

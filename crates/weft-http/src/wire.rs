@@ -12,23 +12,25 @@
 //!
 //! Both headers exist only on mesh links: they are removed from what applications send and from what they receive.
 
-use http::header::{HOST, HeaderName};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, TRAILER, TRANSFER_ENCODING, UPGRADE,
+};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 
-use crate::ErrorCode;
 use crate::headers::{Survey, is_internal, strip_hop_by_hop};
+use crate::{ErrorCode, WEFT_ERROR, judge};
 
 /// Marks a request whose application speaks HTTP/1.0 (`1.0`) or HTTP/2 (`2`).
 pub const WEFT_WIRE: HeaderName = HeaderName::from_static("weft-wire");
 /// The upgrade an HTTP/1.1 request asks for, or an answer has accepted.
 pub const WEFT_UPGRADE: HeaderName = HeaderName::from_static("weft-upgrade");
 
-/// Checks and cleans a request from an application, whatever its version.
+/// Checks ([`crate::judge`]) and cleans a request from an application, whatever its version.
 ///
-/// Returns the upgrade it asks for, which only HTTP/1.1 has.
+/// Returns the upgrade it asks for, which only HTTP/1.1 without a body has.
 ///
 /// # Errors
-/// `bad-request` for an HTTP/1.1 request without exactly one `Host` (RFC 9112 section 3.2).
+/// `bad-request`.
 pub fn clean_request<B>(request: &mut Request<B>) -> Result<Option<HeaderValue>, ErrorCode> {
     let version = request.version();
     let survey = Survey::of(request.headers());
@@ -36,6 +38,11 @@ pub fn clean_request<B>(request: &mut Request<B>) -> Result<Option<HeaderValue>,
         remove_internal(request.headers_mut());
     }
     if version == Version::HTTP_2 {
+        if survey.connection || survey.hop_by_hop {
+            return Err(ErrorCode::BadRequest);
+        }
+        judge::request(request, survey, version)?;
+        take_over_if(request, None);
         return Ok(None);
     }
     match survey.hosts {
@@ -43,16 +50,30 @@ pub fn clean_request<B>(request: &mut Request<B>) -> Result<Option<HeaderValue>,
         0 if version == Version::HTTP_10 => {}
         _ => return Err(ErrorCode::BadRequest),
     }
-    if request.method() != Method::CONNECT
-        && let Some(authority) = request.uri().authority()
-    {
-        // An absolute-form target overrides Host (RFC 9112 section 3.2.2).
+    if let Some(authority) = request.uri().authority() {
+        // An absolute-form target overrides Host (RFC 9112 section 3.2.2); so does that of CONNECT (section 3.3).
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| ErrorCode::BadRequest)?;
         request.headers_mut().insert(HOST, host);
     }
+    judge::request(request, survey.with_host(request.headers()), version)?;
+    // Before the coding is removed.
+    let bodiless = judge::is_bodiless(request.headers());
     let upgrade = strip_hop_by_hop(request.headers_mut(), survey).upgrade;
     // RFC 9110 section 7.8: a server ignores an upgrade in HTTP/1.0.
-    Ok(upgrade.filter(|_| version == Version::HTTP_11))
+    let upgrade = upgrade.filter(|_| bodiless && version == Version::HTTP_11);
+    take_over_if(request, upgrade.as_ref());
+    Ok(upgrade)
+}
+
+/// The head of a request behind which another protocol begins declares no body: whoever reads it on the way, or in the
+/// end, would take that protocol's bytes for one.
+fn take_over_if<B>(request: &mut Request<B>, upgrade: Option<&HeaderValue>) {
+    if upgrade.is_some() || request.method() == Method::CONNECT {
+        let headers = request.headers_mut();
+        for name in [CONTENT_LENGTH, TRANSFER_ENCODING, EXPECT, TRAILER] {
+            headers.remove(name);
+        }
+    }
 }
 
 /// Marks a clean request for the link.
@@ -80,41 +101,81 @@ pub struct Original {
     pub upgrade: Option<HeaderValue>,
 }
 
-/// Restores a request that came over a link.
-pub fn from_link<B>(request: &mut Request<B>) -> Original {
-    let mut original = Original { version: Version::HTTP_11, upgrade: None };
-    let headers = request.headers_mut();
-    if is_marked(headers) {
-        match headers.remove(WEFT_WIRE) {
-            Some(value) if value == "2" => original.version = Version::HTTP_2,
-            Some(value) if value == "1.0" => original.version = Version::HTTP_10,
-            _ => {}
-        }
-        original.upgrade = headers.remove(WEFT_UPGRADE);
+/// Judges and restores a request that came over a link.
+///
+/// # Errors
+/// `bad-request`: no proxy of the mesh has sent it like this.
+pub fn from_link<B>(request: &mut Request<B>) -> Result<Original, ErrorCode> {
+    let survey = Survey::of(request.headers());
+    if survey.connection || survey.hop_by_hop {
+        return Err(ErrorCode::BadRequest);
+    }
+    let original = if survey.internal {
+        let original = marks(request.headers_mut())?;
         // Only a peer that is not Weft sends others: they must not look as if the mesh had said them.
-        remove_internal(headers);
+        remove_internal(request.headers_mut());
+        original
+    } else {
+        Original { version: Version::HTTP_11, upgrade: None }
+    };
+    judge::request(request, survey, original.version)?;
+    if let Some(upgrade) = &original.upgrade {
+        let fits = original.version == Version::HTTP_11
+            && request.method() != Method::CONNECT
+            && judge::is_bodiless(request.headers())
+            && judge::is_upgrade(upgrade);
+        if !fits {
+            return Err(ErrorCode::BadRequest);
+        }
+    }
+    take_over_if(request, original.upgrade.as_ref());
+    if survey.hosts == 0
+        && original.version == Version::HTTP_11
+        && let Some(authority) = request.uri().authority()
+    {
+        // RFC 9113 section 8.3.1.
+        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| ErrorCode::BadRequest)?;
+        request.headers_mut().insert(HOST, host);
     }
     *request.version_mut() = original.version;
-    original
+    Ok(original)
+}
+
+/// Takes the marks out of a head.
+fn marks(headers: &mut HeaderMap) -> Result<Original, ErrorCode> {
+    let twice = |name| headers.get_all(name).iter().count() > 1;
+    if twice(WEFT_WIRE) || twice(WEFT_UPGRADE) {
+        return Err(ErrorCode::BadRequest);
+    }
+    let version = match headers.remove(WEFT_WIRE) {
+        None => Version::HTTP_11,
+        Some(value) if value == "2" => Version::HTTP_2,
+        Some(value) if value == "1.0" => Version::HTTP_10,
+        Some(_) => return Err(ErrorCode::BadRequest),
+    };
+    Ok(Original { version, upgrade: headers.remove(WEFT_UPGRADE) })
 }
 
 /// Puts back what an HTTP/1.1 application expects of an upgrade request.
 pub fn restore_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
-    headers.insert(http::header::CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(http::header::UPGRADE, protocol);
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(UPGRADE, protocol);
 }
 
 /// Cleans an HTTP/1 application's answer for the link. An accepted upgrade becomes a marked 200.
 pub fn response_to_link<B>(response: &mut Response<B>) {
-    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    let switched = (response.status() == StatusCode::SWITCHING_PROTOCOLS)
+        .then(|| response.headers_mut().remove(UPGRADE).unwrap_or_else(|| HeaderValue::from_static("")));
     let survey = Survey::of(response.headers());
     if survey.internal {
         remove_internal(response.headers_mut());
     }
-    let found = strip_hop_by_hop(response.headers_mut(), survey);
-    if switched {
-        let protocol = found.upgrade.unwrap_or_else(|| HeaderValue::from_static(""));
-        response.headers_mut().insert(WEFT_UPGRADE, protocol);
+    strip_hop_by_hop(response.headers_mut(), survey);
+    if let Some(protocol) = switched {
+        let headers = response.headers_mut();
+        // Some send a length of 0, which over HTTP/2 would be the end of the stream's bytes.
+        headers.remove(CONTENT_LENGTH);
+        headers.insert(WEFT_UPGRADE, protocol);
         *response.status_mut() = StatusCode::OK;
     }
 }
@@ -124,19 +185,69 @@ pub fn is_marked(headers: &HeaderMap) -> bool {
     Survey::of(headers).internal
 }
 
+/// Whether an answer over a link accepts the upgrade to one of `asked`, or opens the tunnel of a CONNECT.
+pub fn accepts<B>(asked: Option<&HeaderValue>, response: &Response<B>) -> bool {
+    let marks = response.headers().get_all(WEFT_UPGRADE);
+    match asked {
+        Some(asked) => response.status() == StatusCode::OK && judge::switches_to(asked, marks),
+        None => marks.iter().next().is_none() && judge::is_tunnel(response),
+    }
+}
+
 /// Turns a marked 200 from the link back into 101.
 pub fn response_from_link<B>(response: &mut Response<B>) {
     if !is_marked(response.headers()) {
         return;
     }
-    response.headers_mut().remove(WEFT_WIRE);
     let Some(protocol) = response.headers_mut().remove(WEFT_UPGRADE) else { return };
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
-    headers.insert(http::header::CONNECTION, HeaderValue::from_static("upgrade"));
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
     if !protocol.is_empty() {
-        headers.insert(http::header::UPGRADE, protocol);
+        headers.insert(UPGRADE, protocol);
     }
+}
+
+/// Takes out of an answer from a link what it may not have, which is all that only the mesh says but `weft-error`.
+///
+/// # Errors
+/// `upstream-protocol`: it accepts an upgrade that nobody has asked for.
+pub fn clean_answer(headers: &mut HeaderMap) -> Result<(), ErrorCode> {
+    if !is_marked(headers) {
+        return Ok(());
+    }
+    let error = headers.remove(WEFT_ERROR);
+    let unasked = headers.contains_key(WEFT_UPGRADE);
+    remove_internal(headers);
+    if let Some(error) = error {
+        headers.insert(WEFT_ERROR, error);
+    }
+    if unasked { Err(ErrorCode::UpstreamProtocol) } else { Ok(()) }
+}
+
+/// Takes out of a 1xx what it may not have.
+pub(crate) fn clean_interim(headers: &mut HeaderMap) {
+    let survey = Survey::of(headers);
+    if survey.internal {
+        remove_internal(headers);
+    }
+    strip_hop_by_hop(headers, survey);
+}
+
+/// Takes out of trailers what they may not have: what only the mesh may say, and what says where a message ends or goes
+/// (RFC 9110 section 6.5.1). Many servers read trailers as if they were headers.
+pub(crate) fn clean_trailers(headers: &mut HeaderMap) {
+    let survey = Survey::of(headers);
+    if survey.internal {
+        remove_internal(headers);
+    }
+    if survey.hosts > 0 {
+        headers.remove(HOST);
+    }
+    if survey.lengths > 0 {
+        headers.remove(CONTENT_LENGTH);
+    }
+    strip_hop_by_hop(headers, survey);
 }
 
 /// Removes what only the mesh may say ([`is_internal`]), on links or off them. An application that passes on an answer of
@@ -181,7 +292,7 @@ mod tests {
             let mut after = before.clone();
             to_link(&mut after, None);
             *after.version_mut() = Version::HTTP_2;
-            assert_eq!(from_link(&mut after), Original { version, upgrade: None });
+            assert_eq!(from_link(&mut after).unwrap(), Original { version, upgrade: None });
             assert_eq!(after.version(), version);
             assert_eq!((after.uri(), after.headers()), (before.uri(), before.headers()));
         }
@@ -200,7 +311,7 @@ mod tests {
         let upgrade = clean_request(&mut request).unwrap();
         to_link(&mut request, upgrade);
         assert!(!request.headers().contains_key("connection"));
-        let original = from_link(&mut request);
+        let original = from_link(&mut request).unwrap();
         restore_upgrade(request.headers_mut(), original.upgrade.unwrap());
         assert_eq!(request.headers()["upgrade"], "websocket");
         assert_eq!(request.headers()["connection"], "upgrade");
@@ -240,12 +351,60 @@ mod tests {
         assert_eq!(request.headers().len(), 2);
         // A peer that is not Weft, on a link.
         let mut request = spoofed();
-        from_link(&mut request);
+        request.headers_mut().remove("weft-upgrade");
+        from_link(&mut request).unwrap();
         assert_eq!(request.headers().len(), 2);
         let mut answer =
             Response::builder().header("weft-upgrade", "x").header("weft-error", "x").body(()).unwrap();
         response_to_link(&mut answer);
         assert!(answer.headers().is_empty());
+    }
+
+    #[test]
+    fn an_answer_over_a_link_accepts_only_what_was_asked_for() {
+        let marked = |status: u16, protocol: &'static str| {
+            Response::builder().status(status).header("weft-upgrade", protocol).body(()).unwrap()
+        };
+        let asked = HeaderValue::from_static("websocket");
+        assert!(accepts(Some(&asked), &marked(200, "websocket")));
+        assert!(!accepts(Some(&asked), &marked(200, "h2c")));
+        assert!(!accepts(Some(&asked), &marked(500, "websocket")));
+        assert!(!accepts(Some(&asked), &Response::new(())));
+        assert!(accepts(None, &Response::new(())) && !accepts(None, &marked(200, "websocket")));
+        let mut lie = marked(200, "websocket");
+        assert_eq!(clean_answer(lie.headers_mut()), Err(ErrorCode::UpstreamProtocol));
+        let mut told = Response::builder()
+            .header("weft-error", "no-endpoints")
+            .header("weft-wire", "2")
+            .header("x-forwarded-client-cert", "URI=a")
+            .body(())
+            .unwrap();
+        assert_eq!(clean_answer(told.headers_mut()), Ok(()));
+        assert_eq!(
+            (told.headers().len(), &told.headers()["weft-error"]),
+            (1, &HeaderValue::from_static("no-endpoints"))
+        );
+    }
+
+    #[test]
+    fn trailers_and_interim_answers_say_nothing_of_the_mesh_or_of_framing() {
+        let all = || {
+            let mut headers = HeaderMap::new();
+            for name in
+                ["weft-error", "x_forwarded_client_cert", "connection", "transfer-encoding", "upgrade"]
+            {
+                headers.insert(name, HeaderValue::from_static("x"));
+            }
+            headers.insert("grpc-status", HeaderValue::from_static("0"));
+            headers
+        };
+        let mut interim = all();
+        clean_interim(&mut interim);
+        let mut trailers = all();
+        trailers.insert(HOST, HeaderValue::from_static("a"));
+        trailers.append(CONTENT_LENGTH, HeaderValue::from_static("5"));
+        clean_trailers(&mut trailers);
+        assert_eq!((interim.len(), trailers.len()), (1, 1), "{interim:?} {trailers:?}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use weft_core::EndpointAddr;
 use weft_http::wire::{self, Original};
 use weft_http::{
     Body, ErrorCode, ExchangeError, Http1Error, Http1Pool, Http2Client, Interim, Opened, Sent, Unanswered,
-    UpgradeIo,
+    UpgradeIo, judge,
 };
 use weft_net::{ConnectError, ConnectOptions};
 use weft_telemetry::metrics::families;
@@ -114,10 +114,7 @@ impl App {
         let app = Rc::clone(self);
         Ok(async move {
             match answer.await {
-                Ok(mut response) => {
-                    wire::response_to_link(&mut response);
-                    Ok(response)
-                }
+                Ok(response) => ordinary(response),
                 Err(Unanswered::Failed(error)) => Err(http1(Http1Error::Exchange(error)).into()),
                 Err(Unanswered::Unsent(request)) => Box::pin(app.send(*request, &Interim::Http1)).await,
             }
@@ -152,13 +149,8 @@ impl App {
             wire::strip_internal(response.headers_mut());
             return Ok(response);
         }
-        let mut response = self
-            .http1
-            .send(request, interim, || self.dial_counted(&self.http1_connections))
-            .await
-            .map_err(http1)?;
-        wire::response_to_link(&mut response);
-        Ok(response)
+        let sent = self.http1.send(request, interim, || self.dial_counted(&self.http1_connections)).await;
+        ordinary(sent.map_err(http1)?)
     }
 
     /// Sends a request for an upgrade, or CONNECT.
@@ -169,10 +161,7 @@ impl App {
     ) -> Result<Upgraded, ErrorCode> {
         if original.version == Version::HTTP_2 {
             let client = self.http2().await?;
-            let opened = client
-                .open(request.map(drop), |response| response.status().is_success())
-                .await
-                .map_err(|e| exchange(&e))?;
+            let opened = client.open(request.map(drop), judge::is_tunnel).await.map_err(|e| exchange(&e))?;
             return Ok(match opened {
                 Opened::Stream(mut head, io) => {
                     wire::strip_internal(head.headers_mut());
@@ -185,27 +174,20 @@ impl App {
             });
         }
         let connect = request.method() == Method::CONNECT;
-        if let Some(protocol) = original.upgrade {
+        if let Some(protocol) = original.upgrade.clone() {
             wire::restore_upgrade(request.headers_mut(), protocol);
         }
         *request.body_mut() = Body::Empty;
-        let mut response = self
-            .http1
-            .send(request, &Interim::Http1, || self.dial_counted(&self.http1_connections))
-            .await
-            .map_err(http1)?;
-        let accepted = response.status() == StatusCode::SWITCHING_PROTOCOLS
-            || (connect && response.status().is_success());
-        if !accepted {
-            wire::response_to_link(&mut response);
-            return Ok(Upgraded::Answer(response));
+        let sent = self.http1.send_last(request, || self.dial_counted(&self.http1_connections)).await;
+        let mut response = sent.map_err(http1)?;
+        if !judge::hands_over(original.upgrade.as_ref(), &response) {
+            if connect && response.status().is_success() {
+                response = declined(response).await?;
+            }
+            return ordinary(response).map(Upgraded::Answer).map_err(|failure| failure.code);
         }
         let io = hyper::upgrade::on(&mut response).await.map_err(|_| ErrorCode::UpstreamClosed)?;
         wire::response_to_link(&mut response);
-        if connect {
-            // RFC 9110 section 9.3.6: these mean nothing in a 2xx to CONNECT.
-            response.headers_mut().remove(http::header::CONTENT_LENGTH);
-        }
         Ok(Upgraded::Accepted(
             response.map(|_| Body::Empty),
             UpgradeIo::Http1(hyper_util::rt::TokioIo::new(io)),
@@ -245,6 +227,23 @@ impl App {
         self.http2.borrow_mut().push(Rc::clone(&client));
         Ok(client)
     }
+}
+
+/// An HTTP/1 answer behind which nothing else begins.
+fn ordinary(mut response: Response<Body>) -> Result<Response<Body>, Failure> {
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        // To what nobody asked for.
+        return Err(ErrorCode::UpstreamProtocol.into());
+    }
+    wire::response_to_link(&mut response);
+    Ok(response)
+}
+
+/// A 2xx to CONNECT that has a body.
+async fn declined(mut response: Response<Body>) -> Result<Response<Body>, ErrorCode> {
+    let io = hyper::upgrade::on(&mut response).await.map_err(|_| ErrorCode::UpstreamClosed)?;
+    let body = weft_http::declined(io, response.headers()).await.map_err(|_| ErrorCode::UpstreamProtocol)?;
+    Ok(response.map(|_| body))
 }
 
 /// The pooled connections of one protocol.

@@ -2,7 +2,7 @@
 
 use weft_testbed::story;
 
-use super::pair::{APP, Pair, header};
+use super::pair::{APP, Pair, header, pods, serve};
 
 #[test]
 fn websockets_echo_through_the_mesh() {
@@ -56,9 +56,12 @@ fn upgraded_bytes_flow_both_ways_and_end() {
 #[test]
 fn connect_opens_a_tunnel_through_the_application() {
     story("proto-connect", |mesh| {
-        let pair = Pair::new(mesh, &[8080, 8081])?;
+        let (client, server) = pods(mesh, &[8080, 8081])?;
+        let ports = serde_json::json!([8080, 8081]);
+        let proxied = mesh.sidecar(&server)?.config(|yaml| yaml["inbound"]["connectPorts"] = ports);
+        let (client_proxy, server_proxy) = (mesh.sidecar(&client)?.start()?, proxied.start()?);
+        let pair = Pair { client, server, client_proxy, server_proxy };
         pair.server.app(8080)?;
-        pair.server.app_of("raw", 8081)?;
         let request = "CONNECT target.example:443 HTTP/1.1\r\nhost: target.example:443\r\n\r\n";
         pair.talk(8080, async |wire| {
             wire.say(request).await?;
@@ -72,11 +75,16 @@ fn connect_opens_a_tunnel_through_the_application() {
             Ok(())
         })?;
         // The application, an HTTP proxy in this case, sees the target as it was asked for.
-        let seen = pair.talk(8081, async |wire| {
+        let seen = serve(&pair.server, 8081, async |mut wire| {
+            let head = wire.head().await?;
+            wire.say("HTTP/1.1 200 OK\r\n\r\n").await?;
+            Ok(head)
+        })?;
+        pair.talk(8081, async |wire| {
             wire.say(request).await?;
-            wire.until("\r\n\r\n").await?;
             wire.until("\r\n\r\n").await
         })?;
+        let seen = seen.join()?;
         assert!(seen.contains("CONNECT target.example:443 HTTP/1.1\r\n"), "{seen}");
         Ok(())
     });

@@ -19,6 +19,7 @@ const SKIP_INBOUND: &str = "weft.dev/skip-inbound-ports";
 const SKIP_OUTBOUND: &str = "weft.dev/skip-outbound-ports";
 const SKIP_CIDRS: &str = "weft.dev/skip-outbound-cidrs";
 const OPAQUE: &str = "weft.dev/opaque-ports";
+const CONNECT: &str = "weft.dev/connect-ports";
 const LOG: &str = "weft.dev/log";
 const CONFIG: &str = "weft.dev/config";
 const REWRITE_PROBES: &str = "weft.dev/rewrite-probes";
@@ -28,12 +29,13 @@ const MEMORY_REQUEST: &str = "weft.dev/proxy-memory-request";
 const MEMORY_LIMIT: &str = "weft.dev/proxy-memory-limit";
 
 /// Every annotation that a pod may carry, as the reference page lists them.
-pub const POD_ANNOTATIONS: [&str; 13] = [
+pub const POD_ANNOTATIONS: [&str; 14] = [
     MODE,
     SKIP_INBOUND,
     SKIP_OUTBOUND,
     SKIP_CIDRS,
     OPAQUE,
+    CONNECT,
     CPU_REQUEST,
     CPU_LIMIT,
     MEMORY_REQUEST,
@@ -56,6 +58,7 @@ pub(crate) struct Asked {
     pub(crate) skip_outbound: String,
     pub(crate) skip_cidrs: String,
     pub(crate) opaque: String,
+    pub(crate) connect: String,
     pub(crate) log: Option<String>,
     /// Fields and values for `--set`.
     pub(crate) config: Vec<(String, String)>,
@@ -80,6 +83,7 @@ impl Asked {
             skip_outbound: reader.list(SKIP_OUTBOUND, port),
             skip_cidrs: reader.list(SKIP_CIDRS, cidr),
             opaque: reader.list(OPAQUE, port),
+            connect: reader.list(CONNECT, port),
             log: reader.log(),
             config: reader.config(),
             keep_probes: reader.word(REWRITE_PROBES, &["enabled", "disabled"]).as_deref() == Some("disabled"),
@@ -97,6 +101,7 @@ impl Asked {
             (LOG, "log", self.log.is_some()),
             (OPAQUE, "inbound.opaquePorts", !self.opaque.is_empty()),
             (OPAQUE, "outbound.opaquePorts", !self.opaque.is_empty()),
+            (CONNECT, "inbound.connectPorts", !self.connect.is_empty()),
         ];
         for (annotation, field, given) in own {
             if given && self.config.iter().any(|(set, _)| set == field) {

@@ -113,11 +113,13 @@ fn env(asked: &Asked, probes: &Value) -> Vec<Value> {
         field("WEFT_WORKLOAD_ADDRESSES", "status.podIPs"),
     ];
     let opaque = (!asked.opaque.is_empty()).then(|| asked.opaque.clone());
+    let connect = (!asked.connect.is_empty()).then(|| asked.connect.clone());
     let probes = probes.as_array().is_some_and(|list| !list.is_empty()).then(|| probes.to_string());
     let set = [
         ("WEFT_INBOUND_MODE", asked.mode.clone()),
         ("WEFT_INBOUND_OPAQUE_PORTS", opaque.clone()),
         ("WEFT_OUTBOUND_OPAQUE_PORTS", opaque),
+        ("WEFT_INBOUND_CONNECT_PORTS", connect),
         ("WEFT_LOG", asked.log.clone()),
         ("WEFT_PROBES", probes),
     ];

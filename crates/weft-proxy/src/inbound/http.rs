@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 use weft_http::headers::{X_FORWARDED_CLIENT_CERT, add_forwarded_for};
 use weft_http::wire::{self, Original};
-use weft_http::{Abort, Answer, Body, Handler, Interim, Sent, serve_http1, serve_http2};
+use weft_http::{Abort, Answer, Body, ErrorCode, Handler, Interim, Sent, judge, serve_http1, serve_http2};
 
 use super::Link;
 use crate::app::{App, Failure, Upgraded};
@@ -92,13 +92,24 @@ impl Inbound {
     }
 
     /// Restores what the calling application sent. A plaintext client is an application itself.
-    fn restore(&self, request: &mut Request<Body>) -> Result<Original, weft_http::ErrorCode> {
+    fn restore(&self, request: &mut Request<Body>) -> Result<Original, ErrorCode> {
         if self.is_link() {
-            return Ok(wire::from_link(request));
+            return wire::from_link(request);
         }
         let version = request.version();
         let upgrade = wire::clean_request(request)?;
         Ok(Original { version, upgrade })
+    }
+
+    /// CONNECT reaches applications that are proxies. Others answer what they like and read the bytes that follow as
+    /// requests, which nobody here would have looked at.
+    fn allow(&self, request: &Request<Body>) -> Result<(), ErrorCode> {
+        if !judge::asks_for_tunnel(request) {
+            return Ok(());
+        }
+        let configured = self.worker.shared.snapshot.load();
+        let allowed = configured.inbound.connect_ports.contains(self.link.app.port());
+        if allowed { Ok(()) } else { Err(ErrorCode::MethodNotAllowed) }
     }
 
     /// Tells the application who calls, as it was verified here. What others said of it is gone already.
@@ -167,6 +178,7 @@ impl Inbound {
         let series = self.series.get(&self.worker.telemetry.shard, version);
         let mut record = RequestRecord::begin(&self.worker, &self.facts, series, &request, version);
         record.to(self.app.addr.get());
+        let original = original.and_then(|original| self.allow(&request).map(|()| original));
         let original = match original {
             Ok(original) => original,
             Err(code) => return Begun::Refused(Box::new(record.refused(code))),

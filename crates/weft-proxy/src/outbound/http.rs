@@ -170,7 +170,7 @@ impl Outbound {
     ) -> Result<Response<Body>, Failure> {
         let series = self.upstream.unserved.get(&self.worker.telemetry.shard, request.version());
         record.served_by(series, Some(picked.in_flight), app.addr.get(), None);
-        wire::from_link(&mut request);
+        wire::from_link(&mut request)?;
         // Nobody behind us will.
         complete(record.trace.context, request.headers_mut());
         let mut response = app.send(request, interim).await?;
@@ -190,16 +190,13 @@ impl Outbound {
             Ok(found) => found,
             Err(error) => return record.refused(error.code).into(),
         };
-        let connect = request.method() == Method::CONNECT;
+        let asked = request.headers().get(wire::WEFT_UPGRADE).cloned();
         let endpoint = picked.links.endpoint.addr().get();
         let opened = match &way {
             Way::Link(link) => {
                 let series = link.series.get(&self.worker.telemetry.shard, version);
                 record.served_by(series, Some(picked.in_flight), endpoint, Some(Arc::clone(&link.peer)));
-                let accepted = |response: &Response<h2::RecvStream>| {
-                    response.headers().contains_key(wire::WEFT_UPGRADE)
-                        || (connect && response.status().is_success())
-                };
+                let accepted = |response: &Response<h2::RecvStream>| wire::accepts(asked.as_ref(), response);
                 link.client.open(request, accepted).await.map(|opened| match opened {
                     Opened::Stream(head, io) => {
                         Upgraded::Accepted(head.map(|()| Body::Empty), UpgradeIo::Http2(io))
@@ -209,8 +206,11 @@ impl Outbound {
             }
             Way::Plain(app) => {
                 let mut request = request.map(|()| Body::Empty);
-                let original = wire::from_link(&mut request);
-                match app.upgrade(request, original).await {
+                let upgraded = match wire::from_link(&mut request) {
+                    Ok(original) => app.upgrade(request, original).await,
+                    Err(code) => Err(code),
+                };
+                match upgraded {
                     Ok(upgraded) => Ok(upgraded),
                     Err(code) => return record.refused(code).into(),
                 }
@@ -218,10 +218,10 @@ impl Outbound {
         };
         match opened {
             Err(error) => record.refused(app::exchange(&error)).into(),
-            Ok(Upgraded::Answer(mut response)) => {
-                wire::response_from_link(&mut response);
-                record.answered(response).into()
-            }
+            Ok(Upgraded::Answer(mut response)) => match wire::clean_answer(response.headers_mut()) {
+                Ok(()) => record.answered(response).into(),
+                Err(code) => record.refused(code).into(),
+            },
             Ok(Upgraded::Accepted(mut response, far)) => {
                 wire::response_from_link(&mut response);
                 let task = tunnel(far, self.worker.shared.config.timeouts.tcp_idle);

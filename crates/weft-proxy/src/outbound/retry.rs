@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use http::{Method, Request, Response};
 use weft_balance::{Outcome, Timestamp};
-use weft_http::wire::{is_marked, response_from_link};
+use weft_http::wire::{clean_answer, is_marked};
 use weft_http::{Body, Replay, unanswered};
 
 use super::http::{Outbound, observe};
@@ -81,8 +81,8 @@ impl Outbound {
                 } else {
                     observe(record, response.status());
                 }
-                if marked {
-                    response_from_link(&mut response);
+                if let Err(code) = clean_answer(response.headers_mut()) {
+                    return ControlFlow::Break(Err(code.into()));
                 }
                 ControlFlow::Break(Ok(response))
             }
