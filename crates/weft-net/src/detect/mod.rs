@@ -107,7 +107,7 @@ impl OpaqueReason {
 /// use weft_net::detect::{Detected, Detection, detect};
 ///
 /// assert_eq!(detect(b"GET / HTTP/1.1\r\n"), Detection::Done(Detected::Http1));
-/// assert!(matches!(detect(b"GET /"), Detection::NeedMore { .. }));
+/// assert!(matches!(detect(b"GET"), Detection::NeedMore { .. }));
 /// assert!(matches!(detect(b"PING\r\n"), Detection::Done(Detected::Opaque(_))));
 /// ```
 pub fn detect(bytes: &[u8]) -> Detection {
