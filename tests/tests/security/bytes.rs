@@ -99,7 +99,8 @@ where
 {
     let attempts = attempts();
     let outcomes = scene.mallory.run(async || {
-        let tried = attempts.iter().map(|pieces| async {
+        let link = &link;
+        let tried = attempts.iter().map(|pieces| async move {
             let stream = link().await?;
             let said = tokio::time::timeout(SOON, say(stream, pieces)).await;
             said.with_context(|| format!("{pieces:?}: neither an answer nor an end"))

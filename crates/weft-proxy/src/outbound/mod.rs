@@ -125,7 +125,7 @@ async fn mesh(mut call: Call, upstream: Rc<Upstream>, opaque: bool) {
         tokio::select! {
             biased;
             detected = detect_first(&mut call.accepted.stream, &mut first) => detected.ok(),
-            () = tcp::silence(&call.worker) => return,
+            () = silence(&call.worker) => return,
         }
     } else {
         let patience = match upstream.spoken.get() {
