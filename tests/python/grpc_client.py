@@ -11,6 +11,10 @@ import time
 import grpc
 
 
+# How long a call may take on a machine that does much else.
+PATIENCE = 60
+
+
 def failure(call):
     try:
         call()
@@ -30,9 +34,9 @@ def main(target, what="all"):
     method = "/weft.test.Echo/"
     unary = channel.unary_unary(method + "Unary")
     if what == "failure":
-        print(json.dumps(failure(lambda: unary(b"hi", timeout=10))))
+        print(json.dumps(failure(lambda: unary(b"hi", timeout=PATIENCE))))
         return
-    response, call = unary.with_call(b"hi", timeout=10, metadata=(("x-custom", "yes"),))
+    response, call = unary.with_call(b"hi", timeout=PATIENCE, metadata=(("x-custom", "yes"),))
     seen = {
         "unary": response.decode(),
         "peer": dict(call.initial_metadata()).get("x-peer", ""),
@@ -40,33 +44,51 @@ def main(target, what="all"):
     }
     # Tiny messages, tens of thousands: each is a DATA frame of a few bytes.
     tiny = 20_000
-    seen["stream"] = sum(1 for _ in channel.unary_stream(method + "Stream")(b"%d" % tiny, timeout=30))
+    seen["stream"] = sum(1 for _ in channel.unary_stream(method + "Stream")(b"%d" % tiny, timeout=PATIENCE))
     count = channel.stream_unary(method + "Count")
-    seen["count"] = count((b"x" for _ in range(tiny)), timeout=30).decode()
-    seen["early"] = failure(lambda: channel.stream_unary(method + "Early")(slowly(), timeout=10))
-    seen["remaining"] = float(channel.unary_unary(method + "Remaining")(b"", timeout=7))
+    seen["count"] = count((b"x" for _ in range(tiny)), timeout=PATIENCE).decode()
+    seen["early"] = failure(lambda: channel.stream_unary(method + "Early")(slowly(), timeout=PATIENCE))
+    seen["remaining"] = float(channel.unary_unary(method + "Remaining")(b"", timeout=PATIENCE))
     status = channel.unary_unary(method + "Status")
-    seen["status"] = [failure(lambda code=code: status(b"%d" % code, timeout=10)) for code in range(1, 17)]
+    seen["status"] = [failure(lambda code=code: status(b"%d" % code, timeout=PATIENCE)) for code in range(1, 17)]
     sent = (b"%d" % n for n in range(50))
-    seen["bidi"] = [m.decode() for m in channel.stream_stream(method + "Bidi")(sent, timeout=10)][-1]
-    seen["fail"] = failure(lambda: channel.unary_unary(method + "Fail")(b"", timeout=10))
-    seen["large"] = len(unary(b"x" * 1_000_000, timeout=10))
+    seen["bidi"] = [m.decode() for m in channel.stream_stream(method + "Bidi")(sent, timeout=PATIENCE)][-1]
+    seen["fail"] = failure(lambda: channel.unary_unary(method + "Fail")(b"", timeout=PATIENCE))
+    seen["large"] = len(unary(b"x" * 1_000_000, timeout=PATIENCE))
 
-    begun = time.monotonic()
-    seen["deadline"] = failure(lambda: channel.unary_unary(method + "Slow")(b"", timeout=0.3))[0]
-    seen["deadline_took"] = time.monotonic() - begun
+    def waiting():
+        """How many calls of those that wait have begun at the server, and how many have ended."""
+        told = channel.unary_unary(method + "Waiting")(b"", timeout=PATIENCE)
+        return [int(count) for count in told.split()]
 
-    future = channel.unary_unary(method + "Slow").future(b"", timeout=10)
-    # Long enough to have begun at the server, on a busy machine, too.
-    time.sleep(1)
+    def until(what, holds):
+        end = time.monotonic() + PATIENCE
+        while not holds(*waiting()):
+            if time.monotonic() > end:
+                sys.exit(f"waited in vain for {what}")
+            time.sleep(0.01)
+
+    # A call whose time is over before it was sent never comes to the server: then it has more time, and is no less one that
+    # the server has to be told of.
+    slow, limit = channel.unary_unary(method + "Slow"), 0.3
+    while True:
+        before, _ = waiting()
+        seen["deadline"] = failure(lambda: slow(b"", timeout=limit))[0]
+        if waiting()[0] > before or limit > PATIENCE:
+            break
+        limit *= 2
+
+    before, _ = waiting()
+    future = slow.future(b"", timeout=PATIENCE)
+    until("the call to begin", lambda begun, _: begun > before)
     future.cancel()
     seen["cancel"] = future.code().name
     # A stream that is cancelled after its first message.
-    endless = channel.unary_stream(method + "Endless")(b"", timeout=10)
+    endless = channel.unary_stream(method + "Endless")(b"", timeout=PATIENCE)
     seen["endless"] = next(endless).decode()
     endless.cancel()
-    # The cancellation is on its way; a channel that closes at once might take it along.
-    time.sleep(0.3)
+    # A channel that closes might take the cancellations along.
+    until("the calls to end", lambda begun, ended: begun == ended)
     print(json.dumps(seen))
 
 

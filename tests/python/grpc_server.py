@@ -24,10 +24,20 @@ def bidi(requests, context):
         yield b"echo " + request
 
 
-def at_end(context, call):
+def until_ended(context, what):
+    """Waits for the client to end the call. Who looks at the end is a callback, not the handler: grpcio may close a handler that is
+    a generator, and has just yielded, without running it again."""
+    ended = threading.Event()
+
+    def end():
+        waiting.end(what)
+        ended.set()
+
+    waiting.begin(what)
     # At the client's cancellation, at its deadline, and at a normal end; at once where the call is over already.
-    if not context.add_callback(call):
-        call()
+    if not context.add_callback(end):
+        end()
+    return ended
 
 
 def count(requests, context):
@@ -42,11 +52,9 @@ def early(requests, context):
 
 
 def endless(request, context):
-    ended = threading.Event()
-    at_end(context, ended.set)
+    ended = until_ended(context, "endless")
     yield b"first"
-    if ended.wait(20):
-        print("endless: ended by the client", flush=True)
+    ended.wait(60)
 
 
 def remaining(request, context):
@@ -59,11 +67,34 @@ def status(request, context):
 
 
 def slow(request, context):
-    ended = threading.Event()
-    at_end(context, ended.set)
-    if ended.wait(20):
-        print("slow: ended by the client", flush=True)
+    until_ended(context, "slow").wait(60)
     return b"too late"
+
+
+class Waiting:
+    """The calls that wait for their client to end them. A call that its client gives up may never arrive: what has, says this."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.begun = self.ended = 0
+
+    def begin(self, what):
+        with self.lock:
+            self.begun += 1
+        print(f"{what}: begun", flush=True)
+
+    def end(self, what):
+        # In this order: whoever is told of the end finds it in the log.
+        print(f"{what}: ended", flush=True)
+        with self.lock:
+            self.ended += 1
+
+    def tell(self, request, context):
+        with self.lock:
+            return b"%d %d" % (self.begun, self.ended)
+
+
+waiting = Waiting()
 
 
 def fail(request, context):
@@ -79,6 +110,7 @@ def main(port):
         "Slow": grpc.unary_unary_rpc_method_handler(slow),
         "Count": grpc.stream_unary_rpc_method_handler(count),
         "Early": grpc.stream_unary_rpc_method_handler(early),
+        "Waiting": grpc.unary_unary_rpc_method_handler(waiting.tell),
         "Endless": grpc.unary_stream_rpc_method_handler(endless),
         "Remaining": grpc.unary_unary_rpc_method_handler(remaining),
         "Status": grpc.unary_unary_rpc_method_handler(status),

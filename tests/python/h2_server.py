@@ -7,7 +7,7 @@
 /continue         100, then as below
 /tunnel           echoes data as it comes (extended CONNECT, RFC 8441)
 /wait             answers the head and then nothing; writes the code with which the client resets the stream
-/hold             not even a head
+/hold             not even that, but 103, so that the client knows that the request is here
 anything else     echoes the body, with a trailer, once the request has ended
 """
 
@@ -92,7 +92,7 @@ class Connection(threading.Thread):
             self.http.send_headers(stream, [(":status", "100")])
             self.bodies[stream] = bytearray()
         elif what == "hold":
-            pass
+            self.http.send_headers(stream, [(":status", "103")])
         else:
             self.bodies[stream] = bytearray()
 
