@@ -1,7 +1,7 @@
 //! A real OpenTelemetry Collector, built once by Go and kept outside the tree.
 //!
-//! The versions are one set that is known to build together; change all of them at once. `docs/guide/testing.md` says
-//! how to have another one used.
+//! Its version stands here and in the manifest, `tests/otelcol.yaml`. `docs/guide/testing.md` says how to have another one
+//! used.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -14,20 +14,8 @@ use crate::mesh::find_program;
 
 const VERSION: &str = "v0.145.0";
 
-/// The components that tests need, and no other: the binary builds in a minute.
-const MANIFEST: &str = "\
-dist:
-  name: otelcol
-  description: The OpenTelemetry Collector of Weft's tests
-  output_path: ./out
-  version: 0.145.0
-receivers:
-  - gomod: go.opentelemetry.io/collector/receiver/otlpreceiver v0.145.0
-processors:
-  - gomod: go.opentelemetry.io/collector/processor/batchprocessor v0.145.0
-exporters:
-  - gomod: github.com/open-telemetry/opentelemetry-collector-contrib/exporter/fileexporter v0.145.0
-";
+/// The components that tests need, and no other: the binary builds in a minute. `cargo xtask` begins with it early.
+const MANIFEST: &str = include_str!("../otelcol.yaml");
 
 /// Where built and downloaded things are kept: `$WEFT_CACHE`, `$XDG_CACHE_HOME/weft` or `~/.cache/weft`.
 ///
@@ -102,4 +90,17 @@ fn path_with(go: &Path) -> Result<std::ffi::OsString> {
     let own = std::env::var_os("PATH").unwrap_or_default();
     let dirs = go.parent().map(Path::to_owned).into_iter().chain(std::env::split_paths(&own));
     std::env::join_paths(dirs).context("a PATH entry with a colon")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manifest_is_of_this_version() {
+        assert!(
+            MANIFEST.contains(&format!("\n  version: {}\n", VERSION.trim_start_matches('v'))),
+            "{MANIFEST}"
+        );
+    }
 }

@@ -6,22 +6,34 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{pgo, process};
+use crate::process;
 
 /// Which profile a binary is built with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Profile {
-    /// Unoptimised, for tests.
+    /// Unoptimised, with assertions, for tests.
     Debug,
-    /// Optimised, for the demo and measurements.
-    Release,
+    /// Optimised, but without link-time optimisation and recorded profile, for the demo.
+    Quick,
 }
 
 impl Profile {
     fn directory(self) -> &'static str {
         match self {
             Self::Debug => "debug",
-            Self::Release => "release",
+            Self::Quick => "quick",
+        }
+    }
+
+    /// What somebody who waits for the build should know.
+    fn note(self) -> &'static str {
+        match self {
+            Self::Debug => {
+                "a debug build, with assertions: its speed says nothing; `cargo xtask bench` measures the full one"
+            }
+            Self::Quick => {
+                "a quick build, without link-time optimisation and recorded profile; `cargo xtask bench` and `dist` make the full one"
+            }
         }
     }
 }
@@ -68,19 +80,12 @@ pub(crate) fn target_directory() -> Result<PathBuf> {
 pub(crate) fn build(profile: Profile, arguments: &[&str]) -> Result<()> {
     let mut command = cargo();
     command.arg("build").args(arguments);
-    if profile == Profile::Release {
-        release(&mut command)?;
+    if profile == Profile::Quick {
+        command.args(["--profile", profile.directory()]);
     }
+    println!("{}", profile.note());
     println!("$ {}", process::line(&command));
     if process::stream(&mut command)? { Ok(()) } else { bail!("the build failed") }
-}
-
-/// Makes a build one for release, with the profile of `pgo`. The target is named, although it is this machine: what is said
-/// to the compiler then is not said to build scripts, and symbols have the names that the profile knows.
-fn release(build: &mut Command) -> Result<()> {
-    build.args(["--release", "--target", host()?.as_str()]);
-    add_rustflags(build, pgo::flags()?);
-    Ok(())
 }
 
 /// The Rust compiler that cargo uses.
@@ -95,10 +100,6 @@ pub(crate) fn host() -> Result<String> {
 
 /// Where a built binary of this name is.
 pub(crate) fn binary(profile: Profile, name: &str) -> Result<PathBuf> {
-    let mut directory = target_directory()?;
-    if profile == Profile::Release {
-        directory.push(host()?);
-    }
-    let file = directory.join(profile.directory()).join(name);
+    let file = target_directory()?.join(profile.directory()).join(name);
     if file.is_file() { Ok(file) } else { bail!("{} was not built", file.display()) }
 }

@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: sets the machine up, builds the release binaries and hands over to `weft-demo`.
+//! `cargo xtask demo`: sets the machine up, builds the programs quickly and hands over to `weft-demo`.
 
 use std::process::ExitCode;
 
@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::cargo::{self, Profile};
 use crate::setup::{Missing, Namespaces};
-use crate::{process, setup};
+use crate::{collector, process, setup};
 
 /// Options of `cargo xtask demo`.
 #[derive(clap::Args)]
@@ -24,9 +24,12 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let loopback = options.loopback || setup::namespaces() == Namespaces::Denied;
     set_up(loopback)?;
-    cargo::build(Profile::Release, &["-p", "weft", "-p", "weft-testbed", "--bins"])?;
-    let mut command = std::process::Command::new(cargo::binary(Profile::Release, "weft-demo")?);
-    command.env("WEFT_BIN", cargo::binary(Profile::Release, "weft")?);
+    // Go fetches modules for a good part of its time, while cargo compiles.
+    let collector = collector::start(None);
+    cargo::build(Profile::Quick, &["-p", "weft", "-p", "weft-testbed", "--bins"])?;
+    collector.finish();
+    let mut command = std::process::Command::new(cargo::binary(Profile::Quick, "weft-demo")?);
+    command.env("WEFT_BIN", cargo::binary(Profile::Quick, "weft")?);
     if options.once {
         command.arg("--once");
     }

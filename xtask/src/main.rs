@@ -11,6 +11,7 @@ mod authority;
 mod bench;
 mod cargo;
 mod cluster;
+mod collector;
 mod demo;
 mod dist;
 mod fuzz;
@@ -33,7 +34,7 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Build the release binary and show a small mesh in network-namespace pods, live in the terminal.
+    /// Build the programs quickly and show a small mesh in network-namespace pods, live in the terminal.
     Demo(demo::Options),
     /// Build and run every test: units, properties, and the stories in network-namespace pods.
     Test(test::Options),

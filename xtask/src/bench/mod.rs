@@ -24,9 +24,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cargo::{self, Profile};
 use crate::setup::{self, Missing};
-use crate::{bench, process};
+use crate::{bench, dist, process};
 use bench::backend::Backend;
 use bench::certs::{Certificates, Side};
 use bench::peers::{Pair, Peer};
@@ -158,8 +157,7 @@ fn weft_binary(options: &Options) -> Result<PathBuf> {
     if let Some(file) = &options.weft {
         return file.canonicalize().with_context(|| format!("cannot find {}", file.display()));
     }
-    cargo::build(Profile::Release, &["-p", "weft"])?;
-    cargo::binary(Profile::Release, "weft")
+    dist::release()
 }
 
 fn open_to_all(path: &Path) -> Result<()> {

@@ -79,6 +79,14 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The program as images have it, for measurements: one build serves all, whoever asks for it first.
+///
+/// # Errors
+/// The build fails.
+pub(crate) fn release() -> Result<PathBuf> {
+    program::build("release", &About::find(&Options::default())?.revision)
+}
+
 /// Packs a program that was built for tests and checks the image, where this user can; part of `cargo xtask test`.
 ///
 /// # Errors

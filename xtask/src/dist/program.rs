@@ -20,6 +20,11 @@ pub(crate) fn build(profile: &str, revision: &str) -> Result<PathBuf> {
     let mut target = cargo::target_directory()?;
     // Other profiles are for images that stay here, and use what ordinary builds have compiled already.
     if profile == "release" {
+        println!(
+            "the full build: link-time optimisation over everything, and the recorded profile (bench/weft.profdata)"
+        );
+        // The target is named, although it is this machine: what is said to the compiler then is not said to build
+        // scripts, and symbols have the names that the profile knows.
         let host = cargo::host()?;
         command.args(["--target", &host]);
         target.push(host);

@@ -20,8 +20,7 @@ use anyhow::{Context, Result};
 
 use super::layout::Layout;
 use super::{e2e, images, needs, open, running, up};
-use crate::cargo::{self, Profile};
-use crate::{bench, process, setup};
+use crate::{bench, dist, process, setup};
 use kube::Kube;
 
 /// Options of `cargo xtask cluster measure`.
@@ -65,10 +64,7 @@ pub(super) fn run(name: &str, options: &Options) -> Result<ExitCode> {
     setup::ensure("cargo xtask cluster measure", &[setup::PODS, setup::DIST])?;
     let weft = match &options.binary {
         Some(binary) => std::path::absolute(binary)?,
-        None => {
-            cargo::build(Profile::Release, &["-p", "weft"])?;
-            cargo::binary(Profile::Release, "weft")?
-        }
+        None => dist::release()?,
     };
     let layout = Layout::of(name)?;
     let was_up = running(&layout).is_ok();
