@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use weft_core::{AppProtocol, MtlsMode, ServiceKey};
 
 use super::*;
-use crate::types::IdentitySource;
+use crate::types::{HalfClose, IdentitySource};
 use crate::{AccessLogMode, AddrVerdict, NameVerdict};
 
 /// Every field there is.
@@ -68,7 +68,10 @@ fn every_field_is_read() {
     assert_eq!(tracing.ca, Some(CaCertificates::File("/etc/weft/collector-ca.pem".into())));
     assert!(!format!("{config:?}").contains("secret"), "a credential must not get into a log");
     assert_eq!(config.limits.max_header_bytes, 32 << 10);
+    assert_eq!(config.limits.max_target_bytes, 16 << 10);
     assert_eq!(config.timeouts.ping, None);
+    assert_eq!(config.timeouts.body_pause, Some(Duration::from_secs(90)));
+    assert_eq!(config.http.half_close, HalfClose::Cancel);
     assert_eq!(config.timeouts.request, Some(Duration::from_secs(15)));
     let snapshot = &config.snapshot;
     assert_eq!(snapshot.access_log, AccessLogMode::Sampled);

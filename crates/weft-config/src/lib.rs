@@ -45,8 +45,8 @@ pub use read::Effective;
 pub use reload::{ConfigHandle, Reloaded, watch};
 pub use snapshot::{InboundPolicy, OutboundPolicy, Services, Snapshot, StaticService};
 pub use types::{
-    AccessLogMode, AccessLogSink, Bind, CaSource, DnsConfig, FileSource, Http2Limits, IdentityConfig,
-    IdentitySource, Keepalive, Limits, OtlpProtocol, ProxyConfig, Retries, TelemetryConfig, Timeouts,
-    TracingConfig, Workers, Workload,
+    AccessLogMode, AccessLogSink, Bind, CaSource, DnsConfig, FileSource, HalfClose, Http2Limits, HttpConfig,
+    IdentityConfig, IdentitySource, Keepalive, Limits, OtlpProtocol, ProxyConfig, Retries, TelemetryConfig,
+    Timeouts, TracingConfig, Workers, Workload,
 };
 pub use value::{HostPort, Listen, PortSet, Size};

@@ -13,8 +13,8 @@ use crate::read::{Bad, Reader, Section};
 use crate::scalar::{self, MaybeSpan, Span};
 use crate::tree::{self, Scalar};
 use crate::types::{
-    AccessLogSink, Bind, DnsConfig, Http2Limits, Keepalive, Limits, OtlpProtocol, ProxyConfig, Retries,
-    TelemetryConfig, Timeouts, TracingConfig, Workers, Workload,
+    AccessLogSink, Bind, DnsConfig, HalfClose, Http2Limits, HttpConfig, Keepalive, Limits, OtlpProtocol,
+    ProxyConfig, Retries, TelemetryConfig, Timeouts, TracingConfig, Workers, Workload,
 };
 use crate::value::{Listen, Size};
 use crate::{identity, policy, probes};
@@ -110,6 +110,7 @@ fn document(root: &Section<'_, '_>, path: &Path) -> Option<ProxyConfig> {
     let dns = dns(&root.section("dns"));
     let (telemetry, sampling, access_log) = telemetry(&root.section("telemetry"));
     let limits = limits(&root.section("limits"));
+    let http = http(&root.section("http"));
     let timeouts = timeouts(&root.section("timeouts"));
     let retries = retries(&root.section("retries"));
     let probes = probes::probes(root);
@@ -124,6 +125,7 @@ fn document(root: &Section<'_, '_>, path: &Path) -> Option<ProxyConfig> {
         telemetry,
         limits,
         timeouts,
+        http,
         retries,
         listeners,
         probes,
@@ -344,11 +346,12 @@ fn limits(s: &Section<'_, '_>) -> Limits {
     let http2 = s.section("http2");
     let most = u64::from(u32::MAX >> 1);
     Limits {
-        // Room for large cookies and tokens (servers commonly take 8 to 64 KiB). 8 KiB is the least that hyper reads
-        // HTTP/1 with.
+        // Room for large cookies and tokens (servers commonly take 8 to 64 KiB).
         max_header_bytes: to_usize(size(s, "maxHeaderBytes", 64 << 10, 8 << 10..=1 << 20)),
         // hyper's and Envoy's default.
         max_headers: to_usize(s.or("maxHeaders", 100, scalar::whole(8..=4096))),
+        // nginx's and Apache's is 8 KiB, RFC 9112 section 3 asks for 8000 at least; long queries are common.
+        max_target_bytes: to_usize(size(s, "maxTargetBytes", 32 << 10, 1 << 10..=1 << 20)),
         // The descriptor limit bounds them, and accept pauses there.
         max_connections: {
             let written = s.scalar("maxConnections", scalar::whole(1..=10_000_000)).map(|(n, _)| to_usize(n));
@@ -371,6 +374,13 @@ fn limits(s: &Section<'_, '_>) -> Limits {
                 4 << 20,
                 65_535..=most,
             )),
+            // A limit of streams is a connection's: callers of many pods, each with some long streams, need several to one
+            // server, which would have had one from each.
+            max_connections_per_endpoint: to_usize(http2.or(
+                "maxConnectionsPerEndpoint",
+                64,
+                scalar::whole(1..=10_000),
+            )),
             // hyper's and h2's default against rapid reset (CVE-2023-44487).
             max_pending_reset_streams: to_usize(http2.or(
                 "maxPendingResetStreams",
@@ -379,8 +389,18 @@ fn limits(s: &Section<'_, '_>) -> Limits {
             )),
             // RFC 9113 section 4.2: the least that may be announced, and what fits into one TLS record.
             max_frame_size: to_u32(size(&http2, "maxFrameSize", 131_072, 16_384..=(1 << 24) - 1)),
+            // Those that a request or a body needs do not count; nobody needs a hundred beside them.
+            max_control_frames: to_u32(http2.or("maxControlFrames", 1000, scalar::whole(10..=1_000_000))),
+            // 4 KiB for each of 256 streams.
+            head_budget: to_usize(size(&http2, "headBudget", 1 << 20, 64 << 10..=1 << 30)),
         },
     }
+}
+
+fn http(s: &Section<'_, '_>) -> HttpConfig {
+    const HALF_CLOSE: &[(&str, HalfClose)] = &[("serve", HalfClose::Serve), ("cancel", HalfClose::Cancel)];
+    // As most servers have it: without a proxy such a client gets its answer.
+    HttpConfig { half_close: s.or("halfClose", HalfClose::Serve, scalar::word(HALF_CLOSE)) }
 }
 
 fn timeouts(s: &Section<'_, '_>) -> Timeouts {
@@ -396,6 +416,8 @@ fn timeouts(s: &Section<'_, '_>) -> Timeouts {
         idle: span("idle", 10 * MINUTE, SECOND..=7 * DAY),
         // Shorter than common servers keep one (nginx 75 s, Apache's 5 s is met by the retry on a lost reuse race).
         pool_idle: span("poolIdle", MINUTE, SECOND..=7 * DAY),
+        // Long enough for an upload over a bad line, short enough that slow clients cannot be collected.
+        body_pause: maybe("bodyPause", Some(5 * MINUTE), SECOND..=DAY),
         // Database pools idle for hours on purpose; dead peers are found by keepalive.
         tcp_idle: maybe("tcpIdle", None, SECOND..=30 * DAY),
         // Streams and long polls are requests too.
@@ -406,6 +428,8 @@ fn timeouts(s: &Section<'_, '_>) -> Timeouts {
         // Kubernetes' terminationGracePeriodSeconds.
         drain: span("drain", 30 * SECOND, Duration::ZERO..=DAY),
         keepalive: keepalive(&s.section("keepalive")),
+        // What Envoy gives a stream to be flushed.
+        write_stall: maybe("writeStall", Some(5 * MINUTE), SECOND..=DAY),
         ping: maybe("ping", Some(10 * SECOND), SECOND..=HOUR),
         ping_timeout: span("pingTimeout", 20 * SECOND, 100 * MILLISECOND..=HOUR),
     }

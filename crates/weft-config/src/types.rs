@@ -37,6 +37,8 @@ pub struct ProxyConfig {
     pub limits: Limits,
     /// Durations.
     pub timeouts: Timeouts,
+    /// How HTTP is spoken.
+    pub http: HttpConfig,
     /// Retries.
     pub retries: Retries,
     /// What is listened on for one service or one port of the application each.
@@ -253,6 +255,8 @@ pub struct Limits {
     pub max_header_bytes: usize,
     /// Header fields of a message.
     pub max_headers: usize,
+    /// An HTTP/1 request's target, octets.
+    pub max_target_bytes: usize,
     /// Accepted connections at once, inbound and outbound together; `None`: as many as descriptors allow.
     pub max_connections: Option<usize>,
     /// HTTP/2.
@@ -268,10 +272,17 @@ pub struct Http2Limits {
     pub initial_stream_window: u32,
     /// Receive window of a connection, octets.
     pub initial_connection_window: u32,
+    /// Connections of a worker to one endpoint, or to one address of the application. Requests beyond what the peer takes
+    /// on all of them wait.
+    pub max_connections_per_endpoint: usize,
     /// Streams that a peer may reset before they were accepted, before the connection is closed.
     pub max_pending_reset_streams: usize,
     /// SETTINGS_MAX_FRAME_SIZE, octets.
     pub max_frame_size: u32,
+    /// Frames a second that carry nothing, before the connection is closed.
+    pub max_control_frames: u32,
+    /// What the heads of unanswered requests of a connection may take of memory, octets.
+    pub head_budget: usize,
 }
 
 /// `timeouts`.
@@ -287,6 +298,8 @@ pub struct Timeouts {
     pub idle: Duration,
     /// A pooled connection to an application or endpoint without a request is closed after this.
     pub pool_idle: Duration,
+    /// How long an HTTP/1 client may send nothing in the middle of a body, or take nothing of an answer; `None`: no limit.
+    pub body_pause: Option<Duration>,
     /// A relayed TCP connection without an octet in either direction is closed after this; `None`: never.
     pub tcp_idle: Option<Duration>,
     /// A whole request, from its header to the end of its answer; `None`: no limit.
@@ -296,12 +309,39 @@ pub struct Timeouts {
     /// How long a drain may take: of the process when it is told to end, and of open plaintext connections when the inbound
     /// mode becomes strict.
     pub drain: Duration,
+    /// How long a write may make no progress; `None`: for ever.
+    pub write_stall: Option<Duration>,
     /// TCP keepalive.
     pub keepalive: Keepalive,
     /// HTTP/2 PING on mesh links that are in use; `None`: none.
     pub ping: Option<Duration>,
     /// A mesh link whose PING is not answered for this long is dead.
     pub ping_timeout: Duration,
+}
+
+/// `http`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// A client that closes its sending half while its request is answered.
+    pub half_close: HalfClose,
+}
+
+/// `http.halfClose`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HalfClose {
+    /// It still gets its answer.
+    Serve,
+    /// It has gone away, and its request is cancelled.
+    Cancel,
+}
+
+impl std::fmt::Display for HalfClose {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Serve => "serve",
+            Self::Cancel => "cancel",
+        })
+    }
 }
 
 /// `timeouts.keepalive`: TCP keepalive probes (tcp(7)), set on every accepted and dialed connection, because a probe

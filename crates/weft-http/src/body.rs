@@ -8,12 +8,10 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::sync::oneshot;
 
-use crate::client1::PooledBody;
 use crate::client2::InUse;
-use crate::gate::Gated;
+use crate::h1::{Http1Fault, IncomingBody};
 use crate::replay::Replayed;
 use crate::wire;
 
@@ -22,7 +20,7 @@ use crate::wire;
 pub enum BodyError {
     /// The HTTP/1 peer broke off or broke the framing.
     #[error("HTTP/1 body: {0}")]
-    Http1(#[from] hyper::Error),
+    Http1(#[from] Http1Fault),
     /// The HTTP/2 stream or its connection ended.
     #[error("HTTP/2 body: {0}")]
     Http2(#[from] h2::Error),
@@ -50,13 +48,9 @@ pub enum Body {
     /// One piece; for answers of our own.
     Full(Bytes),
     /// From an HTTP/1 connection.
-    Http1(Incoming),
-    /// From a pooled HTTP/1 connection, which goes back to its pool at the end.
-    Pooled(PooledBody),
+    Http1(IncomingBody),
     /// From an HTTP/2 stream.
     Http2(StreamBody),
-    /// Held back until the application asks for it.
-    Gated(Box<Gated>),
     /// Whose bytes are counted as they pass.
     Counted(Box<CountedBody>),
     /// Which may be sent a second time.
@@ -92,6 +86,8 @@ pub struct CountedBody {
 pub struct StreamBody {
     recv: h2::RecvStream,
     data_ended: bool,
+    /// Octets that are still to come, where the head has told; h2 holds the peer to it.
+    left: Option<u64>,
     /// Held while the request body is still being sent by a task of its own; see [`StreamBody::finish`].
     upload: Option<oneshot::Sender<()>>,
     /// The place on the connection that the stream takes.
@@ -104,14 +100,23 @@ impl Body {
         if recv.is_end_stream() {
             Self::Empty
         } else {
-            Self::Http2(StreamBody { recv, data_ended: false, upload: None, in_use: None })
+            Self::Http2(StreamBody { recv, data_ended: false, left: None, upload: None, in_use: None })
         }
     }
 
     /// Like [`Body::from_stream`]; `upload` is dropped when the body is dropped before its end, which tells the task
     /// that still sends the request that nobody waits for the answer any more.
     pub(crate) fn from_stream_with_upload(recv: h2::RecvStream, upload: oneshot::Sender<()>) -> Self {
-        Self::Http2(StreamBody { recv, data_ended: false, upload: Some(upload), in_use: None })
+        Self::Http2(StreamBody { recv, data_ended: false, left: None, upload: Some(upload), in_use: None })
+    }
+
+    /// Notes the length that the head of its message declares.
+    pub(crate) fn declared(mut self, headers: &HeaderMap) -> Self {
+        if let Self::Http2(stream) = &mut self {
+            let length = headers.get(http::header::CONTENT_LENGTH);
+            stream.left = length.and_then(|length| crate::h1::table::parse_length(length.as_bytes()));
+        }
+        self
     }
 
     /// Holds the stream's place on its connection until the body ends; an empty body gives it free at once.
@@ -149,12 +154,10 @@ impl Body {
                 let Self::Full(bytes) = std::mem::take(this) else { return Poll::Ready(None) };
                 Poll::Ready(Some(Ok(Frame::data(bytes))))
             }
-            Self::Http1(incoming) => Pin::new(incoming)
-                .poll_frame(cx)
-                .map(|frame| frame.map(|frame| frame.map_err(BodyError::from))),
-            Self::Pooled(pooled) => pooled.poll_frame(cx),
+            Self::Http1(incoming) => {
+                incoming.poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(BodyError::from)))
+            }
             Self::Http2(stream) => stream.poll_frame(cx),
-            Self::Gated(gated) => gated.poll_frame(cx),
             Self::Replayed(replayed) => replayed.poll_frame(cx),
             Self::Counted(counted) => {
                 let frame = ready!(Pin::new(&mut counted.body).poll_frame(cx));
@@ -184,11 +187,6 @@ impl Body {
         *self = Self::Counted(Box::new(CountedBody { body, bytes: Rc::clone(&bytes) }));
         Some(bytes)
     }
-
-    /// Wraps an HTTP/1 body; one that is known to be empty is [`Body::Empty`].
-    pub fn from_incoming(incoming: Incoming) -> Self {
-        if http_body::Body::is_end_stream(&incoming) { Self::Empty } else { Self::Http1(incoming) }
-    }
 }
 
 impl StreamBody {
@@ -199,6 +197,7 @@ impl StreamBody {
                     // The next hop takes the chunk at once and is polled again only when it has room, so the window
                     // opens by what was handed on.
                     self.recv.flow_control().release_capacity(data.len())?;
+                    self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
                 Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
@@ -244,9 +243,7 @@ impl http_body::Body for Body {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
             Self::Http1(incoming) => incoming.is_end_stream(),
-            Self::Pooled(pooled) => pooled.incoming().is_end_stream(),
             Self::Http2(stream) => stream.recv.is_end_stream(),
-            Self::Gated(gated) => gated.body().is_end_stream(),
             Self::Counted(counted) => counted.body.is_end_stream(),
             Self::Replayed(replayed) => replayed.is_end_stream(),
             Self::Broken(broken) => broken.error.is_none(),
@@ -258,12 +255,10 @@ impl http_body::Body for Body {
             Self::Empty => SizeHint::with_exact(0),
             Self::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
             Self::Http1(incoming) => incoming.size_hint(),
-            Self::Pooled(pooled) => pooled.incoming().size_hint(),
-            Self::Gated(gated) => gated.body().size_hint(),
             Self::Counted(counted) => counted.body.size_hint(),
             Self::Replayed(replayed) => replayed.size_hint(),
-            // A content-length header, where there is one, travels as a header.
-            Self::Http2(_) | Self::Broken(_) => SizeHint::default(),
+            Self::Http2(stream) => stream.left.map_or_else(SizeHint::default, SizeHint::with_exact),
+            Self::Broken(_) => SizeHint::default(),
         }
     }
 }

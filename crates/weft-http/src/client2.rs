@@ -3,38 +3,62 @@
 //! This sits on the `h2` crate and not on hyper's HTTP/2, because a stream then costs no task of its own, 1xx responses
 //! and exact reset codes come through, and the windows are ours (DESIGN section 9 has the measurements).
 
-use std::cell::{Cell, RefCell};
+mod drive;
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::fmt;
 use std::future::poll_fn;
-use std::rc::Rc;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
-use h2::{Reason, RecvStream};
-use http::{Request, Response, StatusCode};
+use h2::{Reason, RecvStream, SendStream};
+use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, oneshot};
-use tokio::time::Sleep;
 
-use crate::gate::{EXPECT_PATIENCE, expects_continue};
-use crate::pump::{First, Pump, first_frame};
-use crate::{Body, BodyError, Http2Limits, Interim, StreamIo};
+use self::drive::{drive, first_settings, look, probe};
+use crate::credit::Owner;
+use crate::frames::{Frames, Wire};
+use crate::pump::{First, Pump, Side, first_frame};
+use crate::reset::Leaving;
+use crate::{Body, BodyError, Http2Limits, Interim, ResetCode, StreamIo};
 
-/// Streams a peer is assumed to take before its SETTINGS say so (RFC 9113 section 6.5.2 recommends no less than 100).
-const STREAMS_BEFORE_SETTINGS: usize = 100;
+/// Streams a peer is assumed to take where its SETTINGS do not come (RFC 9113 section 6.5.2 recommends no less than 100).
+const STREAMS_WITHOUT_SETTINGS: usize = 100;
+/// What `h2` says the limit is until the peer has said something: no SETTINGS can (they have 32 bits, and none is the
+/// largest number).
+const NOT_SAID: usize = usize::MAX - 1;
+/// Streams that were given up and are remembered for a second, since the peer may still send on them (RFC 9113 section
+/// 5.1). What comes for one that is forgotten is an error of that stream, and costs an answer.
+const RESET_REMEMBERED: usize = 1024;
+/// How long to wait for the peer's SETTINGS, its first words on every connection (RFC 9113 section 3.4), before something
+/// is sent. They tell how much may be sent, and that somebody is there who speaks HTTP/2 and takes requests at all.
+const SETTINGS_PATIENCE: Duration = Duration::from_secs(1);
 
 /// One HTTP/2 connection, on the side that sends requests.
 #[derive(Debug)]
-pub struct Http2Client {
+pub struct Http2Client(Rc<Root>);
+
+/// Keeps the connection open: held by its owner and by every stream.
+struct Root {
+    /// Never sends. `h2` makes a handle of which a stream waits to be opened refuse the next one, and has one waker for
+    /// it, so every stream is opened by a handle of its own.
     send: RefCell<SendRequest<Bytes>>,
     state: Rc<State>,
+    owner: OnceCell<Weak<dyn Owner>>,
+    wire: Rc<Wire>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     active: Cell<usize>,
+    /// How many streams the peer takes at once.
+    limit: Cell<usize>,
     /// Counts requests; tells the idle timer whether there were any.
     started: Cell<u64>,
     closed: Cell<bool>,
@@ -42,13 +66,76 @@ struct State {
     dead: Notify,
 }
 
-/// One stream in use; dropping it gives the place free.
+/// A place for one stream. It is used by sending a request; dropping it, or the end of the stream, gives it free.
+pub struct StreamSlot(Rc<Root>);
+
+/// What holds the place of a stream under way: its answer, or what waits for it, and the request body where it is still
+/// sent.
 #[derive(Debug)]
-pub(crate) struct InUse(Rc<State>);
+pub(crate) enum InUse {
+    /// The request has ended.
+    Alone {
+        stream: SendStream<Bytes>,
+        #[expect(dead_code, reason = "held for its drop")]
+        slot: StreamSlot,
+    },
+    /// A task sends the request's body.
+    Both(Rc<Upload>),
+    /// What carries the stream's bytes resets it.
+    Open(#[expect(dead_code, reason = "held for its drop")] StreamSlot),
+}
+
+/// The request of an answer that has begun.
+#[derive(Debug)]
+pub(crate) struct Upload {
+    /// The code by which the client has given it up.
+    left: Cell<Option<ResetCode>>,
+    #[expect(dead_code, reason = "held for its drop")]
+    slot: StreamSlot,
+}
 
 impl Drop for InUse {
     fn drop(&mut self) {
-        self.0.active.set(self.0.active.get() - 1);
+        let Some(code) = Leaving::code() else { return };
+        match self {
+            Self::Alone { stream, .. } => stream.send_reset(code.into()),
+            Self::Both(upload) => upload.left.set(Some(code)),
+            Self::Open(_) => {}
+        }
+    }
+}
+
+impl Drop for StreamSlot {
+    fn drop(&mut self) {
+        let state = &self.0.state;
+        state.active.set(state.active.get() - 1);
+        self.0.tell();
+    }
+}
+
+impl fmt::Debug for StreamSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StreamSlot").field(&self.0.state).finish()
+    }
+}
+
+impl fmt::Debug for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Root").field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+impl Root {
+    fn tell(&self) {
+        if let Some(owner) = self.owner.get().and_then(Weak::upgrade) {
+            owner.changed();
+        }
+    }
+
+    /// Whether the connection takes no more streams: it has broken, the peer has sent GOAWAY, or its numbers have run out.
+    fn has_ended(&self) -> bool {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        matches!(self.send.borrow_mut().poll_ready(&mut cx), Poll::Ready(Err(_)))
     }
 }
 
@@ -64,10 +151,13 @@ pub enum ExchangeError {
     Unprocessed(#[source] h2::Error),
     /// The peer reset the stream.
     #[error("reset: {0}")]
-    Reset(Reason),
+    Reset(ResetCode),
     /// The connection broke.
     #[error("connection failed: {0}")]
     Connection(#[source] h2::Error),
+    /// The request cannot be said in HTTP/2. The connection is as good as before.
+    #[error("not sent: {0}")]
+    Unsendable(#[source] h2::Error),
     /// The client's request body broke off.
     #[error("request body: {0}")]
     RequestBody(#[source] BodyError),
@@ -83,13 +173,13 @@ impl ExchangeError {
         match error.reason() {
             Some(Reason::REFUSED_STREAM) if error.is_remote() => Self::Unprocessed(error),
             _ if error.is_go_away() && error.is_remote() => Self::Unprocessed(error),
-            Some(reason) if error.is_reset() => Self::Reset(reason),
+            Some(reason) if error.is_reset() => Self::Reset(reason.into()),
             _ => Self::Connection(error),
         }
     }
 }
 
-/// What came of [`Http2Client::open`].
+/// What came of [`StreamSlot::open`].
 #[derive(Debug)]
 pub enum Opened {
     /// The upgrade is accepted; the stream carries its bytes.
@@ -99,10 +189,11 @@ pub enum Opened {
 }
 
 impl Http2Client {
-    /// Opens HTTP/2 on a connection, and spawns the task that drives it on this worker and holds `guard` as long as it lives.
+    /// Opens HTTP/2 on a connection, and spawns the task that drives it on this worker and holds `guard` as long as it
+    /// lives. Ready when the peer has said how many streams it takes, or has not for a while.
     ///
     /// # Errors
-    /// Where the preface or the first SETTINGS cannot be written.
+    /// Where the peer does not speak HTTP/2, or goes away at once.
     pub async fn handshake<S>(
         io: S,
         limits: &Http2Limits,
@@ -111,92 +202,125 @@ impl Http2Client {
     where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
+        let wire = Wire::new(limits);
         let (send, mut connection) = h2::client::Builder::new()
             .initial_window_size(limits.stream_window)
             .initial_connection_window_size(limits.connection_window)
             .max_header_list_size(limits.max_header_bytes)
             .max_frame_size(limits.max_frame_size)
-            .initial_max_send_streams(STREAMS_BEFORE_SETTINGS)
+            .initial_max_send_streams(NOT_SAID)
+            .max_local_error_reset_streams(limits.max_error_resets)
+            .max_concurrent_reset_streams(RESET_REMEMBERED)
             .enable_push(false)
-            .handshake::<_, Bytes>(io)
+            .handshake::<_, Bytes>(Frames::of_server(io, Rc::clone(&wire)))
             .await?;
+        let settings = first_settings(&mut connection, &wire);
+        if let Ok(ended) = tokio::time::timeout(SETTINGS_PATIENCE, settings).await {
+            ended?;
+        }
         let state = Rc::new(State::default());
+        let root = Rc::new(Root {
+            send: RefCell::new(send),
+            state: Rc::clone(&state),
+            owner: OnceCell::new(),
+            wire: Rc::clone(&wire),
+        });
+        look(&connection, &state, &root);
         if let (Some((every, patience)), Some(ping)) = (limits.ping, connection.ping_pong()) {
             tokio::task::spawn_local(probe(ping, Rc::clone(&state), every, patience));
         }
-        let driving = drive(connection, Rc::clone(&state), limits.idle);
+        let driving = drive(connection, state, Rc::downgrade(&root), wire, limits.idle);
         tokio::task::spawn_local(async move {
             let _guard = guard;
             driving.await;
         });
-        Ok(Self { send: RefCell::new(send), state })
+        Ok(Self(root))
     }
 
-    /// Whether new requests may be sent at all. Asks the connection itself: after GOAWAY it may live on for as long as
-    /// its last stream, and a request whose body was begun to be read cannot go elsewhere.
+    /// Whether new requests may be sent at all. After GOAWAY a connection may live on for as long as its last stream, and
+    /// a request whose body was begun to be read cannot go elsewhere.
     pub fn is_open(&self) -> bool {
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        !self.state.closed.get() && !matches!(self.send.borrow_mut().poll_ready(&mut cx), Poll::Ready(Err(_)))
+        !self.0.state.closed.get()
     }
 
-    /// Whether one more stream fits under the peer's limit, which may be lower than what is assumed before it is known.
-    pub fn has_room(&self) -> bool {
-        self.state.active.get() < self.send.borrow().current_max_send_streams()
+    /// How many streams the peer takes at once.
+    pub fn limit(&self) -> usize {
+        self.0.state.limit.get()
+    }
+
+    /// A place for a stream, where the connection is open and has one.
+    pub fn slot(&self) -> Option<StreamSlot> {
+        let state = &self.0.state;
+        let active = state.active.get();
+        if state.closed.get() || active >= state.limit.get() {
+            return None;
+        }
+        state.active.set(active + 1);
+        Some(StreamSlot(Rc::clone(&self.0)))
     }
 
     /// Takes the connection out of use; streams in flight go on.
     pub fn retire(&self) {
-        self.state.closed.set(true);
+        self.0.state.closed.set(true);
     }
 
+    /// Whether a request was ever sent.
+    pub(crate) fn was_used(&self) -> bool {
+        self.0.state.started.get() > 0
+    }
+
+    /// Names who hands the connection's places out.
+    pub(crate) fn belongs_to(&self, owner: Weak<dyn Owner>) {
+        // Set twice: the first owner stays, and is told.
+        let _ = self.0.owner.set(owner);
+    }
+}
+
+impl AsRef<Self> for Http2Client {
+    fn as_ref(&self) -> &Self {
+        self
+    }
+}
+
+impl StreamSlot {
     /// Sends a request and waits for the head of its answer. What is left of the request body then goes on in a task of
     /// its own.
     ///
     /// # Errors
     /// See [`ExchangeError`].
     pub async fn exchange(
-        &self,
+        self,
         request: Request<()>,
         mut body: Body,
         interim: &Interim<'_>,
     ) -> Result<Response<Body>, ExchangeError> {
-        // Counted before anything is waited for, so that nobody else takes the last stream meanwhile.
-        let in_use = self.begin();
-        // hyper answers 100 as soon as its body is polled, so the body waits for the application's own 100.
-        let hold = matches!(interim, Interim::Http1) && expects_continue(&request);
-        let first =
-            if hold { None } else { first_frame(&mut body).await.map_err(ExchangeError::RequestBody)? };
-        poll_fn(|cx| self.send.borrow_mut().poll_ready(cx)).await.map_err(|error| self.lost(error))?;
+        let first = first_frame(&mut body).await.map_err(ExchangeError::RequestBody)?;
         if first.is_none() && body.is_end_stream() {
-            return self.sent(request, in_use)?.head(interim).await;
+            return self.send_now(request)?.head(interim).await;
         }
-        let (response, stream) =
-            self.send.borrow_mut().send_request(request, false).map_err(|error| self.lost(error))?;
-        let mut pump = start(body, stream, first)?;
-        let response = await_head(response, interim, &mut pump, hold).await?;
-        Ok(response.map(|recv| match pump {
-            None => Body::from_stream(recv).keeping(in_use),
-            Some(pump) => {
+        let (response, stream) = self.send(request, false)?;
+        let mut upload = Uploading::start(body, stream, first, &self.0.wire)?;
+        let response = await_head(response, interim, &mut upload).await?;
+        Ok(with_body(response, |recv| match upload.take() {
+            Sending::Nothing => Body::from_stream(recv).keeping(InUse::Open(self)),
+            Sending::Done(stream) => Body::from_stream(recv).keeping(InUse::Alone { stream, slot: self }),
+            Sending::Body(pump) => {
                 let (keep, cancelled) = oneshot::channel();
-                tokio::task::spawn_local(finish_upload(pump, cancelled));
-                Body::from_stream_with_upload(recv, keep).keeping(in_use)
+                // To the peer, the stream is there until both directions have ended.
+                let upload = Rc::new(Upload { left: Cell::default(), slot: self });
+                tokio::task::spawn_local(finish_upload(pump, cancelled, Rc::clone(&upload)));
+                Body::from_stream_with_upload(recv, keep).keeping(InUse::Both(upload))
             }
         }))
     }
 
-    /// Sends a request without a body at once. The connection must be open and have room: see [`Self::is_open`] and
-    /// [`Self::has_room`].
+    /// Sends a request without a body at once.
     ///
     /// # Errors
     /// See [`ExchangeError`].
-    pub fn send_now(&self, request: Request<()>) -> Result<Sent, ExchangeError> {
-        self.sent(request, self.begin())
-    }
-
-    fn sent(&self, request: Request<()>, in_use: InUse) -> Result<Sent, ExchangeError> {
-        let (response, _) =
-            self.send.borrow_mut().send_request(request, true).map_err(|error| self.lost(error))?;
-        Ok(Sent { response, in_use })
+    pub fn send_now(self, request: Request<()>) -> Result<Sent, ExchangeError> {
+        let (response, stream) = self.send(request, true)?;
+        Ok(Sent { response, in_use: InUse::Alone { stream, slot: self } })
     }
 
     /// Sends a request that asks for an upgrade, or CONNECT, and leaves the stream open behind it.
@@ -204,34 +328,44 @@ impl Http2Client {
     /// # Errors
     /// See [`ExchangeError`].
     pub async fn open(
-        &self,
+        self,
         request: Request<()>,
-        accepted: impl FnOnce(&Response<RecvStream>) -> bool,
+        accepted: impl FnOnce(StatusCode, &HeaderMap) -> bool,
     ) -> Result<Opened, ExchangeError> {
-        let in_use = self.begin();
-        poll_fn(|cx| self.send.borrow_mut().poll_ready(cx)).await.map_err(|error| self.lost(error))?;
-        let (response, mut stream) =
-            self.send.borrow_mut().send_request(request, false).map_err(|error| self.lost(error))?;
+        let (response, mut stream) = self.send(request, false)?;
         let response = response.await.map_err(ExchangeError::from_response)?;
-        if accepted(&response) {
+        let in_use = InUse::Open(self);
+        if accepted(response.status(), response.headers()) {
             let (head, recv) = response.into_parts();
             Ok(Opened::Stream(Response::from_parts(head, ()), StreamIo::new(stream, recv).keeping(in_use)))
         } else {
             // The answer is an ordinary one, and the request has no body.
             let _ = stream.send_data(Bytes::new(), true);
-            Ok(Opened::Answer(response.map(|recv| Body::from_stream(recv).keeping(in_use))))
+            Ok(Opened::Answer(with_body(response, |recv| Body::from_stream(recv).keeping(in_use))))
         }
     }
 
-    fn begin(&self) -> InUse {
-        self.state.active.set(self.state.active.get() + 1);
-        self.state.started.set(self.state.started.get().wrapping_add(1));
-        InUse(Rc::clone(&self.state))
-    }
-
-    fn lost(&self, error: h2::Error) -> ExchangeError {
-        self.retire();
-        ExchangeError::NotSent(error)
+    fn send(
+        &self,
+        mut request: Request<()>,
+        ended: bool,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), ExchangeError> {
+        let state = &self.0.state;
+        state.started.set(state.started.get().wrapping_add(1));
+        if request.version() == Version::HTTP_2 && request.uri().authority().is_none() {
+            // A request may name its host in `host` alone (RFC 9113 section 8.3.1). `h2` takes that for an error unless
+            // the request says that it is of HTTP/1, which nothing but this check looks at.
+            *request.version_mut() = Version::HTTP_11;
+        }
+        let mut handle = self.0.send.borrow().clone();
+        handle.send_request(request, ended).map_err(|error| {
+            if self.0.has_ended() {
+                state.closed.set(true);
+                ExchangeError::NotSent(error)
+            } else {
+                ExchangeError::Unsendable(error)
+            }
+        })
     }
 }
 
@@ -249,55 +383,84 @@ impl Sent {
     /// See [`ExchangeError`].
     pub async fn head(self, interim: &Interim<'_>) -> Result<Response<Body>, ExchangeError> {
         let Self { mut response, in_use } = self;
-        let takes_any = interim.takes_any();
         let head = poll_fn(|cx| {
-            if takes_any {
-                poll_interim(&mut response, interim, cx, &mut false);
-            }
-            std::pin::Pin::new(&mut response).poll(cx)
+            poll_interim(&mut response, interim, cx);
+            Pin::new(&mut response).poll(cx)
         })
         .await
         .map_err(ExchangeError::from_response)?;
-        Ok(head.map(|recv| Body::from_stream(recv).keeping(in_use)))
+        Ok(with_body(head, |recv| Body::from_stream(recv).keeping(in_use)))
     }
 }
 
-fn start(
-    body: Body,
-    stream: h2::SendStream<Bytes>,
-    first: First,
-) -> Result<Option<Pump<Body>>, ExchangeError> {
-    match Pump::new(body, stream, first) {
-        (pump, None) => Ok(Some(pump)),
-        (_, Some(Ok(()))) => Ok(None),
-        (_, Some(Err(error))) => Err(ExchangeError::RequestBody(error)),
+/// An answer with its body, whose length the head may tell.
+fn with_body(response: Response<RecvStream>, body: impl FnOnce(RecvStream) -> Body) -> Response<Body> {
+    let (head, recv) = response.into_parts();
+    let body = body(recv).declared(&head.headers);
+    Response::from_parts(head, body)
+}
+
+/// What is sent of a request whose answer has not begun. Dropped before that, it resets the stream.
+struct Uploading(Sending);
+
+enum Sending {
+    Body(Pump<Body>),
+    Done(SendStream<Bytes>),
+    Nothing,
+}
+
+impl Uploading {
+    fn start(
+        body: Body,
+        stream: SendStream<Bytes>,
+        first: First,
+        wire: &Rc<Wire>,
+    ) -> Result<Self, ExchangeError> {
+        match Pump::new(body, stream, first, wire, Side::Request) {
+            (pump, None) => Ok(Self(Sending::Body(pump))),
+            (pump, Some(Ok(()))) => Ok(Self(Sending::Done(pump.into_stream()))),
+            (_, Some(Err(error))) => Err(ExchangeError::RequestBody(error)),
+        }
+    }
+
+    fn take(&mut self) -> Sending {
+        std::mem::replace(&mut self.0, Sending::Nothing)
+    }
+
+    fn done(&mut self) {
+        if let Sending::Body(pump) = self.take() {
+            self.0 = Sending::Done(pump.into_stream());
+        }
     }
 }
 
-/// Waits for the response head, passing 1xx on and sending the body meanwhile. A pump that is done becomes `None`.
+impl Drop for Uploading {
+    fn drop(&mut self) {
+        let Some(code) = Leaving::code() else { return };
+        match &mut self.0 {
+            Sending::Body(pump) => pump.cancel(code),
+            Sending::Done(stream) => stream.send_reset(code.into()),
+            Sending::Nothing => {}
+        }
+    }
+}
+
+/// Waits for the response head, passing 1xx on and sending the body meanwhile.
 async fn await_head(
     mut response: ResponseFuture,
     interim: &Interim<'_>,
-    pump: &mut Option<Pump<Body>>,
-    mut hold: bool,
+    upload: &mut Uploading,
 ) -> Result<Response<RecvStream>, ExchangeError> {
-    let wants_interim = hold || interim.takes_any();
-    let mut patience = hold.then(|| Box::pin(tokio::time::sleep(EXPECT_PATIENCE)));
     poll_fn(|cx| {
-        if wants_interim {
-            poll_interim(&mut response, interim, cx, &mut hold);
-        }
-        if hold && timed_out(patience.as_mut(), cx) {
-            hold = false;
-        }
-        if let Poll::Ready(head) = std::pin::Pin::new(&mut response).poll(cx) {
+        poll_interim(&mut response, interim, cx);
+        if let Poll::Ready(head) = Pin::new(&mut response).poll(cx) {
             return Poll::Ready(head.map_err(ExchangeError::from_response));
         }
-        if !hold && let Some(sending) = pump {
+        if let Sending::Body(sending) = &mut upload.0 {
             match sending.poll(cx) {
-                Poll::Ready(Ok(())) => *pump = None,
+                Poll::Ready(Ok(())) => upload.done(),
                 // A reset of the stream ends the response as well, which then says why.
-                Poll::Ready(Err(BodyError::Http2(error))) if error.is_remote() => *pump = None,
+                Poll::Ready(Err(BodyError::Http2(error))) if error.is_remote() => upload.done(),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(ExchangeError::RequestBody(error))),
                 Poll::Pending => {}
             }
@@ -307,28 +470,21 @@ async fn await_head(
     .await
 }
 
-fn poll_interim(response: &mut ResponseFuture, interim: &Interim<'_>, cx: &mut Context<'_>, hold: &mut bool) {
+fn poll_interim(response: &mut ResponseFuture, interim: &Interim<'_>, cx: &mut Context<'_>) {
     while let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
-        if head.status() == StatusCode::CONTINUE {
-            *hold = false;
-        }
         interim.send(head);
     }
 }
 
-fn timed_out(timer: Option<&mut std::pin::Pin<Box<Sleep>>>, cx: &mut Context<'_>) -> bool {
-    timer.is_some_and(|timer| timer.as_mut().poll(cx).is_ready())
-}
-
 /// Sends the rest of a request body after the answer has begun, unless the answer is given up before its end.
-async fn finish_upload(mut pump: Pump<Body>, mut cancelled: oneshot::Receiver<()>) {
+async fn finish_upload(mut pump: Pump<Body>, mut cancelled: oneshot::Receiver<()>, upload: Rc<Upload>) {
     let mut answered = false;
     poll_fn(|cx| {
         if !answered {
-            match std::pin::Pin::new(&mut cancelled).poll(cx) {
+            match Pin::new(&mut cancelled).poll(cx) {
                 Poll::Ready(Ok(())) => answered = true,
                 Poll::Ready(Err(_)) => {
-                    pump.cancel();
+                    pump.cancel(upload.left.get().unwrap_or(ResetCode::CANCEL));
                     return Poll::Ready(());
                 }
                 Poll::Pending => {}
@@ -338,95 +494,4 @@ async fn finish_upload(mut pump: Pump<Body>, mut cancelled: oneshot::Receiver<()
         pump.poll(cx).map(drop)
     })
     .await;
-}
-
-/// Drives the connection until it ends or has been idle for `idle`.
-async fn drive<S>(connection: h2::client::Connection<S, Bytes>, state: Rc<State>, idle: Duration)
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let mut connection = std::pin::pin!(connection);
-    let mut seen = state.started.get();
-    loop {
-        let turn = async {
-            tokio::select! {
-                biased;
-                result = connection.as_mut() => Some(result),
-                () = state.dead.notified() => None,
-            }
-        };
-        match tokio::time::timeout(idle, turn).await {
-            Ok(None) => {
-                tracing::debug!("HTTP/2 peer does not answer PING");
-                break;
-            }
-            Ok(Some(result)) => {
-                if let Err(error) = result {
-                    tracing::debug!(%error, "HTTP/2 connection ended");
-                }
-                break;
-            }
-            Err(_) if state.active.get() == 0 && state.started.get() == seen => break,
-            Err(_) => seen = state.started.get(),
-        }
-    }
-    state.closed.set(true);
-}
-
-/// Asks a connection that is in use whether the peer is still there.
-async fn probe(mut ping: h2::PingPong, state: Rc<State>, every: Duration, patience: Duration) {
-    while !state.closed.get() {
-        tokio::time::sleep(every).await;
-        if state.active.get() == 0 {
-            continue;
-        }
-        match tokio::time::timeout(patience, ping.ping(h2::Ping::opaque())).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(_)) => return,
-            Err(_) => return state.dead.notify_one(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A server that takes so many streams and answers none.
-    async fn serve(io: tokio::io::DuplexStream, streams: u32) {
-        let mut connection = h2::server::Builder::new()
-            .max_concurrent_streams(streams)
-            .handshake::<_, Bytes>(io)
-            .await
-            .unwrap();
-        let mut held = Vec::new();
-        while let Some(Ok(stream)) = connection.accept().await {
-            held.push(stream);
-        }
-    }
-
-    #[tokio::test]
-    async fn a_peer_that_takes_few_streams_has_no_room_for_more() {
-        let local = tokio::task::LocalSet::new();
-        local
-            .run_until(async {
-                let (near, far) = tokio::io::duplex(1 << 16);
-                tokio::task::spawn_local(serve(far, 2));
-                let client = Http2Client::handshake(near, &Http2Limits::default(), ()).await.unwrap();
-                assert!(client.has_room(), "its limit is not known yet");
-                while client.send.borrow().current_max_send_streams() != 2 {
-                    tokio::task::yield_now().await;
-                }
-                let request = || Request::get("http://orders/").body(()).unwrap();
-                let first = client.send_now(request()).unwrap();
-                assert!(client.has_room());
-                let second = client.send_now(request()).unwrap();
-                assert!(!client.has_room(), "another connection is to be opened");
-                assert!(client.is_open(), "and this one stays");
-                drop(first);
-                assert!(client.has_room(), "a stream has ended");
-                drop(second);
-            })
-            .await;
-    }
 }

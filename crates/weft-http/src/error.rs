@@ -61,6 +61,8 @@ codes! {
     NoEndpoints = "no-endpoints", SERVICE_UNAVAILABLE, "14", "the service has no endpoint";
     /// The exchange was reset before an answer.
     UpstreamReset = "upstream-reset", BAD_GATEWAY, "14", "the upstream reset the request";
+    /// The upstream refused the request and did not look at it.
+    UpstreamRefused = "upstream-refused", SERVICE_UNAVAILABLE, "14", "the upstream takes no more requests now";
     /// The connection closed before an answer.
     UpstreamClosed = "upstream-closed", BAD_GATEWAY, "14", "the upstream closed the connection before an answer";
     /// The upstream's answer was not HTTP.
@@ -71,6 +73,14 @@ codes! {
     Loop = "loop-detected", LOOP_DETECTED, "14", "the request would loop";
     /// The request cannot be carried.
     BadRequest = "bad-request", BAD_REQUEST, "3", "the request is malformed";
+    /// A head or a body did not go on in time.
+    RequestTimeout = "request-timeout", REQUEST_TIMEOUT, "4", "the request did not come in time";
+    /// The request target is too long.
+    TargetTooLong = "target-too-long", URI_TOO_LONG, "3", "the request target is too long";
+    /// The head is too large, or has too many fields.
+    HeadersTooLarge = "headers-too-large", REQUEST_HEADER_FIELDS_TOO_LARGE, "8", "the header is too large";
+    /// Not HTTP/1.0, HTTP/1.1 or HTTP/2.
+    VersionNotSupported = "version-not-supported", HTTP_VERSION_NOT_SUPPORTED, "12", "this version of HTTP is not supported";
     /// CONNECT to an application that is no proxy by configuration.
     MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "12", "CONNECT is not allowed to this port";
 }

@@ -5,11 +5,10 @@ use std::fmt;
 use std::pin::Pin;
 
 use bytes::Bytes;
-use h2::Reason;
 use h2::server::SendResponse;
 use http::{Request, Response, StatusCode};
 
-use crate::{Body, BodyError, UpgradeIo, wire};
+use crate::{Body, BodyError, ErrorCode, ResetCode, UpgradeIo, wire};
 
 /// Answers the requests of one connection. It is built once per connection, with all that requests have in common.
 pub trait Handler: 'static {
@@ -23,6 +22,9 @@ pub trait Handler: 'static {
     fn is_valid(&self) -> bool {
         true
     }
+
+    /// Told of what was refused before it was a request.
+    fn refused(&self, _code: ErrorCode) {}
 
     /// Answers one request. Dropping the future means that the client has gone.
     ///
@@ -63,33 +65,50 @@ impl<B> fmt::Debug for Answer<B> {
 /// Breaks the exchange off without an answer: an HTTP/1 connection is closed, an HTTP/2 stream is reset.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("exchange aborted: {0}")]
-pub struct Abort(pub Reason);
+pub struct Abort(pub ResetCode);
+
+/// Takes interim answers towards an HTTP/1 client.
+pub trait InterimSink {
+    /// Queues one; it leaves with the connection's next turn.
+    fn send(&self, head: &Response<()>);
+}
 
 /// The way back to the client for 1xx responses (RFC 9110 section 15.2).
-#[derive(Debug)]
+#[derive(Clone, Copy)]
 pub enum Interim<'a> {
-    /// hyper's HTTP/1 server has one interim response, 100, and sends it by itself when the request body is first
-    /// polled; so whoever holds the body decides when, by polling it. Other 1xx responses cannot be sent.
-    Http1,
-    /// An HTTP/2 stream takes any 1xx response.
+    /// An HTTP/1 connection.
+    Http1(&'a dyn InterimSink),
+    /// An HTTP/2 stream.
     Http2(&'a RefCell<SendResponse<Bytes>>),
+    /// Nobody hears them.
+    Nowhere,
+}
+
+impl fmt::Debug for Interim<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Http1(_) => "Http1",
+            Self::Http2(_) => "Http2",
+            Self::Nowhere => "Nowhere",
+        })
+    }
 }
 
 impl Interim<'_> {
-    /// Whether responses other than 100 can be passed on.
-    pub fn takes_any(&self) -> bool {
-        matches!(self, Self::Http2(_))
-    }
-
-    /// Passes an interim response on, as far as the client's protocol can carry it.
+    /// Passes an interim response on, without what it may not have.
     pub fn send(&self, mut response: Response<()>) {
-        // HTTP/2 has no 101 (RFC 9113 section 8.6).
-        if let Self::Http2(stream) = self
-            && response.status() != StatusCode::SWITCHING_PROTOCOLS
-        {
-            wire::clean_interim(response.headers_mut());
-            // Failure means the stream is gone, which the final response will find out.
-            let _ = stream.borrow_mut().send_informational(response);
+        // That is no interim answer, and HTTP/2 has none (RFC 9113 section 8.6).
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return;
+        }
+        wire::clean_interim(response.headers_mut());
+        match self {
+            Self::Http1(client) => client.send(&response),
+            Self::Http2(stream) => {
+                // Failure means the stream is gone, which the final response will find out.
+                let _ = stream.borrow_mut().send_informational(response);
+            }
+            Self::Nowhere => {}
         }
     }
 }

@@ -101,10 +101,8 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap, survey: Survey) -> HopByHop {
         if listed.iter().any(|value| has_token(value, "upgrade")) {
             found.upgrade = headers.get(UPGRADE).filter(|value| judge::is_upgrade(value)).cloned();
         }
-        for value in &listed {
-            for token in tokens(value) {
-                remove_listed(headers, token);
-            }
+        for name in listed.iter().flat_map(listed_names) {
+            headers.remove(name);
         }
         headers.remove(CONNECTION);
     }
@@ -123,22 +121,26 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap, survey: Survey) -> HopByHop {
 
 /// `keep-alive` or `close` and no more, as almost every `Connection` has it. Neither is the name of a header to remove:
 /// `Keep-Alive` goes with the others.
-fn is_option_alone(value: &HeaderValue) -> bool {
+pub(crate) fn is_option_alone(value: &HeaderValue) -> bool {
     let value = value.as_bytes();
     value.eq_ignore_ascii_case(b"keep-alive") || value.eq_ignore_ascii_case(b"close")
 }
 
-/// `Connection` may name what it likes, but not the headers that carry the message itself or that the mesh sets: a
-/// client must not be able to have them removed on the way ("hop-by-hop header abuse").
-fn remove_listed(headers: &mut HeaderMap, token: &str) {
+/// The names that a `Connection` field has removed.
+///
+/// It may name what it likes, but not the headers that carry the message itself or that the mesh sets: a client must not
+/// be able to have them removed on the way ("hop-by-hop header abuse").
+pub(crate) fn listed_names(connection: &HeaderValue) -> impl Iterator<Item = HeaderName> {
     const KEPT: &[&str] = &["host", "content-length", "content-type", "authorization", "cookie", "te"];
-    let kept = KEPT.iter().any(|name| token.eq_ignore_ascii_case(name))
-        || token.len() >= 12 && token[..12].eq_ignore_ascii_case("x-forwarded-")
-        || token.eq_ignore_ascii_case(X_REQUEST_ID.as_str())
-        || token.eq_ignore_ascii_case(TRAILER.as_str());
-    if !kept && let Ok(name) = HeaderName::from_bytes(token.as_bytes()) {
-        headers.remove(name);
-    }
+    let is_kept = |token: &str| {
+        KEPT.iter().any(|name| token.eq_ignore_ascii_case(name))
+            || token.len() >= 12 && token[..12].eq_ignore_ascii_case("x-forwarded-")
+            || token.eq_ignore_ascii_case(X_REQUEST_ID.as_str())
+            || token.eq_ignore_ascii_case(TRAILER.as_str())
+    };
+    tokens(connection)
+        .filter(move |token| !is_kept(token))
+        .filter_map(|token| HeaderName::from_bytes(token.as_bytes()).ok())
 }
 
 /// Adds the address that a request came from behind those that it already names. The list stays one field: many
@@ -165,12 +167,12 @@ pub fn has_token(value: &HeaderValue, wanted: &str) -> bool {
 }
 
 fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
-    // Tokens are ASCII (RFC 9110 section 5.6.2); a value that is not holds none.
+    // Tokens are ASCII (RFC 9110 section 5.6.2). One that is not hides none of the others: whoever gets the field reads
+    // those all the same.
     value
-        .to_str()
-        .unwrap_or("")
-        .split(',')
-        .map(str::trim)
+        .as_bytes()
+        .split(|byte| *byte == b',')
+        .filter_map(|token| std::str::from_utf8(token.trim_ascii()).ok())
         .filter(|token| !token.is_empty() && token.is_ascii())
 }
 
@@ -230,6 +232,17 @@ mod tests {
         // Without Connection it is not a request for anything.
         let mut headers = map(&[("upgrade", "websocket")]);
         assert_eq!(strip(&mut headers).upgrade, None);
+    }
+
+    #[test]
+    fn one_odd_byte_in_a_list_hides_nothing() {
+        let odd = |value: &'static [u8]| HeaderValue::from_bytes(value).unwrap();
+        let mut headers = map(&[("http2-settings", "AAM"), ("x-private", "1")]);
+        headers.insert("connection", odd(b"upgrade, \xe9, x-private"));
+        headers.insert("upgrade", odd(b"h2c, \xe9"));
+        assert_eq!(strip(&mut headers).upgrade, None, "an upgrade to HTTP/2 is hidden");
+        assert!(headers.is_empty(), "{headers:?}");
+        assert!(has_token(&odd(b"\xff,\tclose "), "close"));
     }
 
     #[test]

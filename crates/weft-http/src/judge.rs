@@ -28,9 +28,9 @@
 //! an upgrade that is not of a request of HTTP/1.1 without a body is refused. A mark of a name that is not known is removed: a
 //! newer Weft may have written it, and it ends here.
 
-use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use http::uri::Uri;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
 
 use crate::ErrorCode;
 use crate::headers::Survey;
@@ -64,7 +64,7 @@ fn hosts(headers: &HeaderMap, survey: Survey, authority: Option<&str>, version: 
 
 /// Whether these bytes may be a host with or without a port. They need not be one that resolves: names with underscores,
 /// and percent-encoded paths of sockets, are common.
-fn is_host(bytes: &[u8]) -> bool {
+pub(crate) fn is_host(bytes: &[u8]) -> bool {
     bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~!$&'()*+;=:[]%".contains(byte))
 }
 
@@ -139,31 +139,17 @@ fn is_token(text: &str) -> bool {
 /// Whether the head of an answer with 101 (or its mark on a link) names a protocol that was asked for. Without one the
 /// server has not switched (RFC 9110 section 15.2.2): some send whatever status their application gives, and go on reading
 /// requests.
-pub fn switches_to<'a>(asked: &HeaderValue, named: impl IntoIterator<Item = &'a HeaderValue>) -> bool {
+pub(crate) fn switches_to<'a>(asked: &HeaderValue, named: impl IntoIterator<Item = &'a HeaderValue>) -> bool {
     let asked = asked.to_str().unwrap_or("");
     named.into_iter().flat_map(|value| value.to_str().unwrap_or("").split(',')).map(str::trim).any(|named| {
         !named.is_empty() && asked.split(',').any(|asked| asked.trim().eq_ignore_ascii_case(named))
     })
 }
 
-/// Whether an application that was asked for `asked` (nothing: CONNECT) has handed its connection over.
-pub fn hands_over<B>(asked: Option<&HeaderValue>, answer: &Response<B>) -> bool {
-    match asked {
-        Some(asked) => {
-            answer.status() == StatusCode::SWITCHING_PROTOCOLS
-                && switches_to(asked, answer.headers().get_all(UPGRADE))
-        }
-        None => is_tunnel(answer),
-    }
-}
-
 /// Whether an answer to CONNECT opens a tunnel. One with a length or a coding is an ordinary answer, as servers give it that
 /// know nothing of CONNECT (Go's `net/http` among them) and read the next request behind it.
-pub fn is_tunnel<B>(answer: &Response<B>) -> bool {
-    let headers = answer.headers();
-    answer.status().is_success()
-        && !headers.contains_key(CONTENT_LENGTH)
-        && !headers.contains_key(TRANSFER_ENCODING)
+pub fn is_tunnel(status: StatusCode, headers: &HeaderMap) -> bool {
+    status.is_success() && !headers.contains_key(CONTENT_LENGTH) && !headers.contains_key(TRANSFER_ENCODING)
 }
 
 #[cfg(test)]

@@ -2,9 +2,6 @@
 
 use std::time::Duration;
 
-/// What one read of an HTTP/1 connection may bring. hyper grows a connection's buffer towards it while reads fill it.
-pub(crate) const READ_BUFFER: usize = 128 * 1024;
-
 /// Limits of an HTTP/1 connection.
 #[derive(Clone, Copy, Debug)]
 pub struct Http1Limits {
@@ -12,22 +9,43 @@ pub struct Http1Limits {
     pub max_header_bytes: usize,
     /// How many header fields a head may have.
     pub max_headers: usize,
+    /// The request target, in bytes.
+    pub max_target_bytes: usize,
     /// How long a started request head may take to arrive (slowloris).
     pub header_read: Duration,
     /// How long a connection may stay open without a request.
     pub idle: Duration,
+    /// How long a peer may send nothing in the middle of a body, or take nothing of an answer.
+    pub pause: Duration,
+    /// What a client means that closes its sending half behind a whole request.
+    pub half_close: HalfClose,
+}
+
+/// What follows from a client that closes its sending half while its request is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HalfClose {
+    /// It still gets its answer, as from most servers. One that is gone is noticed by its reset, or when something is
+    /// written to it.
+    #[default]
+    Serve,
+    /// It has gone away, and the request with it (as nginx takes it).
+    Cancel,
 }
 
 impl Default for Http1Limits {
     fn default() -> Self {
         Self {
             max_header_bytes: 64 * 1024,
-            // What hyper and httparse keep on the stack; more costs an allocation per head.
+            // What is kept on the stack; more costs an allocation per head.
             max_headers: 100,
+            // nginx's `large_client_header_buffers`; RFC 9112 section 3 asks for 8000 at least.
+            max_target_bytes: 32 * 1024,
             header_read: Duration::from_secs(30),
             // Longer than the 60 to 75 s after which common servers and balancers give up an idle connection, so that
             // it is the application, which knows, that closes first.
             idle: Duration::from_secs(600),
+            pause: Duration::from_secs(300),
+            half_close: HalfClose::Serve,
         }
     }
 }
@@ -46,8 +64,19 @@ pub struct Http2Limits {
     pub max_header_bytes: u32,
     /// Streams reset by the peer before we took them: more closes the connection (CVE-2023-44487, rapid reset).
     pub max_pending_resets: usize,
+    /// Streams that we reset because of what the peer sent on them, in the life of the connection: more closes it. `None`
+    /// for a peer that sends on what others send, so that no stream's error ends those of others.
+    pub max_error_resets: Option<usize>,
     /// The largest frame we take (SETTINGS_MAX_FRAME_SIZE), bytes.
     pub max_frame_size: u32,
+    /// Frames a second that carry nothing (SETTINGS, PING, PRIORITY, RST_STREAM, WINDOW_UPDATE, CONTINUATION, empty DATA and
+    /// unknown kinds), beyond two for each request and three for each DATA frame sent. More closes the connection.
+    pub max_control_frames: u32,
+    /// What the heads of requests that have no answer yet may take of memory, those of a connection together, bytes. A
+    /// few octets can stand for a large head (RFC 7541), so the limit of each alone would be no bound.
+    pub head_budget: usize,
+    /// How long a write may make no progress: a peer that does not read, or gives a stream no window.
+    pub write_stall: Option<Duration>,
     /// How long a connection may stay open without a stream.
     pub idle: Duration,
     /// Sends a PING this often while streams are open, and gives the connection up when the answer takes longer than the
@@ -62,8 +91,12 @@ impl Default for Http2Limits {
             stream_window: 1024 * 1024,
             connection_window: 4 * 1024 * 1024,
             max_header_bytes: 64 * 1024,
-            max_pending_resets: 50,
-            // A piece of a body is at most what one read brings ([`READ_BUFFER`]). With the protocol's default of 16 KiB
+            max_pending_resets: 20,
+            max_error_resets: Some(1024),
+            max_control_frames: 1000,
+            head_budget: 4 << 20,
+            write_stall: Some(Duration::from_secs(300)),
+            // A piece of a body is at most what one read of an HTTP/1 connection brings, 128 KiB. With the protocol's default of 16 KiB
             // it would be cut again, and each frame is a write and a TLS record and a bit of its own.
             max_frame_size: 128 * 1024,
             ping: None,

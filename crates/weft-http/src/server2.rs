@@ -1,6 +1,6 @@
 //! Serves HTTP/2: a mesh link, or an application that speaks h2c.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -16,14 +16,60 @@ use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use weft_core::Drain;
 
-use crate::pump::{Pump, first_frame};
+use crate::frames::{Frames, Stall, Wire};
+use crate::pump::{Pump, Side, break_off, first_frame};
+use crate::reset::Leaving;
 use crate::ticker::Ticker;
 use crate::wire::WEFT_UPGRADE;
-use crate::{Abort, Answer, Body, Handler, Http2Limits, Interim, StreamIo, UpgradeIo};
+use crate::{Abort, Answer, Body, Handler, Http2Limits, Interim, ResetCode, StreamIo, UpgradeIo};
 
 /// Bytes that the future of a stream may have. It is moved and allocated whole for every request, so what is rare or large
 /// in it is boxed.
 const STREAM_ROOM: usize = 2048;
+
+/// How often a connection takes requests and writes answers before others of the worker have their turn.
+const ROUNDS: u32 = 4;
+
+/// What a header field takes beside its octets: its place in the map of a head, and its share of the map's index.
+const FIELD: usize = 96;
+
+/// The memory that the heads of requests take which have no answer yet.
+struct Heads {
+    taken: Rc<Cell<usize>>,
+    most: usize,
+}
+
+/// The head of one of them.
+struct HeadInUse {
+    taken: Rc<Cell<usize>>,
+    size: usize,
+}
+
+impl Heads {
+    fn new(most: usize) -> Self {
+        Self { taken: Rc::default(), most }
+    }
+
+    /// Counts a head, unless there is no room for it. One that is alone is bounded by its own limit.
+    fn admit(&self, request: &Request<RecvStream>) -> Option<HeadInUse> {
+        let fields: usize =
+            request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        let path = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+        let size = fields + path + FIELD * request.headers().len();
+        let taken = self.taken.get();
+        if taken > 0 && taken + size > self.most {
+            return None;
+        }
+        self.taken.set(taken + size);
+        Some(HeadInUse { taken: Rc::clone(&self.taken), size })
+    }
+}
+
+impl Drop for HeadInUse {
+    fn drop(&mut self) {
+        self.taken.set(self.taken.get() - self.size);
+    }
+}
 
 /// Serves streams until the client closes, the connection has been idle for its limit, or `drain` has begun and the
 /// streams in flight have ended: GOAWAY first lets everything already on its way in (RFC 9113 section 6.8).
@@ -44,10 +90,14 @@ where
     H: Handler,
 {
     // A peer that does not even send the preface is as idle as one can be.
+    let wire = Wire::new(limits);
+    let io = Frames::of_client(io, Rc::clone(&wire));
     let Ok(connection) = tokio::time::timeout(limits.idle, handshake(io, limits)).await else {
         return Ok(());
     };
     let mut connection = connection?;
+    let heads = Heads::new(limits.head_budget);
+    let mut stall = Stall::new(&wire);
     let mut streams = FuturesUnordered::new();
     let mut draining = std::pin::pin!(async move { drain.draining().await });
     let mut drained = false;
@@ -57,13 +107,20 @@ where
             drained = true;
             connection.graceful_shutdown();
         }
-        loop {
-            let closed = accept(&mut connection, cx, |request, respond| {
+        for round in 0.. {
+            wire.begin_turn();
+            let closed = accept(&mut connection, cx, |request, mut respond| {
                 end.busy = true;
-                let stream = serve_stream(Rc::clone(&handler), request, respond);
+                let Some(head) = heads.admit(&request) else {
+                    return respond.send_reset(Reason::REFUSED_STREAM);
+                };
+                let stream = serve_stream(Rc::clone(&handler), request, respond, head, Rc::clone(&wire));
                 debug_assert!(size_of_val(&stream) <= STREAM_ROOM, "{}", size_of_val(&stream));
                 streams.push(stream);
             })?;
+            if let Some(calm) = calm(&mut connection, &wire, closed, cx) {
+                return calm;
+            }
             let mut progress = false;
             while let Poll::Ready(Some(())) = Pin::new(&mut streams).poll_next(cx) {
                 progress = true;
@@ -75,21 +132,45 @@ where
                 break;
             }
             // What the streams queued leaves now, in one write.
-        }
-        while end.ticker.poll_tick(cx).is_ready() {
-            match end.tick(streams.is_empty(), handler.is_valid()) {
-                Turn::Stay => {}
-                Turn::Announce => {
-                    connection.graceful_shutdown();
-                    // The GOAWAY leaves with the next poll of the connection.
-                    cx.waker().wake_by_ref();
-                }
-                Turn::Close => return Poll::Ready(Ok(())),
+            if round == ROUNDS {
+                cx.waker().wake_by_ref();
+                break;
             }
+        }
+        if stall.poll(&wire, cx) {
+            tracing::debug!("HTTP/2 peer does not read");
+            return Poll::Ready(Ok(()));
+        }
+        if end.poll(&mut connection, streams.is_empty(), handler.is_valid(), cx) {
+            return Poll::Ready(Ok(()));
         }
         Poll::Pending
     })
     .await
+}
+
+/// Ends a connection whose peer floods: first it is told so, as far as it reads.
+fn calm<S>(
+    connection: &mut h2::server::Connection<S, Bytes>,
+    wire: &Wire,
+    closed: bool,
+    cx: &mut Context<'_>,
+) -> Option<Poll<Result<(), h2::Error>>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if !wire.is_flooded() {
+        return None;
+    }
+    if closed {
+        return Some(Poll::Ready(Err(Reason::ENHANCE_YOUR_CALM.into())));
+    }
+    if wire.begin_calming() {
+        tracing::debug!("HTTP/2 peer floods");
+        connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+        cx.waker().wake_by_ref();
+    }
+    None
 }
 
 /// Takes the requests that have come. `true`: there will be no more.
@@ -124,6 +205,7 @@ where
         .max_header_list_size(limits.max_header_bytes)
         .max_frame_size(limits.max_frame_size)
         .max_pending_accept_reset_streams(limits.max_pending_resets)
+        .max_local_error_reset_streams(limits.max_error_resets)
         .enable_connect_protocol()
         .handshake(io)
 }
@@ -151,6 +233,31 @@ impl End {
         Self { ticker: Ticker::new(limit), busy: false, announced: None }
     }
 
+    /// Looks whether the connection has to end now, or has to be told that it will.
+    fn poll<S>(
+        &mut self,
+        connection: &mut h2::server::Connection<S, Bytes>,
+        unused: bool,
+        valid: bool,
+        cx: &mut Context<'_>,
+    ) -> bool
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        while self.ticker.poll_tick(cx).is_ready() {
+            match self.tick(unused, valid) {
+                Turn::Stay => {}
+                Turn::Announce => {
+                    connection.graceful_shutdown();
+                    // The GOAWAY leaves with the next poll of the connection.
+                    cx.waker().wake_by_ref();
+                }
+                Turn::Close => return true,
+            }
+        }
+        false
+    }
+
     /// `unused`: no stream is open. `valid`: the peer may open more.
     fn tick(&mut self, unused: bool, valid: bool) -> Turn {
         let busy = std::mem::take(&mut self.busy);
@@ -173,35 +280,57 @@ impl End {
     }
 }
 
+/// A request with its body, whose length the head may tell. (Not in the future of a stream: that would have room for both.)
+fn with_body(request: Request<RecvStream>) -> Request<Body> {
+    let (head, recv) = request.into_parts();
+    let body = Body::from_stream(recv).declared(&head.headers);
+    Request::from_parts(head, body)
+}
+
 /// One request from its head to the end of its answer.
 async fn serve_stream<H: Handler>(
     handler: Rc<H>,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
+    in_use: HeadInUse,
+    wire: Rc<Wire>,
 ) {
     let marked = handler.is_link() && request.headers().contains_key(&WEFT_UPGRADE);
     if marked || request.method() == Method::CONNECT {
         // Boxed: every stream would have its room.
-        return Box::pin(serve_upgrade(handler, request, respond)).await;
+        return Box::pin(serve_upgrade(handler, request, respond, in_use, wire)).await;
     }
-    let request = request.map(Body::from_stream);
+    let request = with_body(request);
     let Some((Answer { response, .. }, mut respond)) = answer(&*handler, request, respond).await else {
         return;
     };
+    drop(in_use);
     let (head, mut body) = response.into_parts();
     let head = http::Response::from_parts(head, ());
-    let first = match first_frame(&mut body).await {
+    let first = if wire.is_strained() { Ok(None) } else { first_frame(&mut body).await };
+    let first = match first {
         Ok(first) => first,
-        Err(error) => return respond.send_reset(error.reset_reason()),
+        Err(error) => {
+            let side = Side::answer(&head);
+            if let Ok(mut stream) = respond.send_response(head, false) {
+                break_off(&mut stream, side, &error);
+            }
+            return;
+        }
     };
     if first.is_none() && body.is_end_stream() {
         // Failing to send means that the stream or the connection is gone, here and below: nobody is left to tell.
         let _ = respond.send_response(head, true);
         return;
     }
+    let side = Side::answer(&head);
     let Ok(stream) = respond.send_response(head, false) else { return };
-    if let (mut pump, None) = Pump::new(body, stream, first) {
-        let _ = poll_fn(|cx| pump.poll(cx)).await;
+    if let (mut pump, None) = Pump::new(body, stream, first, &wire, side)
+        && let Err(error) = poll_fn(|cx| pump.poll(cx)).await
+    {
+        // The client's code, if it was the client: what the body itself said has ended it already.
+        let _leaving = Leaving::by(ResetCode::of(&error));
+        drop(pump);
     }
 }
 
@@ -210,18 +339,21 @@ async fn serve_upgrade<H: Handler>(
     handler: Rc<H>,
     request: Request<RecvStream>,
     respond: SendResponse<Bytes>,
+    in_use: HeadInUse,
+    wire: Rc<Wire>,
 ) {
     let (head, recv) = request.into_parts();
     let request = Request::from_parts(head, Body::Empty);
     let Some((Answer { response, upgrade }, mut respond)) = answer(&*handler, request, respond).await else {
         return;
     };
+    drop(in_use);
     let (head, body) = response.into_parts();
     let ended = upgrade.is_none() && body.is_end_stream();
     let Ok(stream) = respond.send_response(http::Response::from_parts(head, ()), ended) else { return };
     if let Some(task) = upgrade {
         task(UpgradeIo::Http2(StreamIo::new(stream, recv))).await;
-    } else if !ended && let (mut pump, None) = Pump::new(body, stream, None) {
+    } else if !ended && let (mut pump, None) = Pump::new(body, stream, None, &wire, Side::Answer) {
         let _ = poll_fn(|cx| pump.poll(cx)).await;
     }
 }
@@ -233,23 +365,29 @@ async fn answer<H: Handler>(
     respond: SendResponse<Bytes>,
 ) -> Option<(Answer<H::Body>, SendResponse<Bytes>)> {
     let respond = RefCell::new(respond);
+    let mut leaving = None;
     let result = {
         let mut call = std::pin::pin!(handler.call(request, Interim::Http2(&respond)));
-        poll_fn(|cx| {
+        let result = poll_fn(|cx| {
             if let Poll::Ready(result) = call.as_mut().poll(cx) {
-                return Poll::Ready(Some(result));
+                return Poll::Ready(Ok(result));
             }
-            respond.borrow_mut().poll_reset(cx).map(|_| None)
+            respond.borrow_mut().poll_reset(cx).map(Err)
         })
-        .await
+        .await;
+        if let Err(reset) = &result {
+            leaving = Some(Leaving::by(reset.as_ref().ok().map(|reason| ResetCode::from(*reason))));
+        }
+        result
     };
+    drop(leaving);
     match result {
-        Some(Ok(answer)) => Some((answer, respond.into_inner())),
-        Some(Err(Abort(reason))) => {
-            respond.into_inner().send_reset(reason);
+        Ok(Ok(answer)) => Some((answer, respond.into_inner())),
+        Ok(Err(Abort(code))) => {
+            respond.into_inner().send_reset(code.into());
             None
         }
-        None => {
+        Err(_) => {
             respond.into_inner().send_reset(Reason::CANCEL);
             None
         }

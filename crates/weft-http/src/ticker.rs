@@ -30,7 +30,8 @@ impl Ticker {
         if self.armed && !timer.is_elapsed() {
             return Poll::Pending;
         }
-        self.armed = timer.as_mut().poll(cx).is_pending();
+        // A task that has used up its budget would be told Pending by a timer that was never set.
+        self.armed = std::pin::pin!(tokio::task::unconstrained(timer.as_mut())).poll(cx).is_pending();
         if self.armed {
             return Poll::Pending;
         }
@@ -44,6 +45,19 @@ mod tests {
     use std::future::poll_fn;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn it_ticks_though_it_was_armed_when_its_task_had_done_much() {
+        let mut ticker = Ticker::new(Duration::from_secs(3));
+        let mut busy = true;
+        let ticked = poll_fn(|cx| {
+            while std::mem::take(&mut busy) {
+                busy = std::pin::pin!(tokio::task::consume_budget()).poll(cx).is_ready();
+            }
+            ticker.poll_tick(cx)
+        });
+        assert!(tokio::time::timeout(Duration::from_secs(10), ticked).await.is_ok());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn it_ticks_again_and_again_however_often_it_is_polled_between() {

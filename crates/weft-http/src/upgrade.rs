@@ -6,10 +6,10 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
 use h2::{RecvStream, SendStream};
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::client2::InUse;
+use crate::h1::Rest;
 
 /// An HTTP/2 stream as bytes. Dropping it before its end resets the stream.
 #[derive(Debug)]
@@ -93,7 +93,7 @@ impl AsyncWrite for StreamIo {
 #[derive(Debug)]
 pub enum UpgradeIo {
     /// An HTTP/1 connection after its 101.
-    Http1(TokioIo<hyper::upgrade::Upgraded>),
+    Http1(Rest),
     /// An HTTP/2 stream.
     Http2(StreamIo),
 }

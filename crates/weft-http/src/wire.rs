@@ -10,13 +10,16 @@
 //! it drops the method, and it knows no refusal that leaves an ordinary answer. An HTTP/2 application's own extended
 //! CONNECT passes as what it is.
 //!
-//! Both headers exist only on mesh links: they are removed from what applications send and from what they receive.
+//! What `http`'s types cannot hold travels beside the rest: a target that is no URI ([`WEFT_TARGET`]), how names are written
+//! ([`WEFT_CASE`]), a reason phrase ([`WEFT_REASON`]). Within a proxy they are extensions of the message.
+//!
+//! These headers exist only on mesh links: they are removed from what applications send and from what they receive.
 
-use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderName, TRAILER, TRANSFER_ENCODING, UPGRADE,
-};
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderName, TRAILER, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 
+use crate::h1::{NameCase, RawTarget, Reason, Upgrade};
 use crate::headers::{Survey, is_internal, strip_hop_by_hop};
 use crate::{ErrorCode, WEFT_ERROR, judge};
 
@@ -24,6 +27,13 @@ use crate::{ErrorCode, WEFT_ERROR, judge};
 pub const WEFT_WIRE: HeaderName = HeaderName::from_static("weft-wire");
 /// The upgrade an HTTP/1.1 request asks for, or an answer has accepted.
 pub const WEFT_UPGRADE: HeaderName = HeaderName::from_static("weft-upgrade");
+
+/// A request target that cannot be a `:path`.
+pub const WEFT_TARGET: HeaderName = HeaderName::from_static("weft-target");
+/// How the names of an HTTP/1 head were written, where not in Train-Case.
+pub const WEFT_CASE: HeaderName = HeaderName::from_static("weft-case");
+/// The reason phrase of an HTTP/1 answer, where it is not the usual one.
+pub const WEFT_REASON: HeaderName = HeaderName::from_static("weft-reason");
 
 /// Checks ([`crate::judge`]) and cleans a request from an application, whatever its version.
 ///
@@ -58,7 +68,8 @@ pub fn clean_request<B>(request: &mut Request<B>) -> Result<Option<HeaderValue>,
     judge::request(request, survey.with_host(request.headers()), version)?;
     // Before the coding is removed.
     let bodiless = judge::is_bodiless(request.headers());
-    let upgrade = strip_hop_by_hop(request.headers_mut(), survey).upgrade;
+    let listed = strip_hop_by_hop(request.headers_mut(), survey).upgrade;
+    let upgrade = request.extensions_mut().remove::<Upgrade>().map(|upgrade| upgrade.0).or(listed);
     // RFC 9110 section 7.8: a server ignores an upgrade in HTTP/1.0.
     let upgrade = upgrade.filter(|_| bodiless && version == Version::HTTP_11);
     take_over_if(request, upgrade.as_ref());
@@ -83,12 +94,23 @@ pub fn to_link<B>(request: &mut Request<B>, upgrade: Option<HeaderValue>) {
         Version::HTTP_10 => Some("1.0"),
         _ => None,
     };
+    let target = request.extensions_mut().remove::<RawTarget>();
+    let case = request.extensions_mut().remove::<NameCase>();
     let headers = request.headers_mut();
     if let Some(version) = version {
         headers.insert(WEFT_WIRE, HeaderValue::from_static(version));
     }
     if let Some(protocol) = upgrade {
         headers.insert(WEFT_UPGRADE, protocol);
+    }
+    insert(headers, WEFT_TARGET, target.map(|target| target.to_wire()));
+    insert(headers, WEFT_CASE, case.map(|case| case.to_wire()));
+}
+
+/// What can be no value is left out.
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: Option<Bytes>) {
+    if let Some(value) = value.and_then(|value| HeaderValue::from_maybe_shared(value).ok()) {
+        headers.insert(name, value);
     }
 }
 
@@ -112,6 +134,7 @@ pub fn from_link<B>(request: &mut Request<B>) -> Result<Original, ErrorCode> {
     }
     let original = if survey.internal {
         let original = marks(request.headers_mut())?;
+        unpack(request, &original)?;
         // Only a peer that is not Weft sends others: they must not look as if the mesh had said them.
         remove_internal(request.headers_mut());
         original
@@ -141,43 +164,74 @@ pub fn from_link<B>(request: &mut Request<B>) -> Result<Original, ErrorCode> {
     Ok(original)
 }
 
-/// Takes the marks out of a head.
-fn marks(headers: &mut HeaderMap) -> Result<Original, ErrorCode> {
-    let twice = |name| headers.get_all(name).iter().count() > 1;
-    if twice(WEFT_WIRE) || twice(WEFT_UPGRADE) {
+/// Unpacks what an HTTP/1 head has besides.
+fn unpack<B>(request: &mut Request<B>, original: &Original) -> Result<(), ErrorCode> {
+    let target = one(request.headers_mut(), &WEFT_TARGET)?;
+    let case = one(request.headers_mut(), &WEFT_CASE)?;
+    if original.version == Version::HTTP_2 && (target.is_some() || case.is_some()) {
         return Err(ErrorCode::BadRequest);
     }
-    let version = match headers.remove(WEFT_WIRE) {
+    if let Some(target) = target {
+        let target = RawTarget::from_wire(target.as_bytes(), request.uri()).ok_or(ErrorCode::BadRequest)?;
+        request.extensions_mut().insert(target);
+    }
+    if let Some(case) = case {
+        let case = NameCase::from_wire(case.as_bytes()).ok_or(ErrorCode::BadRequest)?;
+        request.extensions_mut().insert(case);
+    }
+    Ok(())
+}
+
+/// Takes a mark out of a head that may have it once.
+fn one(headers: &mut HeaderMap, name: &HeaderName) -> Result<Option<HeaderValue>, ErrorCode> {
+    match headers.get_all(name).iter().count() {
+        0 => Ok(None),
+        1 => Ok(headers.remove(name)),
+        _ => Err(ErrorCode::BadRequest),
+    }
+}
+
+/// Takes the marks out of a head.
+fn marks(headers: &mut HeaderMap) -> Result<Original, ErrorCode> {
+    let version = match one(headers, &WEFT_WIRE)? {
         None => Version::HTTP_11,
         Some(value) if value == "2" => Version::HTTP_2,
         Some(value) if value == "1.0" => Version::HTTP_10,
         Some(_) => return Err(ErrorCode::BadRequest),
     };
-    Ok(Original { version, upgrade: headers.remove(WEFT_UPGRADE) })
+    Ok(Original { version, upgrade: one(headers, &WEFT_UPGRADE)? })
 }
 
-/// Puts back what an HTTP/1.1 application expects of an upgrade request.
-pub fn restore_upgrade(headers: &mut HeaderMap, protocol: HeaderValue) {
-    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(UPGRADE, protocol);
+/// Has an HTTP/1.1 application asked for an upgrade by whoever writes the head.
+pub fn restore_upgrade<B>(request: &mut Request<B>, protocol: HeaderValue) {
+    request.extensions_mut().insert(Upgrade(protocol));
 }
 
-/// Cleans an HTTP/1 application's answer for the link. An accepted upgrade becomes a marked 200.
+/// Cleans an HTTP/1 application's answer and marks it for the link. An accepted upgrade becomes a marked 200.
 pub fn response_to_link<B>(response: &mut Response<B>) {
-    let switched = (response.status() == StatusCode::SWITCHING_PROTOCOLS)
-        .then(|| response.headers_mut().remove(UPGRADE).unwrap_or_else(|| HeaderValue::from_static("")));
+    let extensions = response.extensions_mut();
+    let (upgrade, reason, case) =
+        (extensions.remove::<Upgrade>(), extensions.remove::<Reason>(), extensions.remove::<NameCase>());
+    let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let survey = Survey::of(response.headers());
     if survey.internal {
         remove_internal(response.headers_mut());
     }
-    strip_hop_by_hop(response.headers_mut(), survey);
-    if let Some(protocol) = switched {
+    let listed = strip_hop_by_hop(response.headers_mut(), survey).upgrade;
+    if switched {
+        let protocol = upgrade.map(|upgrade| upgrade.0).or(listed);
         let headers = response.headers_mut();
         // Some send a length of 0, which over HTTP/2 would be the end of the stream's bytes.
         headers.remove(CONTENT_LENGTH);
-        headers.insert(WEFT_UPGRADE, protocol);
+        headers.insert(WEFT_UPGRADE, protocol.unwrap_or_else(|| HeaderValue::from_static("")));
         *response.status_mut() = StatusCode::OK;
+    } else if let Some(Upgrade(offered)) = upgrade {
+        // What a 426 wants (RFC 9110 section 15.5.22).
+        response.headers_mut().insert(WEFT_UPGRADE, offered);
     }
+    let headers = response.headers_mut();
+    insert(headers, WEFT_REASON, reason.map(|reason| Bytes::copy_from_slice(reason.as_bytes())));
+    insert(headers, WEFT_CASE, case.map(|case| case.to_wire()));
 }
 
 /// Whether a message that came over a link may have something that only the mesh says.
@@ -186,11 +240,11 @@ pub fn is_marked(headers: &HeaderMap) -> bool {
 }
 
 /// Whether an answer over a link accepts the upgrade to one of `asked`, or opens the tunnel of a CONNECT.
-pub fn accepts<B>(asked: Option<&HeaderValue>, response: &Response<B>) -> bool {
-    let marks = response.headers().get_all(WEFT_UPGRADE);
+pub fn accepts(asked: Option<&HeaderValue>, status: StatusCode, headers: &HeaderMap) -> bool {
+    let marks = headers.get_all(WEFT_UPGRADE);
     match asked {
-        Some(asked) => response.status() == StatusCode::OK && judge::switches_to(asked, marks),
-        None => marks.iter().next().is_none() && judge::is_tunnel(response),
+        Some(asked) => status == StatusCode::OK && judge::switches_to(asked, marks),
+        None => marks.iter().next().is_none() && judge::is_tunnel(status, headers),
     }
 }
 
@@ -199,30 +253,51 @@ pub fn response_from_link<B>(response: &mut Response<B>) {
     if !is_marked(response.headers()) {
         return;
     }
-    let Some(protocol) = response.headers_mut().remove(WEFT_UPGRADE) else { return };
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-    if !protocol.is_empty() {
-        headers.insert(UPGRADE, protocol);
+    let accepted = response.status() == StatusCode::OK;
+    let upgrade = accepted.then(|| response.headers_mut().remove(WEFT_UPGRADE)).flatten();
+    restore_answer(response);
+    if let Some(protocol) = upgrade {
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        response.extensions_mut().insert(Upgrade(protocol));
     }
 }
 
-/// Takes out of an answer from a link what it may not have, which is all that only the mesh says but `weft-error`.
+/// Takes out of an answer from a link what it may not have, which is all that only the mesh says but `weft-error`, and
+/// restores what an HTTP/1 answer has besides.
 ///
 /// # Errors
 /// `upstream-protocol`: it accepts an upgrade that nobody has asked for.
-pub fn clean_answer(headers: &mut HeaderMap) -> Result<(), ErrorCode> {
-    if !is_marked(headers) {
+pub fn clean_answer<B>(response: &mut Response<B>) -> Result<(), ErrorCode> {
+    if !is_marked(response.headers()) {
         return Ok(());
     }
+    let offers = response.status() == StatusCode::UPGRADE_REQUIRED;
+    let unasked = !offers && response.headers().contains_key(WEFT_UPGRADE);
+    restore_answer(response);
+    if unasked { Err(ErrorCode::UpstreamProtocol) } else { Ok(()) }
+}
+
+/// What is written wrongly is left out: the answer is worth more than how it was written.
+fn restore_answer<B>(response: &mut Response<B>) {
+    let status = response.status();
+    let headers = response.headers_mut();
+    let reason = headers.remove(WEFT_REASON).and_then(|reason| Reason::new(status, reason.as_bytes()));
+    let case = headers.remove(WEFT_CASE).and_then(|case| NameCase::from_wire(case.as_bytes()));
     let error = headers.remove(WEFT_ERROR);
-    let unasked = headers.contains_key(WEFT_UPGRADE);
+    let offered = headers.remove(WEFT_UPGRADE).filter(|_| status == StatusCode::UPGRADE_REQUIRED);
     remove_internal(headers);
     if let Some(error) = error {
         headers.insert(WEFT_ERROR, error);
     }
-    if unasked { Err(ErrorCode::UpstreamProtocol) } else { Ok(()) }
+    if let Some(offered) = offered {
+        response.extensions_mut().insert(Upgrade(offered));
+    }
+    if let Some(reason) = reason {
+        response.extensions_mut().insert(reason);
+    }
+    if let Some(case) = case {
+        response.extensions_mut().insert(case);
+    }
 }
 
 /// Takes out of a 1xx what it may not have.
@@ -312,21 +387,42 @@ mod tests {
         to_link(&mut request, upgrade);
         assert!(!request.headers().contains_key("connection"));
         let original = from_link(&mut request).unwrap();
-        restore_upgrade(request.headers_mut(), original.upgrade.unwrap());
-        assert_eq!(request.headers()["upgrade"], "websocket");
-        assert_eq!(request.headers()["connection"], "upgrade");
+        assert_eq!(original.upgrade.unwrap(), "websocket");
 
-        let mut answer = Response::builder()
-            .status(101)
-            .header("connection", "upgrade")
-            .header("upgrade", "websocket")
-            .body(())
-            .unwrap();
+        let mut answer = Response::builder().status(101).body(()).unwrap();
+        answer.extensions_mut().insert(Upgrade(HeaderValue::from_static("websocket")));
         response_to_link(&mut answer);
         assert_eq!(answer.status(), 200);
         response_from_link(&mut answer);
         assert_eq!(answer.status(), 101);
-        assert_eq!(answer.headers()["upgrade"], "websocket");
+        assert_eq!(answer.extensions().get::<Upgrade>().unwrap().0, "websocket");
+        assert!(answer.headers().is_empty());
+    }
+
+    #[test]
+    fn what_a_uri_cannot_hold_travels_beside_it() {
+        let mut request = built(Request::builder().uri("/%3Ca%3E").header("host", "a"));
+        let target = RawTarget::from_wire(b"/<a>", request.uri()).unwrap();
+        request.extensions_mut().insert(target.clone());
+        request.extensions_mut().insert(NameCase::Lower);
+        assert_eq!(clean_request(&mut request).unwrap(), None);
+        to_link(&mut request, None);
+        assert_eq!(request.headers().len(), 3);
+        let mut lie = request.clone();
+        *lie.uri_mut() = http::Uri::from_static("/admin");
+        assert_eq!(from_link(&mut lie).unwrap_err(), ErrorCode::BadRequest, "two targets");
+        from_link(&mut request).unwrap();
+        assert_eq!(request.extensions().get::<RawTarget>(), Some(&target));
+        assert_eq!(request.extensions().get::<NameCase>(), Some(&NameCase::Lower));
+        assert_eq!(request.headers().len(), 1);
+
+        let mut answer = Response::new(());
+        answer.extensions_mut().insert(Reason::new(StatusCode::OK, b"Fine").unwrap());
+        response_to_link(&mut answer);
+        assert_eq!(answer.headers()["weft-reason"], "Fine");
+        clean_answer(&mut answer).unwrap();
+        assert_eq!(answer.extensions().get::<Reason>().unwrap().as_bytes(), b"Fine");
+        assert!(answer.headers().is_empty());
     }
 
     #[test]
@@ -366,20 +462,21 @@ mod tests {
             Response::builder().status(status).header("weft-upgrade", protocol).body(()).unwrap()
         };
         let asked = HeaderValue::from_static("websocket");
+        let accepts = |asked, answer: &Response<()>| accepts(asked, answer.status(), answer.headers());
         assert!(accepts(Some(&asked), &marked(200, "websocket")));
         assert!(!accepts(Some(&asked), &marked(200, "h2c")));
         assert!(!accepts(Some(&asked), &marked(500, "websocket")));
         assert!(!accepts(Some(&asked), &Response::new(())));
         assert!(accepts(None, &Response::new(())) && !accepts(None, &marked(200, "websocket")));
         let mut lie = marked(200, "websocket");
-        assert_eq!(clean_answer(lie.headers_mut()), Err(ErrorCode::UpstreamProtocol));
+        assert_eq!(clean_answer(&mut lie), Err(ErrorCode::UpstreamProtocol));
         let mut told = Response::builder()
             .header("weft-error", "no-endpoints")
             .header("weft-wire", "2")
             .header("x-forwarded-client-cert", "URI=a")
             .body(())
             .unwrap();
-        assert_eq!(clean_answer(told.headers_mut()), Ok(()));
+        assert_eq!(clean_answer(&mut told), Ok(()));
         assert_eq!(
             (told.headers().len(), &told.headers()["weft-error"]),
             (1, &HeaderValue::from_static("no-endpoints"))

@@ -1,22 +1,21 @@
 //! Plaintext connections to an application: the own one (inbound), or one without a sidecar (permissive outbound).
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::rc::Rc;
 
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Request, Response, Version};
 use http_body::Body as _;
 use tokio::net::TcpStream;
 use weft_core::EndpointAddr;
 use weft_http::wire::{self, Original};
 use weft_http::{
-    Body, ErrorCode, ExchangeError, Http1Error, Http1Pool, Http2Client, Interim, Opened, Sent, Unanswered,
-    UpgradeIo, judge,
+    Body, BodyError, ErrorCode, ExchangeError, Http1Error, Http1Fault, Http1Pool, Http2Client, Http2Pool,
+    Interim, Lease, Opened, Opened1, ResetCode, Sending, Sent, Unanswered, UpgradeIo, judge,
 };
 use weft_net::{ConnectError, ConnectOptions};
 use weft_telemetry::metrics::families;
 use weft_telemetry::{Counter, Gauge};
 
-use crate::dialing::Dials;
 use crate::worker::Worker;
 
 /// One application address, with the kept-alive connections that this worker has to it.
@@ -25,8 +24,7 @@ pub(crate) struct App {
     /// A connection has asked for it since the last sweep.
     pub(crate) used: Cell<bool>,
     http1: Rc<Http1Pool>,
-    http2: RefCell<Vec<Rc<Http2Client>>>,
-    http2_dials: Dials<Rc<Http2Client>, ErrorCode>,
+    http2: Http2Pool<Http2Client, ErrorCode>,
     http1_connections: ConnectionCounts,
     http2_connections: ConnectionCounts,
     connect: ConnectOptions,
@@ -39,7 +37,7 @@ pub(crate) struct Failure {
     pub(crate) code: ErrorCode,
     /// The code of the upstream's RST_STREAM. It means something to an HTTP/2 client (RFC 9113 section 7: REFUSED_STREAM
     /// allows a retry; gRPC has a status for each), so it is passed on as it is.
-    pub(crate) reset: Option<h2::Reason>,
+    pub(crate) reset: Option<ResetCode>,
     pub(crate) effect: Effect,
 }
 
@@ -70,10 +68,10 @@ impl From<ExchangeError> for Failure {
         let (reset, effect) = match &error {
             ExchangeError::Reset(reason) => (Some(*reason), Effect::Ended),
             ExchangeError::Unprocessed(_) | ExchangeError::NotSent(_) => {
-                (Some(h2::Reason::REFUSED_STREAM), Effect::None)
+                (Some(ResetCode::REFUSED_STREAM), Effect::None)
             }
             ExchangeError::Connection(_) => (None, Effect::Unknown),
-            ExchangeError::RequestBody(_) => (None, Effect::Ended),
+            ExchangeError::RequestBody(_) | ExchangeError::Unsendable(_) => (None, Effect::Ended),
         };
         Self { code: exchange(&error), reset, effect }
     }
@@ -93,12 +91,11 @@ impl App {
             addr,
             used: Cell::default(),
             http1: Http1Pool::new(worker.http1_pool),
-            http2: RefCell::default(),
-            http2_dials: Dials::default(),
+            http2: Http2Pool::new(worker.shared.config.limits.http2.max_connections_per_endpoint),
             http1_connections: ConnectionCounts::new(worker, addr, "http/1"),
             http2_connections: ConnectionCounts::new(worker, addr, "http/2"),
             connect: worker.connect,
-            limits: worker.http2_pool,
+            limits: worker.http2_app,
         })
     }
 
@@ -106,19 +103,26 @@ impl App {
     ///
     /// # Errors
     /// The request.
-    pub(crate) fn send_now(
+    pub(crate) fn send_now(&self, request: Request<Body>) -> Result<Sending, Box<Request<Body>>> {
+        self.http1.send_now(request)
+    }
+
+    /// Waits for the answer of a request that was sent at once.
+    pub(crate) async fn finish(
         self: &Rc<Self>,
-        request: Request<Body>,
-    ) -> Result<impl Future<Output = Result<Response<Body>, Failure>> + use<>, Box<Request<Body>>> {
-        let answer = self.http1.send_now(request)?;
-        let app = Rc::clone(self);
-        Ok(async move {
-            match answer.await {
-                Ok(response) => ordinary(response),
-                Err(Unanswered::Failed(error)) => Err(http1(Http1Error::Exchange(error)).into()),
-                Err(Unanswered::Unsent(request)) => Box::pin(app.send(*request, &Interim::Http1)).await,
+        sending: Sending,
+        interim: &Interim<'_>,
+    ) -> Result<Response<Body>, Failure> {
+        match sending.answer(interim).await {
+            Ok(mut response) => {
+                wire::response_to_link(&mut response);
+                Ok(response)
             }
-        })
+            // At once, over a new connection: there may be no other endpoint.
+            Err(Unanswered::Stale(request)) => Box::pin(self.send(*request, interim)).await,
+            Err(Unanswered::Failed(fault)) => Err(http1(Http1Error::Exchange(fault)).into()),
+            Err(Unanswered::RequestBody(error)) => Err(http1(Http1Error::RequestBody(error)).into()),
+        }
     }
 
     /// Sends an HTTP/2 request without a body at once over an open connection, or gives it back.
@@ -132,8 +136,8 @@ impl App {
         if !request.body().is_end_stream() {
             return Err(Box::new(request));
         }
-        let Some(client) = self.usable_http2() else { return Err(Box::new(request)) };
-        Ok(client.send_now(request.map(|_| ())).map_err(Failure::from))
+        let Some(lease) = self.http2.try_acquire(|_| true) else { return Err(Box::new(request)) };
+        Ok(lease.slot.send_now(request.map(|_| ())).map_err(Failure::from))
     }
 
     /// Sends a request in the version its caller speaks.
@@ -143,14 +147,16 @@ impl App {
         interim: &Interim<'_>,
     ) -> Result<Response<Body>, Failure> {
         if request.version() == Version::HTTP_2 {
-            let client = self.http2().await?;
+            let lease = self.http2().await?;
             let (parts, body) = request.into_parts();
-            let mut response = client.exchange(Request::from_parts(parts, ()), body, interim).await?;
+            let mut response = lease.slot.exchange(Request::from_parts(parts, ()), body, interim).await?;
             wire::strip_internal(response.headers_mut());
             return Ok(response);
         }
-        let sent = self.http1.send(request, interim, || self.dial_counted(&self.http1_connections)).await;
-        ordinary(sent.map_err(http1)?)
+        let sent = self.http1.send(request, interim, async || self.dial_http1().await).await;
+        let mut response = sent.map_err(http1)?;
+        wire::response_to_link(&mut response);
+        Ok(response)
     }
 
     /// Sends a request for an upgrade, or CONNECT.
@@ -158,10 +164,12 @@ impl App {
         self: &Rc<Self>,
         mut request: Request<Body>,
         original: Original,
+        interim: &Interim<'_>,
     ) -> Result<Upgraded, ErrorCode> {
         if original.version == Version::HTTP_2 {
-            let client = self.http2().await?;
-            let opened = client.open(request.map(drop), judge::is_tunnel).await.map_err(|e| exchange(&e))?;
+            let lease = self.http2().await?;
+            let opened =
+                lease.slot.open(request.map(drop), judge::is_tunnel).await.map_err(|e| exchange(&e))?;
             return Ok(match opened {
                 Opened::Stream(mut head, io) => {
                     wire::strip_internal(head.headers_mut());
@@ -173,25 +181,22 @@ impl App {
                 }
             });
         }
-        let connect = request.method() == Method::CONNECT;
-        if let Some(protocol) = original.upgrade.clone() {
-            wire::restore_upgrade(request.headers_mut(), protocol);
+        if let Some(protocol) = original.upgrade {
+            wire::restore_upgrade(&mut request, protocol);
         }
         *request.body_mut() = Body::Empty;
-        let sent = self.http1.send_last(request, || self.dial_counted(&self.http1_connections)).await;
-        let mut response = sent.map_err(http1)?;
-        if !judge::hands_over(original.upgrade.as_ref(), &response) {
-            if connect && response.status().is_success() {
-                response = declined(response).await?;
+        let opened = self.http1.open(request, interim, async || self.dial_http1().await).await;
+        Ok(match opened.map_err(http1)? {
+            Opened1::Answer(mut response) => {
+                wire::response_to_link(&mut response);
+                Upgraded::Answer(response)
             }
-            return ordinary(response).map(Upgraded::Answer).map_err(|failure| failure.code);
-        }
-        let io = hyper::upgrade::on(&mut response).await.map_err(|_| ErrorCode::UpstreamClosed)?;
-        wire::response_to_link(&mut response);
-        Ok(Upgraded::Accepted(
-            response.map(|_| Body::Empty),
-            UpgradeIo::Http1(hyper_util::rt::TokioIo::new(io)),
-        ))
+            Opened1::Switched(response, rest) => {
+                let mut response = response.map(|()| Body::Empty);
+                wire::response_to_link(&mut response);
+                Upgraded::Accepted(response, UpgradeIo::Http1(rest))
+            }
+        })
     }
 
     /// A connection of its own, for bytes.
@@ -208,42 +213,24 @@ impl App {
         Ok((io, OpenConnection::new(counts)))
     }
 
-    fn usable_http2(&self) -> Option<Rc<Http2Client>> {
-        let mut clients = self.http2.borrow_mut();
-        clients.retain(|client| client.is_open());
-        clients.iter().find(|client| client.has_room()).cloned()
+    async fn dial_http1(&self) -> Result<(TcpStream, OpenConnection), ConnectError> {
+        self.dial_counted(&self.http1_connections).await
     }
 
-    async fn http2(self: &Rc<Self>) -> Result<Rc<Http2Client>, ErrorCode> {
-        self.http2_dials.connection(|| self.usable_http2(), || Rc::clone(self).open_http2()).await
+    async fn http2(self: &Rc<Self>) -> Result<Lease<Http2Client>, ErrorCode> {
+        self.http2.acquire(|_| true, || Rc::clone(self).open_http2()).await
     }
 
-    async fn open_http2(self: Rc<Self>) -> Result<Rc<Http2Client>, ErrorCode> {
+    async fn open_http2(self: Rc<Self>) -> Result<Http2Client, ErrorCode> {
         let (io, guard) =
             self.dial_counted(&self.http2_connections).await.map_err(|error| connect(&error))?;
-        let client =
-            Http2Client::handshake(io, &self.limits, guard).await.map_err(|_| ErrorCode::UpstreamProtocol)?;
-        let client = Rc::new(client);
-        self.http2.borrow_mut().push(Rc::clone(&client));
-        Ok(client)
+        let opened = Http2Client::handshake(io, &self.limits, guard).await;
+        // Nothing was sent, so that it can be sent elsewhere.
+        opened.map_err(|error| match error.is_library() && error.reason() != Some(h2::Reason::NO_ERROR) {
+            true => ErrorCode::UpstreamProtocol,
+            false => ErrorCode::ConnectFailed,
+        })
     }
-}
-
-/// An HTTP/1 answer behind which nothing else begins.
-fn ordinary(mut response: Response<Body>) -> Result<Response<Body>, Failure> {
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        // To what nobody asked for.
-        return Err(ErrorCode::UpstreamProtocol.into());
-    }
-    wire::response_to_link(&mut response);
-    Ok(response)
-}
-
-/// A 2xx to CONNECT that has a body.
-async fn declined(mut response: Response<Body>) -> Result<Response<Body>, ErrorCode> {
-    let io = hyper::upgrade::on(&mut response).await.map_err(|_| ErrorCode::UpstreamClosed)?;
-    let body = weft_http::declined(io, response.headers()).await.map_err(|_| ErrorCode::UpstreamProtocol)?;
-    Ok(response.map(|_| body))
 }
 
 /// The pooled connections of one protocol.
@@ -291,16 +278,19 @@ fn connect(error: &ConnectError) -> ErrorCode {
 fn http1(error: Http1Error<ConnectError>) -> ErrorCode {
     match error {
         Http1Error::Connect(error) => connect(&error),
-        Http1Error::Exchange(error) if error.is_parse() => ErrorCode::UpstreamProtocol,
+        Http1Error::Exchange(Http1Fault::Malformed(_)) => ErrorCode::UpstreamProtocol,
         Http1Error::Exchange(_) => ErrorCode::UpstreamClosed,
+        Http1Error::RequestBody(BodyError::Http1(Http1Fault::Stalled)) => ErrorCode::RequestTimeout,
+        Http1Error::RequestBody(_) => ErrorCode::BadRequest,
     }
 }
 
 /// The code of a failed exchange over HTTP/2.
 pub(crate) fn exchange(error: &ExchangeError) -> ErrorCode {
     match error {
-        ExchangeError::Reset(_) | ExchangeError::Unprocessed(_) => ErrorCode::UpstreamReset,
-        ExchangeError::NotSent(_) | ExchangeError::Connection(_) => ErrorCode::UpstreamClosed,
-        ExchangeError::RequestBody(_) => ErrorCode::BadRequest,
+        ExchangeError::Reset(_) => ErrorCode::UpstreamReset,
+        ExchangeError::Unprocessed(_) | ExchangeError::NotSent(_) => ErrorCode::UpstreamRefused,
+        ExchangeError::Connection(_) => ErrorCode::UpstreamClosed,
+        ExchangeError::RequestBody(_) | ExchangeError::Unsendable(_) => ErrorCode::BadRequest,
     }
 }

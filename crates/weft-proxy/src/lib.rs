@@ -17,7 +17,6 @@ mod app;
 mod connections;
 mod destination;
 mod dial;
-mod dialing;
 mod error;
 mod inbound;
 mod outbound;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use weft_balance::{Endpoint, InFlight, Picker, Snapshot, Timestamp};
 use weft_config::DestinationMode;
 use weft_core::{EndpointAddr, MtlsMode, PeerRule};
-use weft_http::{ErrorCode, Http2Client};
+use weft_http::{ErrorCode, Http2Client, Http2Pool, Lease};
 use weft_identity::LinkProtocol;
 use weft_telemetry::metrics::{CodeCounters, Direction, TlsLabel, families};
 use weft_telemetry::{Counter, Gauge};
@@ -18,7 +18,6 @@ use weft_telemetry::{Counter, Gauge};
 use crate::app::App;
 use crate::destination::{self, MeshRule, Target};
 use crate::dial::{DialError, dial_mesh};
-use crate::dialing::Dials;
 use crate::shared::Service;
 use crate::telemetry::{Labels, SeriesByVersion, workload_of};
 use crate::worker::Worker;
@@ -68,8 +67,7 @@ struct View {
 /// This worker's connections to one endpoint.
 pub(crate) struct EndpointLinks {
     pub(crate) endpoint: Arc<Endpoint>,
-    links: RefCell<Vec<Rc<Link>>>,
-    dials: Dials<Rc<Link>, DialError>,
+    links: Http2Pool<Link, DialError>,
     /// Plaintext connections, for the modes that allow them.
     plain: OnceCell<Rc<App>>,
     /// Until when the endpoint is taken not to speak mutual TLS (permissive mode).
@@ -78,11 +76,24 @@ pub(crate) struct EndpointLinks {
 
 /// One mesh link that carries requests.
 pub(crate) struct Link {
-    pub(crate) client: Http2Client,
+    client: Http2Client,
     pub(crate) peer: Arc<str>,
     pub(crate) series: SeriesByVersion,
     generation: u64,
     open: Gauge,
+}
+
+impl AsRef<Http2Client> for Link {
+    fn as_ref(&self) -> &Http2Client {
+        &self.client
+    }
+}
+
+impl Link {
+    /// Whether it was made with the identity of now: no link outlives the certificates it was checked with.
+    fn is_current(&self, worker: &Worker) -> bool {
+        self.generation >= worker.generation.get()
+    }
 }
 
 impl Drop for Link {
@@ -200,7 +211,8 @@ impl Upstream {
         let current = set.load();
         if view.as_ref().is_none_or(|view| view.snapshot.version != current.version) {
             let snapshot = Arc::clone(&current);
-            *view = Some(View::follow(snapshot, view.as_ref()));
+            let most = worker.shared.config.limits.http2.max_connections_per_endpoint;
+            *view = Some(View::follow(snapshot, view.as_ref(), most));
         }
         let view = view.as_ref()?;
         let endpoints = &view.snapshot.endpoints;
@@ -307,46 +319,44 @@ impl Attempts {
 
 impl View {
     /// Links of endpoints that stay are kept; those of endpoints that left go on until their last stream ends.
-    fn follow(snapshot: Arc<Snapshot>, old: Option<&Self>) -> Self {
+    fn follow(snapshot: Arc<Snapshot>, old: Option<&Self>, most: usize) -> Self {
         let kept = |endpoint: &Arc<Endpoint>| {
             let old = old?;
             let at = old.snapshot.position(endpoint.addr())?;
             old.endpoints.get(at).filter(|links| Arc::ptr_eq(&links.endpoint, endpoint)).cloned()
         };
-        let endpoints =
-            snapshot.endpoints.iter().map(|e| kept(e).unwrap_or_else(|| EndpointLinks::new(e))).collect();
+        let endpoints = snapshot
+            .endpoints
+            .iter()
+            .map(|e| kept(e).unwrap_or_else(|| EndpointLinks::new(e, most)))
+            .collect();
         Self { snapshot, endpoints }
     }
 }
 
 impl EndpointLinks {
-    fn new(endpoint: &Arc<Endpoint>) -> Rc<Self> {
+    fn new(endpoint: &Arc<Endpoint>, most: usize) -> Rc<Self> {
         Rc::new(Self {
             endpoint: Arc::clone(endpoint),
-            links: RefCell::default(),
-            dials: Dials::default(),
+            links: Http2Pool::new(most),
             plain: OnceCell::new(),
             plaintext_until: Cell::default(),
         })
     }
 
-    /// A link with room for one more request: an open one, or a new one.
+    /// A place on a link for one more request: on an open one or a new one, or on whichever has one first.
     pub(crate) async fn link(
         self: &Rc<Self>,
         worker: &Rc<Worker>,
         upstream: &Rc<Upstream>,
-    ) -> Result<Rc<Link>, DialError> {
+    ) -> Result<Lease<Link>, DialError> {
         let dial = || open(Rc::clone(self), Rc::clone(worker), Rc::clone(upstream));
-        self.dials.connection(|| self.usable(worker), dial).await
+        self.links.acquire(|link| link.is_current(worker), dial).await
     }
 
-    /// Takes out links that are closed or made with an identity that has been renewed since, so that no link outlives
-    /// the certificates it was checked with; their streams go on.
-    pub(crate) fn usable(&self, worker: &Worker) -> Option<Rc<Link>> {
-        let generation = worker.generation.get();
-        let mut links = self.links.borrow_mut();
-        links.retain(|link| link.client.is_open() && link.generation >= generation);
-        links.iter().find(|link| link.client.has_room()).cloned()
+    /// The same, where nothing has to be waited for.
+    pub(crate) fn link_now(&self, worker: &Worker) -> Option<Lease<Link>> {
+        self.links.try_acquire(|link| link.is_current(worker))
     }
 
     /// Plaintext connections to the endpoint.
@@ -369,7 +379,7 @@ async fn open(
     links: Rc<EndpointLinks>,
     worker: Rc<Worker>,
     upstream: Rc<Upstream>,
-) -> Result<Rc<Link>, DialError> {
+) -> Result<Link, DialError> {
     let dialed = dial_mesh(&worker, links.endpoint.addr(), &upstream.peer, LinkProtocol::Http).await?;
     let failed = |error: h2::Error| DialError {
         code: ErrorCode::TlsFailed,
@@ -380,7 +390,8 @@ async fn open(
     let peer: Arc<str> = dialed.peer.to_string().into();
     upstream.links_open.inc();
     upstream.links_opened.inc();
-    let link = Rc::new(Link {
+    links.endpoint.connected();
+    Ok(Link {
         client,
         series: SeriesByVersion::new(Labels {
             direction: Direction::Outbound,
@@ -393,8 +404,5 @@ async fn open(
         peer,
         generation: dialed.generation,
         open: upstream.links_open.clone(),
-    });
-    links.endpoint.connected();
-    links.links.borrow_mut().push(Rc::clone(&link));
-    Ok(link)
+    })
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::runtime::LocalRuntime;
 use weft_core::{EndpointAddr, ServiceKey};
-use weft_http::{Http1Limits, Http2Limits};
+use weft_http::{HalfClose, Http1Limits, Http2Limits};
 use weft_net::{AcceptEvent, Accepted, Acceptor, ConnectOptions, Keepalive, Listener, SocketOptions};
 use weft_telemetry::metrics::Direction;
 
@@ -30,8 +30,11 @@ pub(crate) struct Worker {
     /// Limits towards applications that connect to us.
     pub(crate) http1: Http1Limits,
     pub(crate) http2: Http2Limits,
-    /// Limits of pooled connections.
+    /// Limits towards proxies that open links to us.
+    pub(crate) http2_link: Http2Limits,
+    /// Limits of pooled connections: to applications, and of links.
     pub(crate) http1_pool: Http1Limits,
+    pub(crate) http2_app: Http2Limits,
     pub(crate) http2_pool: Http2Limits,
     upstreams: RefCell<HashMap<Target, Rc<Upstream>>>,
     apps: RefCell<HashMap<EndpointAddr, Rc<App>>>,
@@ -76,8 +79,14 @@ impl Worker {
         let http1 = Http1Limits {
             max_header_bytes: config.limits.max_header_bytes,
             max_headers: config.limits.max_headers,
+            max_target_bytes: config.limits.max_target_bytes,
             header_read: timeouts.header_read,
             idle: timeouts.idle,
+            pause: timeouts.body_pause.unwrap_or(Duration::MAX),
+            half_close: match config.http.half_close {
+                weft_config::HalfClose::Serve => HalfClose::Serve,
+                weft_config::HalfClose::Cancel => HalfClose::Cancel,
+            },
         };
         let http2 = Http2Limits {
             max_concurrent_streams: config.limits.http2.max_concurrent_streams,
@@ -86,18 +95,31 @@ impl Worker {
             max_header_bytes: u32::try_from(config.limits.max_header_bytes).unwrap_or(u32::MAX),
             max_pending_resets: config.limits.http2.max_pending_reset_streams,
             max_frame_size: config.limits.http2.max_frame_size,
+            max_control_frames: config.limits.http2.max_control_frames,
+            head_budget: config.limits.http2.head_budget,
+            write_stall: timeouts.write_stall,
             idle: timeouts.idle,
-            ping: timeouts.ping.map(|every| (every, timeouts.ping_timeout)),
+            ..Http2Limits::default()
         };
+        // No PING to applications: servers of gRPC take more than one in five minutes for an attack. Keepalive finds one
+        // that is gone.
+        let http2_app = Http2Limits { idle: timeouts.pool_idle, max_error_resets: None, ..http2 };
+        let http2_link = link_limits(&http2);
         Rc::new(Self {
             telemetry: WorkerTelemetry::new(&shared),
             rng: RefCell::default(),
             generation: Cell::new(0),
             connect: ConnectOptions { timeout: timeouts.connect, bind: None, socket: socket_options(config) },
             http1,
-            http2: Http2Limits { ping: None, ..http2 },
+            http2,
+            http2_link,
             http1_pool: Http1Limits { idle: timeouts.pool_idle, ..http1 },
-            http2_pool: Http2Limits { idle: timeouts.pool_idle, ..http2 },
+            http2_app,
+            http2_pool: Http2Limits {
+                idle: timeouts.pool_idle,
+                ping: timeouts.ping.map(|every| (every, timeouts.ping_timeout)),
+                ..http2_link
+            },
             upstreams: RefCell::default(),
             apps: RefCell::default(),
             version: Cell::new(0),
@@ -155,6 +177,20 @@ impl Worker {
         if self.seen.replace(accepted) == accepted && self.trimmed.replace(accepted) != accepted {
             (self.shared.trim)();
         }
+    }
+}
+
+/// Limits of a link, which carries the requests of many: the errors and cancellations of one caller must not end it for the
+/// others, and their heads add up.
+fn link_limits(limits: &Http2Limits) -> Http2Limits {
+    const CALLERS: u32 = 16;
+    Http2Limits {
+        // How many requests one turn of the connection may bring bounds them.
+        max_pending_resets: usize::MAX,
+        max_error_resets: None,
+        max_control_frames: limits.max_control_frames.saturating_mul(CALLERS),
+        head_budget: limits.head_budget.saturating_mul(CALLERS as usize),
+        ..*limits
     }
 }
 

@@ -46,8 +46,12 @@ pub(crate) fn start(wanted: &[Option<&str>], format: Format) -> Result<Arc<Switc
     Ok(Arc::new(Switch { handle, current: Mutex::new(directives) }))
 }
 
+/// `h2` warns of what any peer can bring about at will, a line each; what matters of it is ours to say. Directives that
+/// name `h2` decide.
 fn parse(directives: &str) -> Result<EnvFilter, String> {
-    EnvFilter::builder().parse(directives).map_err(|error| format!("log directives {directives:?}: {error}"))
+    EnvFilter::builder()
+        .parse(format!("h2=error,{directives}"))
+        .map_err(|error| format!("log directives {directives:?}: {error}"))
 }
 
 impl weft_proxy::LogControl for Switch {

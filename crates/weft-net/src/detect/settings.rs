@@ -47,7 +47,7 @@ pub fn greeting(bytes: &[u8]) -> Greeting {
 fn settings(bytes: &[u8]) -> Greeting {
     if let Some(&[a, b, c]) = bytes.first_chunk() {
         let length = u32::from_be_bytes([0, a, b, c]);
-        if length % SETTING != 0 || length > MAX_FRAME {
+        if !length.is_multiple_of(SETTING) || length > MAX_FRAME {
             return Greeting::Other;
         }
     }

@@ -8,7 +8,9 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 use weft_http::headers::{X_FORWARDED_CLIENT_CERT, add_forwarded_for};
 use weft_http::wire::{self, Original};
-use weft_http::{Abort, Answer, Body, ErrorCode, Handler, Interim, Sent, judge, serve_http1, serve_http2};
+use weft_http::{
+    Abort, Answer, Body, ErrorCode, Handler, Interim, Sending, Sent, judge, serve_http1, serve_http2,
+};
 
 use super::Link;
 use crate::app::{App, Failure, Upgraded};
@@ -24,7 +26,7 @@ where
 {
     let (worker, client, drain) = (Rc::clone(&link.worker), link.client, link.drain.clone());
     // One that is open when everything closes ends with the worker's runtime.
-    if let Err(error) = serve_http2(io, Inbound::new(link, true), &worker.http2, drain).await {
+    if let Err(error) = serve_http2(io, Inbound::new(link, true), &worker.http2_link, drain).await {
         tracing::debug!(%error, %client, "mesh link failed");
     }
 }
@@ -32,7 +34,7 @@ where
 /// Serves requests as an application sent them: in plaintext, or in a mesh link of bytes.
 pub(super) async fn serve_client<S>(link: Link, io: S, http2: bool)
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let (worker, client) = (Rc::clone(&link.worker), link.client);
     let (mut drain, draining) = (link.drain.clone(), link.drain.clone());
@@ -42,7 +44,10 @@ where
         if http2 {
             serve_http2(io, handler, &worker.http2, draining).await.map_err(|error| error.to_string())
         } else {
-            serve_http1(io, handler, &worker.http1, draining).await.map_err(|error| error.to_string())
+            serve_http1(io, handler, &worker.http1, draining)
+                .await
+                .map(drop)
+                .map_err(|error| error.to_string())
         }
     };
     tokio::select! {
@@ -125,8 +130,9 @@ impl Inbound {
         request: Request<Body>,
         original: Original,
         record: Box<RequestRecord>,
+        interim: &Interim<'_>,
     ) -> Answer<Observed> {
-        match self.app.upgrade(request, original).await {
+        match self.app.upgrade(request, original, interim).await {
             Err(code) => record.refused(code).into(),
             Ok(Upgraded::Answer(mut response)) => {
                 self.restore_answer(&mut response);
@@ -153,12 +159,12 @@ fn strip(mut response: Response<Body>) -> Response<Body> {
     response
 }
 
-/// How far a request has come before anything had to be waited for; `F` brings the application's answer.
-enum Begun<F> {
+/// How far a request has come before anything had to be waited for.
+enum Begun {
     /// Answered by the mesh.
     Refused(Box<Response<Observed>>),
     /// On its way over an idle connection to the application: the usual case.
-    Sent(F, Box<RequestRecord>),
+    Sent(Sending, Box<RequestRecord>),
     /// On its way over an open HTTP/2 connection to the application.
     Opened(Sent, Box<RequestRecord>),
     /// There is something to wait for.
@@ -169,10 +175,7 @@ enum Begun<F> {
 
 impl Inbound {
     /// Does what needs no waiting: see the same function of the outbound side.
-    fn begin(
-        &self,
-        mut request: Request<Body>,
-    ) -> Begun<impl Future<Output = Result<Response<Body>, Failure>> + use<>> {
+    fn begin(&self, mut request: Request<Body>) -> Begun {
         let original = self.restore(&mut request);
         let version = original.as_ref().map_or(Version::HTTP_11, |original| original.version);
         let series = self.series.get(&self.worker.telemetry.shard, version);
@@ -236,6 +239,10 @@ impl Handler for Inbound {
         self.marked
     }
 
+    fn refused(&self, code: ErrorCode) {
+        self.worker.telemetry.inbound.error(code);
+    }
+
     /// No link goes on for longer than the certificate that it was opened with; Weft's own clients open another before.
     fn is_valid(&self) -> bool {
         self.link.peer.as_ref().is_none_or(|peer| SystemTime::now() < peer.not_after)
@@ -250,7 +257,10 @@ impl Handler for Inbound {
         async move {
             match begun {
                 Begun::Refused(response) => Ok((*response).into()),
-                Begun::Sent(sent, record) => self.answered(sent.await, record),
+                Begun::Sent(sending, record) => {
+                    let exchanged = self.app.finish(sending, &interim).await;
+                    self.answered(exchanged, record)
+                }
                 Begun::Opened(sent, record) => {
                     let exchanged = sent.head(&interim).await.map_err(Failure::from);
                     self.answered(exchanged.map(strip), record)
@@ -261,7 +271,7 @@ impl Handler for Inbound {
                 }
                 Begun::TakesOver(taken) => {
                     let (request, original, record) = *taken;
-                    Ok(Box::pin(self.upgrade(request, original, record)).await)
+                    Ok(Box::pin(self.upgrade(request, original, record, &interim)).await)
                 }
             }
         }

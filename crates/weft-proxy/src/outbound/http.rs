@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use weft_balance::{Outcome, Timestamp};
 use weft_core::{Drain, EndpointAddr, MtlsMode};
 use weft_http::wire;
 use weft_http::{
-    Abort, Answer, Body, ErrorCode, Handler, Interim, Opened, Replay, Sent, UpgradeIo, UpgradeTask,
+    Abort, Answer, Body, ErrorCode, Handler, Interim, Lease, Opened, Replay, Sent, UpgradeIo, UpgradeTask,
     serve_http1, serve_http2,
 };
 use weft_net::{RelayCounters, RelayOptions, relay};
@@ -63,7 +63,7 @@ pub(super) struct Outbound {
 
 /// Where a request goes: over a mesh link, or in plaintext where the mode allows it.
 enum Way {
-    Link(Rc<Link>),
+    Link(Lease<Link>),
     Plain(Rc<App>),
 }
 
@@ -96,7 +96,7 @@ impl Outbound {
             return Ok(Way::Plain(links.plain(&self.worker)));
         }
         match links.link(&self.worker, &self.upstream).await {
-            Ok(link) => Ok(Way::Link(link)),
+            Ok(lease) => Ok(Way::Link(lease)),
             Err(error) if mode == MtlsMode::Permissive && error.code == ErrorCode::TlsFailed => {
                 links.remember_plaintext(now);
                 Ok(Way::Plain(links.plain(&self.worker)))
@@ -113,13 +113,22 @@ impl Outbound {
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Failure> {
         let Attempt { mut request, mut body, mut replay, mut tried, mut because } = first;
-        let used = u32::try_from(tried.len()).unwrap_or(u32::MAX);
+        let used = u32::from(because.is_some());
         let mut attempts = self.worker.shared.config.retries.connect_attempts.saturating_sub(used).max(1);
         if attempts > 1 && replay.is_none() && !body.is_end_stream() {
             let (kept, first) = Replay::of(body);
             (replay, body) = (Some(kept), first);
         }
+        // What a connection refused, the next one to the same endpoint may take; one more time, for it may also be busy.
+        let mut same = because.is_none();
         loop {
+            // It is there, so that no successor is to be waited for.
+            if was_refused(&because)
+                && self.upstream.pick_now(&self.worker, Timestamp::now(), &tried).is_none()
+                && let Some(failure) = because.take()
+            {
+                return Err(failure);
+            }
             let (picked, way) = match self.way(&mut tried).await {
                 Ok(found) => found,
                 Err(error) if error.code == ErrorCode::NoEndpoints => {
@@ -136,7 +145,9 @@ impl Outbound {
                 ControlFlow::Continue(again) => again,
             };
             (request, body, replay, because) = (again.request, again.body, again.replay, Some(again.because));
-            tried.push(links.endpoint.addr());
+            if !std::mem::take(&mut same) || !was_refused(&because) {
+                tried.push(links.endpoint.addr());
+            }
         }
     }
 
@@ -150,11 +161,11 @@ impl Outbound {
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Failure> {
         match way {
-            Way::Link(link) => {
+            Way::Link(Lease { connection: link, slot }) => {
                 let series = link.series.get(&self.worker.telemetry.shard, request.version());
                 let endpoint = picked.links.endpoint.addr().get();
                 record.served_by(series, Some(picked.in_flight), endpoint, Some(Arc::clone(&link.peer)));
-                Ok(link.client.exchange(request, body, interim).await?)
+                Ok(slot.exchange(request, body, interim).await?)
             }
             Way::Plain(app) => self.plain(&app, request.map(|()| body), interim, record, picked).await,
         }
@@ -185,6 +196,7 @@ impl Outbound {
         request: Request<()>,
         mut record: Box<RequestRecord>,
         version: Version,
+        interim: &Interim<'_>,
     ) -> Answer<Observed> {
         let (picked, way) = match self.way(&mut Vec::new()).await {
             Ok(found) => found,
@@ -192,12 +204,13 @@ impl Outbound {
         };
         let asked = request.headers().get(wire::WEFT_UPGRADE).cloned();
         let endpoint = picked.links.endpoint.addr().get();
-        let opened = match &way {
-            Way::Link(link) => {
+        let opened = match way {
+            Way::Link(Lease { connection: link, slot }) => {
                 let series = link.series.get(&self.worker.telemetry.shard, version);
                 record.served_by(series, Some(picked.in_flight), endpoint, Some(Arc::clone(&link.peer)));
-                let accepted = |response: &Response<h2::RecvStream>| wire::accepts(asked.as_ref(), response);
-                link.client.open(request, accepted).await.map(|opened| match opened {
+                let accepted =
+                    |status: StatusCode, headers: &HeaderMap| wire::accepts(asked.as_ref(), status, headers);
+                slot.open(request, accepted).await.map(|opened| match opened {
                     Opened::Stream(head, io) => {
                         Upgraded::Accepted(head.map(|()| Body::Empty), UpgradeIo::Http2(io))
                     }
@@ -207,7 +220,7 @@ impl Outbound {
             Way::Plain(app) => {
                 let mut request = request.map(|()| Body::Empty);
                 let upgraded = match wire::from_link(&mut request) {
-                    Ok(original) => app.upgrade(request, original).await,
+                    Ok(original) => app.upgrade(request, original, interim).await,
                     Err(code) => Err(code),
                 };
                 match upgraded {
@@ -218,7 +231,7 @@ impl Outbound {
         };
         match opened {
             Err(error) => record.refused(app::exchange(&error)).into(),
-            Ok(Upgraded::Answer(mut response)) => match wire::clean_answer(response.headers_mut()) {
+            Ok(Upgraded::Answer(mut response)) => match wire::clean_answer(&mut response) {
                 Ok(()) => record.answered(response).into(),
                 Err(code) => record.refused(code).into(),
             },
@@ -277,8 +290,15 @@ impl Attempt {
 
     fn after(again: Again, links: &EndpointLinks) -> Self {
         let Again { request, body, replay, because } = again;
-        Self { request, body, replay, tried: vec![links.endpoint.addr()], because: Some(because) }
+        let because = Some(because);
+        let tried = if was_refused(&because) { Vec::new() } else { vec![links.endpoint.addr()] };
+        Self { request, body, replay, tried, because }
     }
+}
+
+/// Whether the peer took no more requests on a connection, which says nothing of its others.
+fn was_refused(because: &Option<Failure>) -> bool {
+    because.as_ref().is_some_and(|failure| failure.code == ErrorCode::UpstreamRefused)
 }
 
 /// What a request that was sent may still need.
@@ -318,8 +338,8 @@ impl Outbound {
         let picked = strict
             .then(|| self.upstream.pick_now(&self.worker, Timestamp::at(record.started()), &[]))
             .flatten();
-        let found = picked.and_then(|picked| Some((picked.links.usable(&self.worker)?, picked)));
-        let Some((link, picked)) = found else {
+        let found = picked.and_then(|picked| Some((picked.links.link_now(&self.worker)?, picked)));
+        let Some((Lease { connection: link, slot }, picked)) = found else {
             return Begun::Waits(Box::new((Attempt::first(request, Body::Empty), record)));
         };
         let links = Rc::clone(&picked.links);
@@ -327,7 +347,7 @@ impl Outbound {
         let spare = Spare::head(&request, self.worker.shared.config.retries.connect_attempts > 1);
         let series = link.series.get(&self.worker.telemetry.shard, request.version());
         record.served_by(series, Some(picked.in_flight), endpoint.get(), Some(Arc::clone(&link.peer)));
-        match link.client.send_now(request) {
+        match slot.send_now(request) {
             Ok(sent) => Begun::Sent(sent, Box::new(Pending { record, links, spare })),
             Err(error) => match self.again(error.into(), spare, &links, &mut record) {
                 Ok(again) => Begun::Waits(Box::new((Attempt::after(again, &links), record))),
@@ -395,6 +415,10 @@ impl Handler for Outbound {
         false
     }
 
+    fn refused(&self, code: ErrorCode) {
+        self.worker.telemetry.outbound.error(code);
+    }
+
     fn call(
         &self,
         request: Request<Body>,
@@ -412,7 +436,7 @@ impl Handler for Outbound {
                 Begun::TakesOver(taken) => {
                     let (request, record) = *taken;
                     let version = request.version();
-                    Ok(Box::pin(self.upgrade(request, record, version)).await)
+                    Ok(Box::pin(self.upgrade(request, record, version, &interim)).await)
                 }
             }
         }

@@ -81,7 +81,7 @@ impl Outbound {
                 } else {
                     observe(record, response.status());
                 }
-                if let Err(code) = clean_answer(response.headers_mut()) {
+                if let Err(code) = clean_answer(&mut response) {
                     return ControlFlow::Break(Err(code.into()));
                 }
                 ControlFlow::Break(Ok(response))

@@ -61,8 +61,8 @@ impl Url {
         if text.iter().any(u8::is_ascii_control) {
             return None;
         }
-        let mut url = Self::default();
-        url.fragment = escaped(fragment.unwrap_or_default(), Part::Fragment)?;
+        let fragment = escaped(fragment.unwrap_or_default(), Part::Fragment)?;
+        let mut url = Self { fragment, ..Self::default() };
         let (scheme, rest) = scheme(text)?;
         url.scheme = scheme.to_ascii_lowercase();
         let (rest, query) = cut(rest, b'?');
@@ -216,7 +216,7 @@ fn host(scheme: &[u8], text: &[u8]) -> Option<Vec<u8>> {
     }
     let strict = [&b"http"[..], b"https"].contains(&scheme);
     let mut colons = text.iter().enumerate().filter(|(_, b)| **b == b':').map(|(at, _)| at);
-    if let Some(at) = if strict { colons.next() } else { colons.last() }
+    if let Some(at) = if strict { colons.next() } else { colons.next_back() }
         && !is_port(text.get(at..)?)
     {
         return None;

@@ -1,0 +1,373 @@
+//! One request to an application and its answer.
+//!
+//! Request and answer go on side by side: an application may answer before it has the whole request, and what it answered
+//! counts even where it then takes no more.
+
+use std::any::Any;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use http::header::{AUTHORIZATION, HeaderName, WWW_AUTHENTICATE};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
+
+use super::conn::{Conn, Rest, SharedConn};
+use super::heads::{self, Outgoing};
+use super::linger::Ticks;
+use super::output::{Encoder, Sent};
+use super::parse::{self, AnswerHead, Upgrade};
+use super::pool::{Http1Pool, Lease, Meeting};
+use super::table::Framing;
+use super::{Http1Fault, NameCase};
+use crate::judge::switches_to;
+use crate::{Body, BodyError, Interim};
+
+/// What lives as long as a connection: counts it as open.
+pub(super) type Guard = Box<dyn Any>;
+
+/// A connection that carries an exchange. Dropping it closes the connection.
+pub(super) struct Slot {
+    pub(super) conn: SharedConn,
+    pub(super) guard: Guard,
+    /// It has carried another before.
+    pub(super) reused: bool,
+}
+
+/// A request under way.
+pub(crate) struct Exchange {
+    slot: Option<Slot>,
+    pool: Rc<Http1Pool>,
+    request: Request<()>,
+    upload: Upload,
+    /// Bytes of an answer have come.
+    begun: bool,
+    /// The buffer has bytes that were not looked at.
+    unseen: bool,
+}
+
+/// Why an exchange brought no answer.
+#[derive(Debug)]
+pub(crate) enum Failed {
+    /// The application closed a connection that had been used before, and not one byte of an answer came: what a
+    /// connection looks like that was idle for too long. The request, where it has no body.
+    Stale(Box<Request<()>>),
+    /// Anything else.
+    Fault(Http1Fault),
+    /// The client's request body broke off.
+    RequestBody(BodyError),
+}
+
+impl From<Http1Fault> for Failed {
+    fn from(fault: Http1Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+/// What an application answered.
+pub(crate) enum Answered {
+    /// In HTTP.
+    Answer(Response<Body>),
+    /// By leaving HTTP: 101, or 2xx to CONNECT.
+    Switched(Response<()>, Rest),
+}
+
+impl Exchange {
+    /// Queues a request on a connection of its own.
+    pub(super) fn begin(pool: Rc<Http1Pool>, slot: Slot, request: Request<Body>) -> Self {
+        let (request, body) = {
+            let (parts, body) = request.into_parts();
+            (Request::from_parts(parts, ()), body)
+        };
+        let upload = Upload::begin(&mut slot.conn.borrow_mut(), &request, body);
+        Self { slot: Some(slot), pool, request, upload, begun: false, unseen: false }
+    }
+
+    /// Sends, and waits for the answer's head.
+    pub(crate) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        interim: &Interim<'_>,
+    ) -> Poll<Result<Answered, Failed>> {
+        let Some(slot) = &self.slot else { return Poll::Ready(Err(Http1Fault::NoAnswer.into())) };
+        let conn = Rc::clone(&slot.conn);
+        if let Poll::Ready(Err(error)) = self.upload.poll(&conn, cx) {
+            self.slot = None;
+            return Poll::Ready(Err(Failed::RequestBody(error)));
+        }
+        loop {
+            match self.look(&conn, interim) {
+                Ok(Some(head)) => {
+                    drop(conn);
+                    return Poll::Ready(self.conclude(head));
+                }
+                Ok(None) => {}
+                Err(what) => {
+                    self.slot = None;
+                    return Poll::Ready(Err(Http1Fault::Malformed(what).into()));
+                }
+            }
+            let (before, filled) = {
+                let mut conn = conn.borrow_mut();
+                (conn.input.buf.len(), ready!(conn.poll_fill(cx)))
+            };
+            match filled {
+                Ok(0) => return Poll::Ready(Err(self.closed(None))),
+                Ok(_) => {
+                    let conn = conn.borrow();
+                    self.begun = true;
+                    self.unseen = parse::is_worth_a_look(&conn.input.buf, before, &conn.limits);
+                }
+                Err(error) => return Poll::Ready(Err(self.closed(Some(error)))),
+            }
+        }
+    }
+
+    /// Looks for a head in what has come, and passes interim ones on.
+    fn look(&mut self, conn: &SharedConn, interim: &Interim<'_>) -> Result<Option<AnswerHead>, &'static str> {
+        while self.unseen {
+            let mut conn = conn.borrow_mut();
+            let limits = conn.limits;
+            let head = parse::answer(&mut conn.input.buf, self.request.method(), &limits)?;
+            self.unseen = head.is_some();
+            let Some(head) = head else { return Ok(None) };
+            let status = head.response.status();
+            if !status.is_informational() || status == StatusCode::SWITCHING_PROTOCOLS {
+                return Ok(Some(head));
+            }
+            drop(conn);
+            interim.send(head.response);
+        }
+        Ok(None)
+    }
+
+    /// The application has closed, or the socket failed, before an answer.
+    fn closed(&mut self, error: Option<std::io::Error>) -> Failed {
+        let stale = self.slot.take().is_some_and(|slot| slot.reused) && !self.begun;
+        if stale && self.upload.had_none {
+            return Failed::Stale(Box::new(std::mem::take(&mut self.request)));
+        }
+        Failed::Fault(match error {
+            Some(error) => error.into(),
+            None if self.begun => Http1Fault::Incomplete,
+            None => Http1Fault::NoAnswer,
+        })
+    }
+
+    fn conclude(&mut self, head: AnswerHead) -> Result<Answered, Failed> {
+        let Some(slot) = self.slot.take() else { return Err(Http1Fault::NoAnswer.into()) };
+        let AnswerHead { response, framing, keep_alive, declares_body } = head;
+        let connect = *self.request.method() == Method::CONNECT;
+        let asked = self.request.extensions().get::<Upgrade>();
+        let named = response.extensions().get::<Upgrade>().map(|upgrade| &upgrade.0);
+        let switched = match response.status() {
+            StatusCode::SWITCHING_PROTOCOLS if asked.is_some_and(|asked| switches_to(&asked.0, named)) => {
+                true
+            }
+            // Nobody asked for it: what follows belongs to no protocol that we know.
+            StatusCode::SWITCHING_PROTOCOLS => return Err(Http1Fault::Malformed("unasked 101").into()),
+            // A 2xx with a length is an answer like any other; so is that of a server that knows no CONNECT.
+            status => connect && status.is_success() && !declares_body,
+        };
+        if switched {
+            let rest = Rest::of(&slot.conn, Some(slot.guard)).ok_or(Http1Fault::Incomplete)?;
+            return Ok(Answered::Switched(response, rest));
+        }
+        // Where something else was asked for, the application may have understood more than we: it is not used again.
+        let old = self.request.version() == Version::HTTP_10;
+        let bound = binds_login(self.request.headers(), &AUTHORIZATION)
+            || binds_login(response.headers(), &WWW_AUTHENTICATE)
+            || binds_login(response.headers(), &AUTHENTICATION_INFO);
+        let keep = keep_alive && !connect && asked.is_none() && !old && !bound;
+        Ok(Answered::Answer(response.map(|()| self.body(slot, framing, keep))))
+    }
+
+    /// The answer's body. Its connection goes back to the pool by the two proofs that both messages are whole.
+    fn body(&mut self, slot: Slot, framing: Framing, keep: bool) -> Body {
+        let Slot { conn, guard, .. } = slot;
+        let mut upload = std::mem::replace(&mut self.upload, Upload::nothing());
+        // What is queued but not written is still being sent.
+        let written = conn.borrow().output.is_empty();
+        let lease = match upload.sent.take_if(|_| written) {
+            Some(sent) if keep => Lease::alone(&self.pool, guard, sent),
+            Some(_) => Lease::Closing(guard),
+            None => {
+                let (meeting, lease) = Meeting::new(&self.pool, guard, keep);
+                tokio::task::spawn_local(upload.finish(Rc::clone(&conn), meeting));
+                lease
+            }
+        };
+        match Conn::begin(&conn, framing) {
+            Some(body) => Body::Http1(body.leased(lease)),
+            None => {
+                let whole = conn.borrow().whole();
+                if let Some(whole) = whole {
+                    lease.answered(conn, whole);
+                }
+                Body::Empty
+            }
+        }
+    }
+}
+
+/// Set by servers that answer a login; the `http` crate has no constant for it (RFC 9110 section 11.6.3).
+const AUTHENTICATION_INFO: HeaderName = HeaderName::from_static("authentication-info");
+
+/// Whether a login belongs to its connection and not to its request: NTLM, and Negotiate where servers make it so
+/// (RFC 4559 section 6). Whoever used such a connection next would be taken for the one who logged in.
+fn binds_login(headers: &HeaderMap, name: &HeaderName) -> bool {
+    headers.get_all(name).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).any(
+        |challenge| {
+            let challenge = challenge.trim_ascii();
+            [&b"ntlm"[..], b"negotiate"].iter().any(|scheme| {
+                challenge.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme))
+                    && challenge.get(scheme.len()).is_none_or(|next| !next.is_ascii_alphanumeric())
+            })
+        },
+    )
+}
+
+/// A request's body on its way.
+pub(super) struct Upload {
+    body: Body,
+    encoder: Option<Encoder>,
+    trailers: Option<HeaderMap>,
+    case: Option<NameCase>,
+    sent: Option<Sent>,
+    had_none: bool,
+}
+
+impl Upload {
+    fn nothing() -> Self {
+        Self { body: Body::Empty, encoder: None, trailers: None, case: None, sent: None, had_none: true }
+    }
+
+    fn begin(conn: &mut Conn, request: &Request<()>, body: Body) -> Self {
+        // The bytes behind such a head belong to the other protocol, or to the next request if it is refused.
+        let body = if heads::takes_over(request) { Body::Empty } else { body };
+        let ended = body.is_end_stream();
+        let framing = Outgoing::of_request(ended, &body.size_hint());
+        heads::request(conn.output.flat(), request, framing);
+        let encoder = Some(Encoder::new(framing));
+        let mut upload = Self { body, encoder, had_none: ended, ..Self::nothing() };
+        if !ended {
+            upload.case = request.extensions().get::<NameCase>().cloned();
+        }
+        upload
+    }
+
+    /// Ready: all is written, or the application takes no more; what it answered may still come. An error is the client's.
+    fn poll(&mut self, conn: &SharedConn, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        loop {
+            let waits = self.gather(conn, cx)?;
+            match conn.borrow_mut().poll_flush(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => {
+                    self.stop();
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+            if self.encoder.is_none() {
+                return Poll::Ready(Ok(()));
+            }
+            if waits {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// Takes what the body has, as much as fits. `true`: it has no more at the moment.
+    fn gather(&mut self, conn: &SharedConn, cx: &mut Context<'_>) -> Result<bool, BodyError> {
+        while let Some(encoder) = &mut self.encoder {
+            if !conn.borrow().output.has_room() {
+                return Ok(false);
+            }
+            // Not while it is borrowed: the body may be anything.
+            match Pin::new(&mut self.body).poll_frame(cx) {
+                Poll::Pending => return Ok(true),
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => encoder.data(&mut conn.borrow_mut().output, data)?,
+                    Err(frame) => self.trailers = frame.into_trailers().ok(),
+                },
+                Poll::Ready(Some(Err(error))) => {
+                    // What was sent of it must not end as if it were whole.
+                    self.stop();
+                    return Err(error);
+                }
+                Poll::Ready(None) => {
+                    if let Some(encoder) = self.encoder.take() {
+                        let mut conn = conn.borrow_mut();
+                        let (trailers, case) = (self.trailers.as_ref(), self.case.as_ref());
+                        self.sent = Some(encoder.end(&mut conn.output, trailers, case)?);
+                        self.body = Body::Empty;
+                    }
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn stop(&mut self) {
+        (self.encoder, self.sent, self.body) = (None, None, Body::Empty);
+    }
+
+    /// Goes on after the answer has begun, and brings the connection back if the answer has ended well by then.
+    async fn finish(mut self, conn: SharedConn, meeting: Rc<Meeting>) {
+        let mut ticks = Ticks::new(&conn.borrow().limits);
+        let end = poll_fn(|cx| self.poll_end(&conn, &meeting, &mut ticks, cx)).await;
+        match end {
+            End::Written => {
+                if let Some(sent) = self.sent {
+                    meeting.sent(conn, sent);
+                }
+            }
+            End::Broken => {
+                // The application may wait for the rest before it goes on: it hears that none will come.
+                poll_fn(|cx| {
+                    if meeting.is_over(cx) || meeting.is_answered() {
+                        return Poll::Ready(());
+                    }
+                    Pin::new(&mut *conn.borrow_mut().io).poll_shutdown(cx).map(drop)
+                })
+                .await;
+            }
+            End::Unwanted => {}
+        }
+    }
+
+    fn poll_end(
+        &mut self,
+        conn: &SharedConn,
+        meeting: &Meeting,
+        ticks: &mut Ticks,
+        cx: &mut Context<'_>,
+    ) -> Poll<End> {
+        if meeting.is_over(cx) {
+            return Poll::Ready(End::Unwanted);
+        }
+        match self.poll(conn, cx) {
+            Poll::Ready(Ok(())) => return Poll::Ready(End::Written),
+            Poll::Ready(Err(_)) => return Poll::Ready(End::Broken),
+            Poll::Pending if !meeting.is_answered() => return Poll::Pending,
+            Poll::Pending => {}
+        }
+        // The answer is whole and nobody else reads. An application that closes, speaks again or takes nothing for long
+        // wants no more of the request.
+        let mut conn = conn.borrow_mut();
+        let stalls = !conn.output.is_empty();
+        let unwanted = conn.poll_fill(cx).is_ready() || ticks.poll_moving(cx, conn.moved, stalls).is_ready();
+        if unwanted { Poll::Ready(End::Unwanted) } else { Poll::Pending }
+    }
+}
+
+/// How an upload has ended that went on behind the head of its answer.
+enum End {
+    /// All is written, or the application takes no more.
+    Written,
+    /// The client's body broke off.
+    Broken,
+    /// Nobody waits for it any more.
+    Unwanted,
+}

@@ -1,0 +1,401 @@
+//! Kept-alive connections to an HTTP/1 application.
+//!
+//! A connection comes back by proof only: [`Sent`] says that all of the request was written, [`Whole`] that all of the
+//! answer was read and nothing follows it. Whoever has not both can do nothing but close it.
+
+use std::cell::{Cell, OnceCell, RefCell};
+use std::future::poll_fn;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use http::{Method, Request, Response};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::conn::{Conn, Incoming, SharedConn, Whole};
+use super::exchange::{Answered, Exchange, Failed, Guard, Slot};
+use super::output::Sent;
+use super::{Http1Fault, Rest};
+use crate::{Body, BodyError, Http1Limits, Interim};
+
+/// The idle connections of one worker to one application address, the last used first.
+#[derive(Debug)]
+pub struct Http1Pool {
+    idle: RefCell<Vec<Idle>>,
+    limits: Http1Limits,
+    /// A task closes what has been idle for too long, and what the application closes or speaks on. One for all: a timer
+    /// for each connection would have to be looked at with each request.
+    watcher: OnceCell<Waker>,
+    watched: Cell<bool>,
+}
+
+/// Connections kept idle per address and worker. More than this were a burst; the application's memory is worth more.
+const MAX_IDLE: usize = 256;
+
+/// A share of the idle limit: how often idle connections are looked at, and so how late one may be closed.
+const LOOKS: u32 = 4;
+
+/// A connection that nobody uses.
+struct Idle {
+    conn: SharedConn,
+    guard: Guard,
+    /// How often it was found idle.
+    looks: u32,
+}
+
+impl std::fmt::Debug for Idle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Idle").field("looks", &self.looks).finish()
+    }
+}
+
+impl Idle {
+    /// Whether the application has closed it or said something that nobody asked for (408, garbage). It is not for the
+    /// next request then.
+    fn is_spoiled(&self, cx: &mut Context<'_>) -> bool {
+        self.conn.borrow_mut().poll_fill(cx).is_ready()
+    }
+}
+
+/// Why the application gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum Http1Error<C> {
+    /// No connection could be made.
+    #[error("connect: {0}")]
+    Connect(#[source] C),
+    /// The connection broke, or the application's answer was not HTTP.
+    #[error(transparent)]
+    Exchange(#[from] Http1Fault),
+    /// The client's request body broke off.
+    #[error("request body: {0}")]
+    RequestBody(#[source] BodyError),
+}
+
+/// Why an idle connection brought no answer.
+#[derive(Debug)]
+pub enum Unanswered {
+    /// The connection was closed by the application in the moment it was picked. The request may go over another: nothing
+    /// came back, and it is safe to repeat.
+    Stale(Box<Request<Body>>),
+    /// It broke after that.
+    Failed(Http1Fault),
+    /// The client's request body broke off.
+    RequestBody(BodyError),
+}
+
+/// What came of [`Http1Pool::open`].
+#[derive(Debug)]
+pub enum Opened {
+    /// The application left HTTP; its connection.
+    Switched(Response<()>, Rest),
+    /// An ordinary answer.
+    Answer(Response<Body>),
+}
+
+/// A request that was sent over an idle connection. Dropping it closes the connection.
+pub struct Sending(Box<Exchange>);
+
+impl std::fmt::Debug for Sending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Sending")
+    }
+}
+
+impl Sending {
+    /// Waits for the head of the answer, passing 1xx on.
+    ///
+    /// # Errors
+    /// See [`Unanswered`].
+    pub async fn answer(mut self, interim: &Interim<'_>) -> Result<Response<Body>, Unanswered> {
+        match poll_fn(|cx| self.0.poll(cx, interim)).await {
+            Ok(Answered::Answer(response)) => Ok(response),
+            Ok(Answered::Switched(..)) => Err(Unanswered::Failed(Http1Fault::Malformed("unasked upgrade"))),
+            Err(Failed::Stale(request)) if may_repeat(&request) => {
+                Err(Unanswered::Stale(Box::new(request.map(|()| Body::Empty))))
+            }
+            Err(Failed::Stale(_)) => Err(Unanswered::Failed(Http1Fault::NoAnswer)),
+            Err(Failed::Fault(fault)) => Err(Unanswered::Failed(fault)),
+            Err(Failed::RequestBody(error)) => Err(Unanswered::RequestBody(error)),
+        }
+    }
+}
+
+/// RFC 9112 section 9.3.1, RFC 9110 section 9.2.2: what was sent over a connection that closed may be sent again by a
+/// proxy if it is idempotent.
+fn may_repeat(request: &Request<()>) -> bool {
+    matches!(
+        *request.method(),
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::PUT | Method::DELETE | Method::TRACE
+    )
+}
+
+impl Http1Pool {
+    /// An empty pool.
+    pub fn new(limits: Http1Limits) -> Rc<Self> {
+        Rc::new(Self { idle: RefCell::default(), limits, watcher: OnceCell::new(), watched: Cell::default() })
+    }
+
+    /// Sends a request over an idle connection or a new one. What `connect` gives beside a connection is held as long as
+    /// that lives.
+    ///
+    /// An idle connection may be closed by the application in the very moment it is picked; then the request goes over a
+    /// new one at once, where it may be repeated.
+    ///
+    /// # Errors
+    /// See [`Http1Error`].
+    pub async fn send<S, G, C>(
+        self: &Rc<Self>,
+        request: Request<Body>,
+        interim: &Interim<'_>,
+        connect: impl AsyncFn() -> Result<(S, G), C>,
+    ) -> Result<Response<Body>, Http1Error<C>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+        G: 'static,
+    {
+        match self.open(request, interim, connect).await? {
+            Opened::Answer(response) => Ok(response),
+            Opened::Switched(..) => Err(Http1Fault::Malformed("unasked upgrade").into()),
+        }
+    }
+
+    /// The same for a request after whose answer the connection may be another protocol's.
+    ///
+    /// # Errors
+    /// See [`Http1Error`].
+    pub async fn open<S, G, C>(
+        self: &Rc<Self>,
+        mut request: Request<Body>,
+        interim: &Interim<'_>,
+        connect: impl AsyncFn() -> Result<(S, G), C>,
+    ) -> Result<Opened, Http1Error<C>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+        G: 'static,
+    {
+        let mut slot = self.take_idle();
+        loop {
+            let reused = match slot.take() {
+                Some(slot) => slot,
+                None => self.connect(&connect).await?,
+            };
+            let mut exchange = Box::new(Exchange::begin(Rc::clone(self), reused, request));
+            match poll_fn(|cx| exchange.poll(cx, interim)).await {
+                Ok(Answered::Answer(response)) => return Ok(Opened::Answer(response)),
+                Ok(Answered::Switched(response, rest)) => return Ok(Opened::Switched(response, rest)),
+                // The next is a new one, so that this happens once.
+                Err(Failed::Stale(again)) if may_repeat(&again) => request = again.map(|()| Body::Empty),
+                Err(Failed::Stale(_)) => return Err(Http1Fault::NoAnswer.into()),
+                Err(Failed::Fault(fault)) => return Err(fault.into()),
+                Err(Failed::RequestBody(error)) => return Err(Http1Error::RequestBody(error)),
+            }
+        }
+    }
+
+    /// Sends a request over an idle connection at once, or gives it back where there is none.
+    ///
+    /// # Errors
+    /// The request.
+    pub fn send_now(self: &Rc<Self>, request: Request<Body>) -> Result<Sending, Box<Request<Body>>> {
+        let Some(slot) = self.take_idle() else { return Err(Box::new(request)) };
+        Ok(Sending(Box::new(Exchange::begin(Rc::clone(self), slot, request))))
+    }
+
+    /// How many connections are idle.
+    pub fn idle(&self) -> usize {
+        self.idle.borrow().len()
+    }
+
+    /// Takes the connection that was used last, and no look at the many below it.
+    fn take_idle(&self) -> Option<Slot> {
+        let mut idle = self.idle.borrow_mut();
+        while let Some(last) = idle.pop() {
+            // Whoever waits for the answer registers anew.
+            let mut cx = Context::from_waker(Waker::noop());
+            if !last.is_spoiled(&mut cx) {
+                let Idle { conn, guard, .. } = last;
+                return Some(Slot { conn, guard, reused: true });
+            }
+        }
+        None
+    }
+
+    /// Takes a connection back whose messages are whole.
+    fn put(self: &Rc<Self>, conn: SharedConn, guard: Guard, _: Sent, _: Whole) {
+        let idle = Idle { conn, guard, looks: 0 };
+        {
+            let mut conn = idle.conn.borrow_mut();
+            if !conn.output.is_empty() {
+                return;
+            }
+            conn.incoming = Incoming::Head;
+        }
+        if self.idle.borrow().len() >= MAX_IDLE {
+            return;
+        }
+        let noop = Waker::noop();
+        let watcher = self.watcher.get().unwrap_or(noop);
+        if idle.is_spoiled(&mut Context::from_waker(watcher)) {
+            return;
+        }
+        self.idle.borrow_mut().push(idle);
+        if !self.watched.replace(true) {
+            tokio::task::spawn_local(watch(Rc::downgrade(self), self.limits.idle / LOOKS));
+        }
+    }
+
+    /// Closes what the application has spoiled; `aged`: and what has been idle for the limit. `false`: there is none left.
+    fn look(&self, cx: &mut Context<'_>, aged: bool) -> bool {
+        let mut idle = self.idle.borrow_mut();
+        idle.retain_mut(|idle| {
+            idle.looks += u32::from(aged);
+            idle.looks <= LOOKS && !idle.is_spoiled(cx)
+        });
+        !idle.is_empty()
+    }
+
+    async fn connect<S, G, C>(
+        &self,
+        connect: &impl AsyncFn() -> Result<(S, G), C>,
+    ) -> Result<Slot, Http1Error<C>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+        G: 'static,
+    {
+        let (io, guard) = connect().await.map_err(Http1Error::Connect)?;
+        Ok(Slot { conn: Conn::new(Box::new(io), self.limits), guard: Box::new(guard), reused: false })
+    }
+}
+
+/// Looks after the idle connections of a pool, as long as it lives.
+async fn watch(pool: Weak<Http1Pool>, every: Duration) {
+    // A timer of no time at all would never let go.
+    let every = every.max(Duration::from_millis(1));
+    let mut timer = Box::pin(tokio::time::sleep(every));
+    poll_fn(|cx| {
+        let Some(pool) = pool.upgrade() else { return Poll::Ready(()) };
+        let _ = pool.watcher.set(cx.waker().clone());
+        let mut aged = false;
+        while timer.as_mut().poll(cx).is_ready() {
+            aged = true;
+            timer.as_mut().reset(tokio::time::Instant::now() + every);
+        }
+        pool.look(cx, aged);
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Brings a connection back to its pool when the answer has ended.
+pub(super) enum Lease {
+    /// The request was sent before the answer began: the usual case.
+    Alone { pool: Rc<Http1Pool>, guard: Guard, sent: Sent },
+    /// It is not used again; what belongs to it is held for as long.
+    Closing(#[expect(dead_code, reason = "held, not read")] Guard),
+    /// It is still being sent.
+    Shared(AnswerEnd),
+}
+
+impl Lease {
+    pub(super) fn alone(pool: &Rc<Http1Pool>, guard: Guard, sent: Sent) -> Self {
+        Self::Alone { pool: Rc::clone(pool), guard, sent }
+    }
+
+    pub(super) fn answered(self, conn: SharedConn, whole: Whole) {
+        match self {
+            Self::Alone { pool, guard, sent } => pool.put(conn, guard, sent, whole),
+            Self::Closing(_) => {}
+            Self::Shared(end) => end.answered(whole),
+        }
+    }
+}
+
+/// Where an answer's body and an upload that outlives the answer's head meet: the second of them brings the connection
+/// back.
+pub(super) struct Meeting {
+    pool: Rc<Http1Pool>,
+    guard: Cell<Option<Guard>>,
+    keep: bool,
+    whole: Cell<Option<Whole>>,
+    sent: Cell<Option<(SharedConn, Sent)>>,
+    /// The answer has ended well.
+    answered: Cell<bool>,
+    /// The answer was given up before its end.
+    over: Cell<bool>,
+    upload: Cell<Option<Waker>>,
+}
+
+/// The answer's side of a [`Meeting`]. Dropping it before the answer is whole gives the exchange up.
+pub(super) struct AnswerEnd(Option<Rc<Meeting>>);
+
+impl Meeting {
+    pub(super) fn new(pool: &Rc<Http1Pool>, guard: Guard, keep: bool) -> (Rc<Self>, Lease) {
+        let meeting = Rc::new(Self {
+            pool: Rc::clone(pool),
+            guard: Cell::new(Some(guard)),
+            keep,
+            whole: Cell::default(),
+            answered: Cell::default(),
+            sent: Cell::default(),
+            over: Cell::default(),
+            upload: Cell::default(),
+        });
+        let end = AnswerEnd(Some(Rc::clone(&meeting)));
+        (meeting, Lease::Shared(end))
+    }
+
+    /// Whether nobody waits for the answer any more.
+    pub(super) fn is_over(&self, cx: &Context<'_>) -> bool {
+        self.upload.set(Some(cx.waker().clone()));
+        self.over.get()
+    }
+
+    /// Whether the answer is whole, so that nobody else reads the connection.
+    pub(super) fn is_answered(&self) -> bool {
+        self.answered.get()
+    }
+
+    fn tell_upload(&self) {
+        if let Some(upload) = self.upload.take() {
+            upload.wake();
+        }
+    }
+
+    /// All of the request was sent.
+    pub(super) fn sent(&self, conn: SharedConn, sent: Sent) {
+        match self.whole.take() {
+            Some(whole) => self.put(conn, sent, whole),
+            None => self.sent.set(Some((conn, sent))),
+        }
+    }
+
+    fn put(&self, conn: SharedConn, sent: Sent, whole: Whole) {
+        if let Some(guard) = self.guard.take().filter(|_| self.keep) {
+            self.pool.put(conn, guard, sent, whole);
+        }
+    }
+}
+
+impl AnswerEnd {
+    fn answered(mut self, whole: Whole) {
+        let Some(meeting) = self.0.take() else { return };
+        match meeting.sent.take() {
+            Some((conn, sent)) => meeting.put(conn, sent, whole),
+            None => {
+                meeting.whole.set(Some(whole));
+                meeting.answered.set(true);
+                meeting.tell_upload();
+            }
+        }
+    }
+}
+
+impl Drop for AnswerEnd {
+    fn drop(&mut self) {
+        if let Some(meeting) = self.0.take() {
+            meeting.over.set(true);
+            meeting.sent.set(None);
+            meeting.tell_upload();
+        }
+    }
+}
