@@ -29,6 +29,8 @@
 //! | `cluster` | a real Kubernetes cluster in the place of all of these |
 //! | `collector`, `otelcol` | a real collector and its build |
 //! | `capture`, `http`, `load` | what goes over the wire, and who sends it |
+//! | `scripted` | peers that do what a script says and keep every byte |
+//! | `peers` | real HTTP clients and servers of other makers |
 //! | `sandbox`, `helper`, `process`, `run_dir` | namespaces, entering them, and that nothing outlives a test |
 //!
 //! Nothing here touches the machine's own network: the bridge is in a namespace as well.
@@ -46,6 +48,7 @@ mod load;
 mod mesh;
 mod network;
 mod otelcol;
+pub mod peers;
 mod pod;
 mod process;
 mod python;
@@ -53,6 +56,7 @@ mod recorder;
 mod resolve;
 mod run_dir;
 mod sandbox;
+pub mod scripted;
 mod sidecar;
 mod wait;
 

@@ -82,7 +82,7 @@ fn build(dir: &Path, progress: impl Fn(&str)) -> Result<()> {
     Ok(())
 }
 
-fn find_go() -> Option<PathBuf> {
+pub(crate) fn find_go() -> Option<PathBuf> {
     find_program("go").or_else(|| Some(PathBuf::from("/usr/local/go/bin/go")).filter(|path| path.is_file()))
 }
 

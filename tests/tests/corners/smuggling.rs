@@ -2,9 +2,9 @@
 //! well-formed beyond doubt, and each request it gets has been seen and counted by both sidecars.
 
 use anyhow::ensure;
-use weft_testbed::{Metrics, eventually, story};
+use weft_testbed::{Mesh, Metrics, Pod, eventually, story};
 
-use crate::judge::Judge;
+use crate::judge::{Judge, Judged, Manner};
 use crate::{Pair, SOON, converse};
 
 const HOST: &str = "host: orders.shop\r\n";
@@ -73,14 +73,102 @@ fn requests(metrics: &Metrics, side: &str) -> f64 {
     metrics.sum(&format!("http_{side}_request_duration_seconds_count"), &[])
 }
 
+/// What the application may make of one doubtful request.
+fn problems(seen: &[Result<Judged, String>], answer: &str, manner: Manner) -> Vec<String> {
+    let mut problems = Vec::new();
+    for verdict in seen {
+        match verdict {
+            Err(error) => problems.push(error.clone()),
+            Ok(judged) => {
+                let known = ["POST /outer HTTP/1.", "GET /hidden HTTP/1."];
+                let whole = known.iter().any(|line| judged.head.starts_with(line));
+                if !whole || judged.body.contains("XX") {
+                    problems.push(format!("{judged:?}"));
+                }
+            }
+        }
+    }
+    let (answers, count) = (answer.matches("judged").count(), seen.len());
+    let as_many = match manner {
+        Manner::Late => answers == count,
+        // Its connection may have been cut off before an answer to what was hidden came through.
+        Manner::EarlyAndDiscards | Manner::EarlyAndCloses => answers <= count,
+        Manner::Never => answers == 0,
+    };
+    if !as_many {
+        problems.push(format!("{answers} answers to {count} requests: {answer}"));
+    }
+    problems
+}
+
 #[test]
 fn no_request_is_hidden_in_another() {
-    story("smuggling", |mesh| {
-        let orders = mesh.pod("orders.shop").start()?;
-        let judge = Judge::start(&orders, 8080)?;
+    hide_requests("smuggling", Manner::Late);
+}
+
+/// The application answers at the head: nothing of a body that it has not read yet may become a request of its own.
+#[test]
+fn nothing_is_hidden_from_one_that_answers_early() {
+    hide_requests("smuggling-early", Manner::EarlyAndDiscards);
+}
+
+/// And ends its connection with it: the rest of the body has nowhere to go.
+#[test]
+fn nothing_is_hidden_from_one_that_answers_early_and_closes() {
+    hide_requests("smuggling-close", Manner::EarlyAndCloses);
+}
+
+/// A request without an answer may be sent again only if it says that this is safe: POST never is.
+#[test]
+fn nothing_is_hidden_from_one_that_never_answers() {
+    hide_requests("smuggling-never", Manner::Never);
+}
+
+/// From one request to the next the application changes its manners: what one of them leaves behind on a connection must not
+/// meet the next.
+#[test]
+fn nothing_is_hidden_from_one_that_changes_its_manners() {
+    story("smuggling-turns", |mesh| {
+        let (orders, judge) = application(mesh)?;
         let pair = Pair::around(mesh, orders, |_| ())?;
         let to = pair.service()?;
-        let (mut problems, mut total) = (Vec::new(), 0);
+        let mut found = Vec::new();
+        for ((what, rest), manner) in doubtful().into_iter().zip(Manner::ALL.into_iter().cycle()) {
+            judge.take();
+            judge.behave(manner);
+            let bytes = format!("POST /outer HTTP/1.1\r\n{HOST}{rest}");
+            let answer = pair.web.run(async || converse(to, bytes.as_bytes()).await)?.unwrap_or_default();
+            let answer = String::from_utf8_lossy(&answer).into_owned();
+            let told = |problem| format!("{what} ({manner:?}): {problem}");
+            found.extend(problems(&judge.take(), &answer, manner).into_iter().map(told));
+            // Somebody else's request, right behind it.
+            judge.behave(Manner::Late);
+            let other = pair.web.get("http://orders.shop/other")?;
+            let seen = judge.take();
+            let alone =
+                matches!(seen.as_slice(), [Ok(judged)] if judged.head.starts_with("GET /other HTTP/1.1"));
+            if other.status != 200 || !alone {
+                found.push(format!("{what} ({manner:?}): the next request: {} {seen:?}", other.status));
+            }
+        }
+        ensure!(found.is_empty(), "{}", found.join("\n"));
+        Ok(())
+    });
+}
+
+fn application(mesh: &Mesh) -> anyhow::Result<(Pod, Judge)> {
+    let orders = mesh.pod("orders.shop").start()?;
+    let judge = Judge::start(&orders, 8080)?;
+    Ok((orders, judge))
+}
+
+fn hide_requests(label: &str, manner: Manner) {
+    story(label, |mesh| {
+        let (orders, judge) = application(mesh)?;
+        let pair = Pair::around(mesh, orders, |_| ())?;
+        let to = pair.service()?;
+        judge.behave(manner);
+        let (mut found, mut total) = (Vec::new(), 0);
         for (line, what, rest) in doubtful()
             .into_iter()
             .flat_map(|(what, rest)| ["1.1", "1.0"].map(|version| (version, what, rest.clone())))
@@ -90,34 +178,25 @@ fn no_request_is_hidden_in_another() {
             let answer = pair.web.run(async || converse(to, bytes.as_bytes()).await)?.unwrap_or_default();
             let seen = judge.take();
             let answer = String::from_utf8_lossy(&answer).into_owned();
-            for verdict in &seen {
-                match verdict {
-                    Err(error) => problems.push(format!("{what} ({line}): {error}")),
-                    Ok(judged) => {
-                        let known = ["POST /outer HTTP/1.", "GET /hidden HTTP/1."];
-                        let whole = known.iter().any(|line| judged.head.starts_with(line));
-                        if !whole || judged.body.contains("XX") {
-                            problems.push(format!("{what} ({line}): {judged:?}"));
-                        }
-                    }
-                }
-            }
-            let count = seen.len();
-            total += count;
-            let answers = answer.matches("judged").count();
-            if answers != count {
-                problems.push(format!("{what} ({line}): {answers} answers to {count} requests: {answer}"));
-            }
+            let told = |problem| format!("{what} ({line}): {problem}");
+            found.extend(problems(&seen, &answer, manner).into_iter().map(told));
+            total += seen.len();
         }
-        ensure!(problems.is_empty(), "{}", problems.join("\n"));
+        ensure!(found.is_empty(), "{}", found.join("\n"));
         ensure!(total >= 10, "only {total} requests got through at all");
         // What the application got, both sidecars have counted; a request whose body broke off is only counted. Counting
         // comes a moment after the answer.
-        eventually("every request to be counted on both sides", SOON, || {
+        let all_counted = || {
             let (client, server) = (pair.client.metrics()?, pair.server.metrics()?);
             let (client, server) = (requests(&client, "client"), requests(&server, "server"));
             Ok((client >= server && server >= total as f64).then_some(()))
-        })?;
+        };
+        // A GET without an answer is sent again, and counted once.
+        if manner != Manner::Never {
+            eventually("every request to be counted on both sides", SOON, all_counted)?;
+        }
+        judge.behave(Manner::Late);
+        judge.take();
         ensure!(pair.web.get("http://orders.shop/")?.status == 200, "a good request at the end");
         ensure!(judge.take().len() == 1, "one good request");
         Ok(())

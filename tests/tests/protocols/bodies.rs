@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 use weft_testbed::apps::{Checksum, piece};
 use weft_testbed::{eventually, story};
 
-use super::pair::{APP, Pair, serve};
+use super::pair::{APP, Pair, pods, serve};
 
 /// Each way; sent and checked piece by piece, never held whole.
 const LARGE: u64 = 100 << 20;
@@ -169,7 +169,7 @@ fn a_broken_answer_is_not_made_whole() {
 #[test]
 fn an_answer_that_does_not_end_is_broken_off() {
     story("proto-request-time", |mesh| {
-        let (client, server) = super::pair::pods(mesh, &[8082, 8083])?;
+        let (client, server) = pods(mesh, &[8082, 8083])?;
         let client_proxy =
             mesh.sidecar(&client)?.config(|yaml| yaml["timeouts"]["request"] = "3s".into()).start()?;
         let server_proxy = mesh.sidecar(&server)?.start()?;
@@ -256,7 +256,11 @@ fn a_broken_request_is_not_made_whole() {
 #[test]
 fn a_client_that_leaves_cancels_the_call() {
     story("proto-leave", |mesh| {
-        let pair = Pair::new(mesh, &[8082, 8083])?;
+        let (client, server) = pods(mesh, &[8082, 8083])?;
+        let client_proxy =
+            mesh.sidecar(&client)?.config(|yaml| yaml["http"]["halfClose"] = "cancel".into()).start()?;
+        let server_proxy = mesh.sidecar(&server)?.start()?;
+        let pair = Pair { client, server, client_proxy, server_proxy };
         // While it waits for the answer's head, and in the middle of an answer.
         for (port, answer) in [(8082, ""), (8083, "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nsome")] {
             let server = serve(&pair.server, port, async move |mut wire| {
@@ -275,6 +279,36 @@ fn a_client_that_leaves_cancels_the_call() {
             server.join()?;
         }
         eventually_active(&pair, 0.0)
+    });
+}
+
+/// What closes only its sending half may still read, and by default it does. What is gone answers with a reset.
+#[test]
+fn a_client_that_closes_its_half_gets_its_answer() {
+    story("proto-half", |mesh| {
+        let pair = Pair::new(mesh, &[8082, 8083])?;
+        let server = serve(&pair.server, 8082, async |mut wire| {
+            wire.head().await?;
+            wire.say("HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nlate").await
+        })?;
+        let answer = pair.talk(8082, async |wire| {
+            wire.say(format!("GET / HTTP/1.1\r\nhost: {APP}\r\n\r\n")).await?;
+            wire.finish().await?;
+            wire.rest().await
+        })?;
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("late"), "{answer}");
+        server.join()?;
+
+        let server = serve(&pair.server, 8083, async |mut wire| {
+            wire.head().await?;
+            wire.gone().await
+        })?;
+        pair.talk(8083, async |wire| {
+            wire.say(format!("GET / HTTP/1.1\r\nhost: {APP}\r\n\r\n")).await?;
+            eventually_active(&pair, 1.0)?;
+            wire.reset()
+        })?;
+        server.join()
     });
 }
 

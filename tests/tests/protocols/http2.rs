@@ -140,3 +140,28 @@ fn a_burst_opens_one_connection_to_the_application() {
         Ok(())
     });
 }
+
+/// A sidecar that takes two streams on a link, and a client that has fifty: all wait their turn, over a few links.
+#[test]
+fn where_few_streams_are_taken_requests_wait() {
+    story("proto-h2-few", |mesh| {
+        let (client, server) = super::pair::pods(mesh, &[8080])?;
+        let few = |yaml: &mut Value| {
+            yaml["limits"]["http2"]["maxConcurrentStreams"] = 2.into();
+            yaml["limits"]["http2"]["maxConnectionsPerEndpoint"] = 3.into();
+        };
+        let client_proxy = mesh.sidecar(&client)?.config(few).start()?;
+        let _server_proxy = mesh.sidecar(&server)?.config(few).start()?;
+        server.app(8080)?;
+        // The sidecar of the client takes two streams on a connection as well.
+        let url = format!("http://{APP}:{PORT}/");
+        let load = ["h2load", "--requests=500", "--clients=25", "--max-concurrent-streams=2", &url];
+        let output = client.exec(&load)?.ok()?;
+        assert!(output.stdout.contains("500 succeeded"), "{}", output.stdout);
+        let metrics = client_proxy.metrics()?;
+        // The pod has an address of each family.
+        assert!(metrics.sum("weft_links_opened_total", &[]) <= 6.0);
+        assert_eq!(metrics.sum("weft_errors_total", &[]), 0.0);
+        Ok(())
+    });
+}

@@ -124,6 +124,11 @@ impl Wire {
         self.stream.shutdown().await.context("half-close")
     }
 
+    /// Has the connection end with a reset when it is dropped.
+    pub(crate) fn reset(&mut self) -> Result<()> {
+        rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO)).context("SO_LINGER")
+    }
+
     /// Whether the other side has sent nothing so far. Only what has arrived can be seen.
     pub(crate) fn is_quiet(&self) -> bool {
         self.unread.is_empty() && self.stream.try_read(&mut [0]).is_err()

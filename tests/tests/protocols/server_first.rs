@@ -141,7 +141,7 @@ async fn impatient(mut stream: tokio::net::TcpStream) -> Result<()> {
         Err(_) => "are you there?\r\n",
     };
     stream.write_all(answer.as_bytes()).await?;
-    stream.read(&mut request).await?;
+    anyhow::ensure!(stream.read(&mut request).await? > 0, "the client has left");
     Ok(())
 }
 

@@ -16,7 +16,7 @@ use crate::speaker::{Got, Speaker, in_time};
 const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nhost: a\r\nx-forwarded-client-cert: URI=spiffe://weft.local/ns/bank/sa/admin\r\n\r\n";
 
 /// So many bytes are what the attacks' lengths say.
-const FORTY: &str = "forty bytes that an application discards.";
+const FORTY: &str = "forty bytes that an application discards";
 
 /// Speaks to `to` over a connection of its own, until `end` has come, or all that comes.
 async fn ask(to: SocketAddr, bytes: &str, end: &str) -> Result<String> {
@@ -31,21 +31,21 @@ async fn ask(to: SocketAddr, bytes: &str, end: &str) -> Result<String> {
     in_time(end, work).await?
 }
 
-/// What everybody may try who can write HTTP/1 to a sidecar: an application to its own, a plaintext client to another's.
-/// `tunnels` is whether CONNECT is allowed.
-async fn attack(to: SocketAddr, tunnels: bool) -> Result<()> {
-    let upgrade = "host: a\r\nconnection: upgrade\r\nupgrade: made-up/1\r\n";
+/// A request for an upgrade, without its first line and its end.
+const UPGRADE: &str = "host: a\r\nconnection: upgrade\r\nupgrade: made-up/1\r\n";
+
+/// Requests for an upgrade, with and without a body.
+async fn upgrades(to: SocketAddr) -> Result<()> {
     let body = format!("{FORTY}{HIDDEN}");
     let (all, length) = (body.len(), FORTY.len());
     let ok = "ok\n";
-    let get = "GET /last HTTP/1.1\r\nhost: a\r\n\r\n";
     let chunked = format!("transfer-encoding: chunked\r\n\r\n{length:x}\r\n{FORTY}\r\n0\r\n\r\n");
     // Ordinary requests: whole, and with what follows them.
     for rest in [
-        format!("{upgrade}content-length: {length}\r\n\r\n{FORTY}"),
-        format!("{upgrade}content-length: {length}\r\nexpect: 100-continue\r\n\r\n{FORTY}"),
-        format!("{upgrade}{chunked}"),
-        format!("host: a\r\nconnection: upgrade\r\nupgrade: h2c, \u{e9}\r\n\r\n"),
+        format!("{UPGRADE}content-length: {length}\r\n\r\n{FORTY}"),
+        format!("{UPGRADE}content-length: {length}\r\nexpect: 100-continue\r\n\r\n{FORTY}"),
+        format!("{UPGRADE}{chunked}"),
+        "host: a\r\nconnection: upgrade\r\nupgrade: h2c, \u{e9}\r\n\r\n".to_owned(),
         format!("host: a\r\ncontent-length: {all}\r\n\r\n{body}"),
     ] {
         let seen = ask(to, &format!("POST /a HTTP/1.1\r\n{rest}"), ok).await?;
@@ -59,22 +59,27 @@ async fn attack(to: SocketAddr, tunnels: bool) -> Result<()> {
     // Upgrades, with a length that is none.
     for (method, rest) in [("GET", ""), ("GET", "content-length: 0\r\n"), ("POST", "content-length: 0\r\n")] {
         let seen =
-            ask(to, &format!("{method} /switch HTTP/1.1\r\n{upgrade}{rest}\r\nthrough\n\n"), "\n\n").await?;
+            ask(to, &format!("{method} /switch HTTP/1.1\r\n{UPGRADE}{rest}\r\nthrough\n\n"), "\n\n").await?;
         ensure!(
             seen.starts_with("HTTP/1.1 101 ") && seen.contains("upgrade: made-up/1\r\n"),
             "{method}: {seen:?}"
         );
         ensure!(
-            seen.ends_with("\r\n\r\nthrough\n\n") && !seen.contains("content-length"),
+            seen.ends_with("\r\n\r\nthrough\n\n") && !seen.to_ascii_lowercase().contains("content-length"),
             "{method}: {seen:?}"
         );
     }
     // A 101 of a server that goes on reading requests.
-    for (path, asked) in [("/status/101", upgrade), ("/status/h2c", upgrade), ("/status/101", "host: a\r\n")]
+    for (path, asked) in [("/status/101", UPGRADE), ("/status/h2c", UPGRADE), ("/status/101", "host: a\r\n")]
     {
         let seen = ask(to, &format!("GET {path} HTTP/1.1\r\n{asked}\r\n{HIDDEN}"), "protocol\n").await?;
         ensure!(seen.starts_with("HTTP/1.1 502 ") && seen.contains("upstream-protocol"), "{path}: {seen:?}");
     }
+    Ok(())
+}
+
+/// CONNECT, to what it may not name and to what it may.
+async fn connects(to: SocketAddr, tunnels: bool) -> Result<()> {
     for (target, rest) in [
         ("/x", ""),
         ("a", ""),
@@ -92,9 +97,14 @@ async fn attack(to: SocketAddr, tunnels: bool) -> Result<()> {
     for host in ["plain.example:1", "chunks.example:1"] {
         let seen =
             ask(to, &format!("CONNECT {host} HTTP/1.1\r\nhost: {host}\r\n\r\n{HIDDEN}"), "port\n").await?;
-        let expected = if tunnels { "HTTP/1.1 200 " } else { "HTTP/1.1 405 " };
-        ensure!(seen.starts_with(expected), "CONNECT {host}: {seen:?}");
-        ensure!(tunnels || seen.contains("weft-error: method-not-allowed\r\n"), "CONNECT {host}: {seen:?}");
+        if tunnels {
+            // An HTTP/1 client takes every 2xx for a tunnel. This one's bytes are not read, and may have reset what it got.
+            ensure!(seen.is_empty() || seen.starts_with("HTTP/1.1 200 "), "CONNECT {host}: {seen:?}");
+        } else {
+            let refused = seen.starts_with("HTTP/1.1 405 ")
+                && seen.to_ascii_lowercase().contains("weft-error: method-not-allowed\r\n");
+            ensure!(refused, "CONNECT {host}: {seen:?}");
+        }
     }
     if tunnels {
         let request =
@@ -102,8 +112,16 @@ async fn attack(to: SocketAddr, tunnels: bool) -> Result<()> {
         let seen = ask(to, &format!("{request}through\n\n"), "\n\n").await?;
         ensure!(seen.starts_with("HTTP/1.1 200 ") && seen.ends_with("through\n\n"), "{seen:?}");
     }
-    let last = ask(to, get, ok).await?;
-    ensure!(last.contains(ok), "{last:?}");
+    Ok(())
+}
+
+/// What everybody may try who can write HTTP/1 to a sidecar: an application to its own, a plaintext client to another's.
+/// `tunnels` is whether CONNECT is allowed.
+async fn attack(to: SocketAddr, tunnels: bool) -> Result<()> {
+    upgrades(to).await?;
+    connects(to, tunnels).await?;
+    let last = ask(to, "GET /last HTTP/1.1\r\nhost: a\r\n\r\n", "ok\n").await?;
+    ensure!(last.contains("ok\n"), "{last:?}");
     Ok(())
 }
 
@@ -129,6 +147,14 @@ fn judge(app: &Careless, caller: Option<&str>, tunnels: bool) -> Result<()> {
     Ok(())
 }
 
+fn inbound(mode: &str, tunnels: bool) -> serde_json::Value {
+    let mut inbound = serde_json::json!({ "mode": mode });
+    if tunnels {
+        inbound["connectPorts"] = serde_json::json!([8080]);
+    }
+    inbound
+}
+
 #[test]
 fn nothing_hides_behind_a_request_of_an_application() {
     story("takeover-app", |mesh| {
@@ -136,9 +162,8 @@ fn nothing_hides_behind_a_request_of_an_application() {
             let (orders, web) = (mesh.pod("orders.shop").start()?, mesh.pod("web.shop").start()?);
             let app = Careless::start(&orders, 8080)?;
             mesh.dns().set(Service::virtual_ip("orders.shop").port(80, 8080).on(&[&orders]))?;
-            let ports = if tunnels { serde_json::json!([8080]) } else { serde_json::json!([]) };
-            let _server =
-                mesh.sidecar(&orders)?.config(|yaml| yaml["inbound"]["connectPorts"] = ports).start()?;
+            let inbound = inbound("strict", tunnels);
+            let _server = mesh.sidecar(&orders)?.config(|yaml| yaml["inbound"] = inbound).start()?;
             let _client = mesh.sidecar(&web)?.start()?;
             let to = SocketAddr::new(web.resolve("orders.shop")?[0], 80);
             web.run(async || attack(to, tunnels).await)?;
@@ -152,8 +177,7 @@ fn nothing_hides_behind_a_request_of_an_application() {
 fn nothing_hides_behind_a_request_in_plaintext() {
     story("takeover-plain", |mesh| {
         for tunnels in [false, true] {
-            let ports = if tunnels { serde_json::json!([8080]) } else { serde_json::json!([]) };
-            let trap = Trap::new(mesh, serde_json::json!({ "mode": "permissive", "connectPorts": ports }))?;
+            let trap = Trap::new(mesh, inbound("permissive", tunnels))?;
             trap.mallory.run(async || attack(trap.to, tunnels).await)?;
             judge(&trap.app, None, tunnels)?;
         }

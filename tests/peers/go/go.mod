@@ -1,0 +1,3 @@
+module weft.dev/tests/peer
+
+go 1.24
