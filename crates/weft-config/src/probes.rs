@@ -192,7 +192,8 @@ fn http(s: &Section<'_, '_>) -> Option<ProbeCheck> {
     const SCHEMES: &[(&str, bool)] = &[("HTTP", false), ("HTTPS", true)];
     let port = s.required("port", scalar::port);
     // The kubelet asks whatever is written here, and takes "" for "/".
-    let path = s.scalar("path", anything).map_or_else(|| "/".to_owned(), |(path, _)| path);
+    let path =
+        s.scalar("path", |written| Ok(written.to_string())).map_or_else(|| "/".to_owned(), |(path, _)| path);
     let tls = s.scalar("scheme", scalar::word(SCHEMES)).is_some_and(|(tls, _)| tls);
     let headers: Vec<_> = s.items("headers").iter().map(header).collect();
     Some(ProbeCheck::Http { port: port?, path, tls, headers: headers.into_iter().collect::<Option<_>>()? })
@@ -201,7 +202,7 @@ fn http(s: &Section<'_, '_>) -> Option<ProbeCheck> {
 fn grpc(s: &Section<'_, '_>) -> Option<ProbeCheck> {
     let port = s.required("port", scalar::port);
     // Empty means the whole server, and is what a manifest writes by default.
-    let service = s.scalar("service", anything).map(|(service, _)| service);
+    let service = s.scalar("service", |written| Ok(written.to_string())).map(|(service, _)| service);
     let service = service.unwrap_or_default();
     Some(ProbeCheck::Grpc { port: port?, service })
 }
@@ -214,7 +215,7 @@ fn header(item: &Item<'_, '_>) -> Option<ProbeHeader> {
         if is_header_name(&name) { Ok(name) } else { Err(Bad::value(format!("\"{name}\" is no name"), cure)) }
     })?;
     let value = s.scalar("value", |written| {
-        let value = anything(written)?;
+        let value = written.to_string();
         let bad = |reason: &str, cure| Err(Bad::value(reason, cure));
         if !is_header_value(&value) {
             return bad("this has a control character", "take it out");
@@ -225,11 +226,6 @@ fn header(item: &Item<'_, '_>) -> Option<ProbeHeader> {
         Ok(value)
     });
     Some(ProbeHeader { value: value.map_or_else(String::new, |(value, _)| value), name })
-}
-
-#[expect(clippy::unnecessary_wraps, reason = "readers of scalars can refuse")]
-fn anything(written: &Scalar) -> Result<String, Bad> {
-    Ok(written.to_string())
 }
 
 fn own_path(written: &Scalar) -> Result<String, Bad> {

@@ -114,7 +114,7 @@ fn env(asked: &Asked, probes: &Value) -> Vec<Value> {
     ];
     let opaque = (!asked.opaque.is_empty()).then(|| asked.opaque.clone());
     let connect = (!asked.connect.is_empty()).then(|| asked.connect.clone());
-    let probes = probes.as_array().is_some_and(|list| !list.is_empty()).then(|| probes.to_string());
+    let probes = probes.as_array().is_some_and(|list| !list.is_empty()).then(|| super::probes::text(probes));
     let set = [
         ("WEFT_INBOUND_MODE", asked.mode.clone()),
         ("WEFT_INBOUND_OPAQUE_PORTS", opaque.clone()),

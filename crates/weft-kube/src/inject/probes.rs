@@ -214,6 +214,23 @@ pub(crate) fn entries(rewrites: &[Rewrite]) -> Value {
     rewrites.iter().map(|rewrite| rewrite.entry.clone()).collect()
 }
 
+/// The same as text: JSON that is YAML as well, which is how the proxy reads it. What YAML does not take as it is (section
+/// 5.1 of YAML 1.2: a delete character, C1, a byte order mark) is escaped; such a thing stands in a text only.
+pub(crate) fn text(entries: &Value) -> String {
+    let escaped = |c: char| {
+        matches!(c, '\u{7f}'..='\u{9f}' | '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fffe}' | '\u{ffff}')
+    };
+    let mut text = String::new();
+    for c in entries.to_string().chars() {
+        if escaped(c) {
+            text.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            text.push(c);
+        }
+    }
+    text
+}
+
 /// What the annotation keeps: each handler as it was written, by its new path.
 pub(crate) fn originals(rewrites: &[Rewrite]) -> Map<String, Value> {
     let kept = |rewrite: &Rewrite| (rewrite.path.clone(), json!({rewrite.handler: rewrite.original}));
@@ -325,6 +342,7 @@ mod tests {
             "/",
             "a \"b\"?c=<d>#e",
             "/\u{1}\u{7f}é\u{1F600}\n",
+            "/\u{80}\u{85}\u{9f}\u{2028}\u{feff}\u{fffe}",
             "%zz",
             "//[x",
             "mailto:x",
@@ -339,7 +357,7 @@ mod tests {
             let app = json!({"name": "app", "livenessProbe": {"httpGet": {"port": 80, "path": text, "httpHeaders": headers}}});
             let (_, told, problems) = moved(&app);
             assert_eq!(problems, vec![]);
-            let vars = [("WEFT_PROBES".to_owned(), told.to_string())];
+            let vars = [("WEFT_PROBES".to_owned(), super::text(&told))];
             let file = "identity: {ca: {address: \"ca:15012\"}}";
             let name = std::path::Path::new("weft.yaml");
             let config =
