@@ -61,7 +61,7 @@ pub enum Body {
 
 /// An error that waits until what was handed on before it has left.
 ///
-/// Both hyper and `h2` throw away what is still in their buffers when a body fails, the head of the answer included.
+/// `h2` throws away what is still in its buffers when a body fails, the head of the answer included.
 /// So where an application sends and breaks off at once, its client would see an empty connection instead of the start
 /// of an answer.
 #[derive(Debug)]

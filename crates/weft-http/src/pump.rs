@@ -109,11 +109,8 @@ fn unavailable() -> HeaderMap {
 /// The first frame of a body, where it is there at once.
 pub(crate) type First = Option<Frame<Bytes>>;
 
-/// Takes the first frame of a body if it is there already or comes with one more turn of the task queue.
-///
-/// An HTTP/1 body is read by the connection's own task (hyper), which has the first bytes at hand when the head is
-/// parsed but passes them on only when asked. Asking and letting it run once means that head and data leave in one TLS
-/// record and one system call instead of two.
+/// Takes the first frame of a body if it is there already, so that head and data leave in one TLS record and one system
+/// call instead of two.
 pub(crate) async fn first_frame<B>(body: &mut B) -> Result<First, BodyError>
 where
     B: HttpBody<Data = Bytes, Error = BodyError> + Unpin,
@@ -121,15 +118,12 @@ where
     if body.is_end_stream() {
         return Ok(None);
     }
-    let mut yielded = false;
-    poll_fn(|cx| match Pin::new(&mut *body).poll_frame(cx) {
-        Poll::Ready(frame) => Poll::Ready(frame.transpose()),
-        Poll::Pending if yielded => Poll::Ready(Ok(None)),
-        Poll::Pending => {
-            yielded = true;
-            cx.waker().wake_by_ref();
-            Poll::Pending
-        }
+    poll_fn(|cx| {
+        // One that has none yet will wake whoever polls it next.
+        Poll::Ready(match Pin::new(&mut *body).poll_frame(cx) {
+            Poll::Ready(frame) => frame.transpose(),
+            Poll::Pending => Ok(None),
+        })
     })
     .await
 }
