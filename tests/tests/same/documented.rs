@@ -50,11 +50,8 @@ pub(crate) const DOCUMENTED: [Documented; 10] = [
     Documented { words: "1xx and 204 lose a `content-length`", apply: lengthless },
 ];
 
-/// Takes all documented differences out of a view; unless it is to be `exact`, the case of names and the order across names as well.
-pub(crate) fn settle(view: &mut View, exact: bool) {
-    if !exact {
-        messages(view).for_each(loosen);
-    }
+/// Takes all documented differences out of a view.
+pub(crate) fn settle(view: &mut View) {
     // `apart` looks at what `hop_by_hop` takes away.
     let order = [8, 4, 1, 0, 2, 3, 5, 6, 7, 9];
     for index in order {
@@ -74,16 +71,6 @@ fn messages(view: &mut View) -> impl Iterator<Item = &mut Message> {
 
 fn without(message: &mut Message, names: &[&str]) {
     message.fields.retain(|field| !names.iter().any(|name| field.is(name)));
-}
-
-fn loosen(message: &mut Message) {
-    for fields in [&mut message.fields, &mut message.trailers] {
-        fields.iter_mut().for_each(|field| field.name.make_ascii_lowercase());
-        fields.sort_by(|one, other| one.name.cmp(&other.name));
-    }
-    for field in message.fields.iter_mut().filter(|field| field.is("trailer")) {
-        field.value.make_ascii_lowercase();
-    }
 }
 
 fn added(view: &mut View) {

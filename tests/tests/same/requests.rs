@@ -2,8 +2,16 @@
 
 use weft_testbed::scripted::{answer, close, drip, finish, head, rest, say, until, wait, whole};
 
-use crate::case::{Case, GET, OK, ask, ask_and_again, bytes, case, first, get, ok, once, post, refused};
+use crate::case::{
+    Case, GET, OK, TOGETHER, ask, ask_and_again, by_name, bytes, case, first, get, ok, once, post, refused,
+};
 use crate::scene::run_table;
+use crate::view::View;
+
+/// The first request says that its body is empty.
+fn length_of_nothing(view: &View) -> bool {
+    view.requests.first().is_some_and(|seen| seen.message.values("content-length").eq(["0"]))
+}
 
 #[test]
 fn targets() {
@@ -27,29 +35,27 @@ fn targets_table() -> Vec<Case> {
         case("an empty query", to("/a?"), ok()),
         case("dots and slashes", to("//a/../b/./c//"), ok()),
         case("percent-encoded", to("/%2f%2E%2e/%00%ff%zz"), ok()),
-        case("<>", to("/a<b>c"), ok()).fault(19),
+        case("<>", to("/a<b>c"), ok()),
         case("a double quote", to("/a\"b"), ok()),
         case("a caret", to("/a^b"), ok()),
         case("braces", to("/{a}"), ok()),
         case("a bar", to("/a|b"), ok()),
-        case("a backtick", to("/a`b"), ok()).fault(19),
+        case("a backtick", to("/a`b"), ok()),
         case("a backslash", to("/a\\b"), ok()),
         case("brackets", to("/a[0]?b[]=1"), ok()),
-        case("odd characters in a query", to("/?q=<a>\"b\"^{c}|`d`\\"), ok()).fault(19),
-        case("Latin-1", to("/caf\u{e9}?q=\u{ff}"), ok()).fault(19),
+        case("odd characters in a query", to("/?q=<a>\"b\"^{c}|`d`\\"), ok()),
+        case("Latin-1", to("/caf\u{e9}?q=\u{ff}"), ok()),
         case("UTF-8", ask_and_again(get("/žluťoučký", "")), ok()),
-        case("?x=1", to("?x=1"), ok()).fault(19),
-        case("a fragment", to("/a#f"), ok()).fault(19),
+        case("?x=1", to("?x=1"), ok()),
+        case("a fragment", to("/a#f"), ok()),
         case("* of OPTIONS", ask_and_again("OPTIONS * HTTP/1.1\r\nHost: app.shop\r\n\r\n"), ok()),
         case("* of GET", to("*"), ok()),
         case("absolute-form", to("http://app.shop/a?b"), ok()),
         case("absolute-form of another name", to("http://other.shop/a"), ok()),
-        case("absolute-form without a path", to("http://app.shop"), ok()).fault(19),
-        case("absolute-form with a query only", to("http://app.shop?x=1"), ok()).fault(19),
+        case("absolute-form without a path", to("http://app.shop"), ok()),
+        case("absolute-form with a query only", to("http://app.shop?x=1"), ok()),
         case("absolute-form of https", to("https://app.shop/a"), ok()),
-        case("a word", to("word"), ok())
-            .documented("a target that is neither a path nor a URL", refused)
-            .fault(19),
+        case("a word", to("word"), ok()).documented("a target that is neither a path nor a URL", refused),
         case("a long target", to(&format!("/{}", "a".repeat(20_000))), ok()),
         case("a method of its own", ask_and_again("PURGE /x HTTP/1.1\r\nHost: app.shop\r\n\r\n"), ok()),
         case("a method in lower case", ask_and_again("get /x HTTP/1.1\r\nHost: app.shop\r\n\r\n"), ok()),
@@ -62,7 +68,10 @@ fn targets_table() -> Vec<Case> {
             "CONNECT",
             ask("CONNECT app.shop:8000 HTTP/1.1\r\nHost: app.shop:8000\r\n\r\n"),
             first("HTTP/1.1 405 Method Not Allowed\r\nContent-Length: 0\r\n\r\n"),
-        ),
+        )
+        .documented("`405 method-not-allowed`, unless", |view| {
+            view.status() == "405" && view.requests.is_empty()
+        }),
     ]
 }
 
@@ -70,31 +79,24 @@ fn targets_table() -> Vec<Case> {
 fn heads_table() -> Vec<Case> {
     let line = |lines: &str| ask_and_again(bytes(&get("/", lines)));
     let no_host = "HTTP/1.1 without `Host`, or with two";
-    let malformed = "malformed framing: lengths that differ, a space before a header's colon";
+    let malformed = "space before a header's colon, a folded header";
     let raw = |head: &str| ask(bytes(head));
     vec![
-        case("Train-Case", line("User-Agent: x\r\nX-Request-Cost: 1\r\nDNT: 1\r\nAccept: */*\r\n"), ok())
-            .exact()
-            .fault(19),
+        case("Train-Case", line("User-Agent: x\r\nX-Request-Cost: 1\r\nDNT: 1\r\nAccept: */*\r\n"), ok()),
         case(
             "lower case",
             ask_and_again("GET / HTTP/1.1\r\nhost: app.shop\r\nuser-agent: x\r\nx-one: 1\r\n\r\n"),
             ok(),
-        )
-        .exact()
-        .fault(19),
-        case("mixed case", line("x-one: 1\r\nX-TWO: 2\r\nx-Three: 3\r\nSOAPAction: \"x\"\r\n"), ok())
-            .exact()
-            .fault(19),
-        case("order across names", line("Z: 1\r\nA: 2\r\nM: 3\r\nB: 4\r\n"), ok()).exact().fault(19),
-        case("order within a name", line("A: 1\r\nB: x\r\nA: 2\r\nB: y\r\nA: 3\r\n"), ok()).exact().fault(19),
+        ),
+        case("mixed case", line("x-one: 1\r\nX-TWO: 2\r\nx-Three: 3\r\nSOAPAction: \"x\"\r\n"), ok()),
+        case("order across names", line("Z: 1\r\nA: 2\r\nM: 3\r\nB: 4\r\n"), ok()),
+        case("order within a name", line("A: 1\r\nB: x\r\nA: 2\r\nB: y\r\nA: 3\r\n"), ok())
+            .documented(TOGETHER, |view| view.requests.first().is_some_and(|seen| by_name(&seen.message))),
         case(
             "Host at the end",
             ask_and_again("GET / HTTP/1.1\r\nX-A: b\r\nAccept: */*\r\nHost: app.shop\r\n\r\n"),
             ok(),
-        )
-        .exact()
-        .fault(19),
+        ),
         case("Host with a port", ask_and_again("GET / HTTP/1.1\r\nHost: app.shop:8080\r\n\r\n"), ok()),
         case("Host in capitals", ask_and_again("GET / HTTP/1.1\r\nHost: APP.Shop\r\n\r\n"), ok()),
         case("Host of another name", ask_and_again("GET / HTTP/1.1\r\nHost: other.example\r\n\r\n"), ok()),
@@ -107,7 +109,7 @@ fn heads_table() -> Vec<Case> {
         case("a value of UTF-8", ask_and_again(get("/", "X-Name: žluťoučký\r\n")), ok()),
         case("a value with a tab", line("X-Tab: a\tb\r\n"), ok()),
         case("no space behind the colon", line("X-Tight:1\r\nX-Wide:   2   \r\n"), ok()),
-        case("several cookies", line("Cookie: a=1\r\nCookie: b=2\r\n"), ok()).exact().fault(19),
+        case("several cookies", line("Cookie: a=1\r\nCookie: b=2\r\n"), ok()),
         case("one cookie of several", line("Cookie: a=1; b=2;c=3\r\n"), ok()),
         case("an empty line before", ask_and_again(format!("\r\n{GET}")), ok()),
         case(
@@ -153,8 +155,7 @@ fn heads_table() -> Vec<Case> {
         )
         .documented("A line feed alone ends a line as well", |view| view.status() == "200"),
         case("a space before the colon", raw(&get("/", "X-A : b\r\n")), ok()).documented(malformed, refused),
-        case("a folded line", raw(&get("/", "X-Fold: a\r\n b\r\n")), ok())
-            .documented("a folded header", refused),
+        case("a folded line", raw(&get("/", "X-Fold: a\r\n b\r\n")), ok()).documented(malformed, refused),
         case("byte by byte", vec![drip(get("/", "X-A: b\r\n")), answer(), say(GET), answer()], ok()),
         case("a long value", line(&format!("X-Long: {}\r\n", "v".repeat(20_000))), ok()),
         case("eighty fields", line(&(0..80).map(|n| format!("X-{n}: {n}\r\n")).collect::<String>()), ok()),
@@ -171,29 +172,30 @@ fn bodies_table() -> Vec<Case> {
     };
     let expect = post("Expect: 100-continue\r\nContent-Length: 4\r\n", "");
     let go = "HTTP/1.1 100 Continue\r\n\r\n";
-    let malformed = "malformed framing: lengths that differ, a space before a header's colon";
+    let malformed = "Two lengths, equal or not, or one that is no number; a length and a transfer coding";
+    let no_body = "or with an empty chunked one, says `Content-Length: 0`";
     let twice = format!("{GET}{}{GET}", post("Content-Length: 4\r\n", "body"));
     vec![
         case("a length", ask_and_again(post("Content-Length: 4\r\n", "body")), ok()),
         case("no body", ask_and_again(post("", "")), ok()),
         case("an empty body", ask_and_again(post("Content-Length: 0\r\n", "")), ok()),
-        case("an empty chunked body", ask_and_again(post(chunked, "0\r\n\r\n")), ok()),
+        case("an empty chunked body", ask_and_again(post(chunked, "0\r\n\r\n")), ok())
+            .documented(no_body, length_of_nothing),
         case("chunked, with extensions", ask_and_again(post(chunked, chunks)), ok()),
         case(
             "trailers that were announced",
             ask_and_again(post(&format!("{chunked}Trailer: X-Sum\r\n"), trailing)),
             ok(),
         ),
-        case("trailers", ask_and_again(post(chunked, trailing)), ok()).fault(13),
+        case("trailers", ask_and_again(post(chunked, trailing)), ok()),
         case("GET with a length", ask_and_again(of("GET", "Content-Length: 4\r\n", "body")), ok()),
-        case("GET, chunked", ask_and_again(of("GET", chunked, chunks)), ok()).fault(13),
-        case("GET, chunked with trailers", ask_and_again(of("GET", chunked, trailing)), ok()).fault(13),
+        case("GET, chunked", ask_and_again(of("GET", chunked, chunks)), ok()),
+        case("GET, chunked with trailers", ask_and_again(of("GET", chunked, trailing)), ok()),
         case(
             "HEAD, chunked",
             ask_and_again(of("HEAD", chunked, chunks)),
             first("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"),
-        )
-        .fault(13),
+        ),
         case("DELETE, chunked", ask_and_again(of("DELETE", chunked, chunks)), ok()),
         case("OPTIONS with a length", ask_and_again(of("OPTIONS", "Content-Length: 4\r\n", "body")), ok()),
         case("chunked in capitals", ask_and_again(post("Transfer-Encoding: Chunked\r\n", chunks)), ok()),
@@ -222,8 +224,7 @@ fn bodies_table() -> Vec<Case> {
             ],
             ok(),
         ),
-        case("byte by byte", vec![drip(post(chunked, trailing)), answer(), say(GET), answer()], ok())
-            .fault(13),
+        case("byte by byte", vec![drip(post(chunked, trailing)), answer(), say(GET), answer()], ok()),
         case("pipelined", vec![say(twice), answer(), answer(), answer()], ok()),
         case(
             "pipelined behind HEAD",
@@ -239,8 +240,7 @@ fn bodies_table() -> Vec<Case> {
             "100-continue and the answer at once",
             vec![say(&expect), until("100 Continue\r\n\r\n"), say("body"), answer(), say(GET), answer()],
             once(vec![head(), say(format!("{go}{OK}")), whole()]),
-        )
-        .fault(19),
+        ),
         case(
             "100-continue that is refused",
             vec![say(&expect), answer(), rest()],
@@ -249,7 +249,8 @@ fn bodies_table() -> Vec<Case> {
                 say("HTTP/1.1 417 Expectation Failed\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"),
                 close(),
             ]),
-        ),
+        )
+        .fault(7),
         case(
             "100-continue, the body at once",
             ask_and_again(post("Expect: 100-continue\r\nContent-Length: 4\r\n", "body")),
@@ -259,8 +260,7 @@ fn bodies_table() -> Vec<Case> {
             "100-continue that is passed over",
             vec![say(&expect), wait(200), say("body"), answer(), say(GET), answer()],
             ok(),
-        )
-        .fault(19),
+        ),
         case(
             "another expectation",
             ask_and_again(post("Expect: else\r\nContent-Length: 4\r\n", "body")),
@@ -270,28 +270,23 @@ fn bodies_table() -> Vec<Case> {
             "half-close after a request",
             vec![say(GET), finish(), answer(), rest()],
             once(vec![whole(), wait(100), say(OK), close()]),
-        )
-        .fault(7),
+        ),
         case(
             "half-close after a body",
             vec![say(post("Content-Length: 4\r\n", "body")), finish(), answer(), rest()],
             once(vec![whole(), wait(100), say(OK), close()]),
-        )
-        .fault(7),
+        ),
         case(
             "half-close after pipelined requests",
             vec![say(format!("{GET}{GET}")), finish(), answer(), answer(), rest()],
             vec![vec![whole(), wait(50), say(OK)], vec![whole(), wait(50), say(OK), close()]],
-        )
-        .fault(7),
+        ),
         case("equal lengths twice", ask(post("Content-Length: 4\r\nContent-Length: 4\r\n", "body")), ok())
-            .documented(malformed, refused)
-            .fault(5),
+            .documented(malformed, refused),
         case("different lengths", ask(post("Content-Length: 4\r\nContent-Length: 5\r\n", "body")), ok())
             .documented(malformed, refused),
         case("both lengths", ask(post(&format!("Content-Length: 4\r\n{chunked}"), trailing)), ok())
-            .documented(malformed, refused)
-            .fault(5),
+            .documented(malformed, refused),
         case("an unknown coding", ask(post("Transfer-Encoding: gzip\r\n", "")), ok())
             .documented(malformed, refused),
         case(
