@@ -14,9 +14,10 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 
 use super::conn::{Conn, Rest, SharedConn};
+use super::feed::{Fed, Feed};
 use super::heads::{self, Outgoing};
 use super::linger::Ticks;
-use super::output::{Encoder, Sent};
+use super::output::Sent;
 use super::parse::{self, AnswerHead, Upgrade};
 use super::pool::{Http1Pool, Lease, Meeting};
 use super::table::Framing;
@@ -230,17 +231,14 @@ fn binds_login(headers: &HeaderMap, name: &HeaderName) -> bool {
 
 /// A request's body on its way.
 pub(super) struct Upload {
-    body: Body,
-    encoder: Option<Encoder>,
-    trailers: Option<HeaderMap>,
-    case: Option<NameCase>,
+    feed: Feed<Body>,
     sent: Option<Sent>,
     had_none: bool,
 }
 
 impl Upload {
     fn nothing() -> Self {
-        Self { body: Body::Empty, encoder: None, trailers: None, case: None, sent: None, had_none: true }
+        Self { feed: Feed::none(), sent: None, had_none: true }
     }
 
     fn begin(conn: &mut Conn, request: &Request<()>, body: Body) -> Self {
@@ -249,68 +247,33 @@ impl Upload {
         let ended = body.is_end_stream();
         let framing = Outgoing::of_request(ended, &body.size_hint());
         heads::request(conn.output.flat(), request, framing);
-        let encoder = Some(Encoder::new(framing));
-        let mut upload = Self { body, encoder, had_none: ended, ..Self::nothing() };
-        if !ended {
-            upload.case = request.extensions().get::<NameCase>().cloned();
-        }
-        upload
+        let case = request.extensions().get::<NameCase>().filter(|_| !ended).cloned();
+        Self { feed: Feed::new(body, framing, case), sent: None, had_none: ended }
     }
 
     /// Ready: all is written, or the application takes no more; what it answered may still come. An error is the client's.
     fn poll(&mut self, conn: &SharedConn, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         loop {
-            let waits = self.gather(conn, cx)?;
+            let fed = self.feed.gather(conn, cx)?;
+            let waits = matches!(fed, Fed::Waits);
+            if let Fed::Whole(sent) = fed {
+                self.sent = Some(sent);
+            }
             match conn.borrow_mut().poll_flush(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => {
-                    self.stop();
+                    *self = Self { had_none: self.had_none, ..Self::nothing() };
                     return Poll::Ready(Ok(()));
                 }
                 Poll::Pending => return Poll::Pending,
             }
-            if self.encoder.is_none() {
+            if self.feed.is_over() {
                 return Poll::Ready(Ok(()));
             }
             if waits {
                 return Poll::Pending;
             }
         }
-    }
-
-    /// Takes what the body has, as much as fits. `true`: it has no more at the moment.
-    fn gather(&mut self, conn: &SharedConn, cx: &mut Context<'_>) -> Result<bool, BodyError> {
-        while let Some(encoder) = &mut self.encoder {
-            if !conn.borrow().output.has_room() {
-                return Ok(false);
-            }
-            // Not while it is borrowed: the body may be anything.
-            match Pin::new(&mut self.body).poll_frame(cx) {
-                Poll::Pending => return Ok(true),
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => encoder.data(&mut conn.borrow_mut().output, data)?,
-                    Err(frame) => self.trailers = frame.into_trailers().ok(),
-                },
-                Poll::Ready(Some(Err(error))) => {
-                    // What was sent of it must not end as if it were whole.
-                    self.stop();
-                    return Err(error);
-                }
-                Poll::Ready(None) => {
-                    if let Some(encoder) = self.encoder.take() {
-                        let mut conn = conn.borrow_mut();
-                        let (trailers, case) = (self.trailers.as_ref(), self.case.as_ref());
-                        self.sent = Some(encoder.end(&mut conn.output, trailers, case)?);
-                        self.body = Body::Empty;
-                    }
-                }
-            }
-        }
-        Ok(false)
-    }
-
-    fn stop(&mut self) {
-        (self.encoder, self.sent, self.body) = (None, None, Body::Empty);
     }
 
     /// Goes on after the answer has begun, and brings the connection back if the answer has ended well by then.

@@ -11,6 +11,7 @@
 //! | [`chunked`], [`decode`] | bytes to the data and trailers of a body |
 //! | [`heads`] | the only functions that write heads; framing comes from the message that is sent |
 //! | [`output`] | what is to be written: heads, data, chunk lines, in as few system calls as possible |
+//! | [`feed`] | a body on its way into that queue |
 //! | [`input`] | what was read; a connection that waits holds no buffer |
 //! | [`conn`] | a socket with both, and the incoming body that others read from it |
 //! | [`server`], [`linger`] | serves a client's connection |
@@ -25,6 +26,7 @@ mod chunked;
 mod conn;
 mod decode;
 mod exchange;
+mod feed;
 pub(crate) mod heads;
 mod input;
 mod linger;

@@ -6,14 +6,14 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use http::{HeaderMap, Method, Response, StatusCode, Version};
+use http::{Method, Response, StatusCode, Version};
 use tokio::io::{AsyncRead, AsyncWrite};
 use weft_core::{Drain, DrainPhase};
 
 use super::conn::{Conn, Drained, Incoming, Rest, SharedConn};
+use super::feed::{Fed, Feed};
 use super::heads::{self, Outgoing, Persistence};
 use super::linger::{self, Ticks};
-use super::output::Encoder;
 use super::parse::{self, RequestHead};
 use super::{Http1Fault, NameCase};
 use crate::handler::InterimSink;
@@ -427,10 +427,7 @@ impl InterimSink for Sink<'_> {
 
 /// An answer on its way to the client.
 struct Sending<B> {
-    body: B,
-    encoder: Option<Encoder>,
-    trailers: Option<HeaderMap>,
-    case: Option<NameCase>,
+    feed: Feed<B>,
     broken: bool,
 }
 
@@ -455,13 +452,10 @@ where
         let mut conn = conn.borrow_mut();
         heads::answer(conn.output.flat(), head, asked.version, &asked.method, framing, persistence);
         let case = head.extensions().get::<NameCase>().filter(|_| framing == Outgoing::Chunked).cloned();
-        let mut sending =
-            Self { body, encoder: Some(Encoder::new(framing)), trailers: None, case, broken: false };
-        if framing == Outgoing::None {
-            // It has none whatever it declares: what a peer sends all the same is thrown away with it.
-            sending.encoder = None;
-        }
-        sending
+        // Where it has none whatever it declares, what a peer sends all the same is thrown away.
+        let bodyless = framing == Outgoing::None;
+        let feed = if bodyless { Feed::none() } else { Feed::new(body, framing, case) };
+        Self { feed, broken: false }
     }
 
     fn poll(
@@ -471,7 +465,9 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Result<Sent, Http1Fault>> {
         loop {
-            let waits = self.gather(conn, cx)?;
+            let fed = self.feed.gather(conn, cx);
+            self.broken |= fed.is_err();
+            let waits = matches!(fed, Ok(Fed::Waits));
             let mut conn = conn.borrow_mut();
             match conn.poll_flush(cx) {
                 Poll::Ready(Ok(())) => {}
@@ -487,7 +483,7 @@ where
             if self.broken {
                 return Poll::Ready(Ok(Sent::BrokenOff));
             }
-            if self.encoder.is_none() {
+            if self.feed.is_over() {
                 return Poll::Ready(Ok(Sent::Whole));
             }
             if waits {
@@ -517,31 +513,5 @@ where
             conn.give_up_body();
         }
         Poll::Pending
-    }
-
-    /// Takes what the body has, as much as fits. `true`: it has no more at the moment.
-    fn gather(&mut self, conn: &SharedConn, cx: &mut Context<'_>) -> Result<bool, Http1Fault> {
-        while let Some(encoder) = &mut self.encoder {
-            if !conn.borrow().output.has_room() {
-                return Ok(false);
-            }
-            match Pin::new(&mut self.body).poll_frame(cx) {
-                Poll::Pending => return Ok(true),
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => encoder.data(&mut conn.borrow_mut().output, data)?,
-                    Err(frame) => self.trailers = frame.into_trailers().ok(),
-                },
-                Poll::Ready(Some(Err(_))) => {
-                    (self.encoder, self.broken) = (None, true);
-                }
-                Poll::Ready(None) => {
-                    let (trailers, case) = (self.trailers.as_ref(), self.case.as_ref());
-                    if let Some(encoder) = self.encoder.take() {
-                        encoder.end(&mut conn.borrow_mut().output, trailers, case)?;
-                    }
-                }
-            }
-        }
-        Ok(false)
     }
 }
