@@ -11,8 +11,11 @@ use crate::view::View;
 /// Where the guide tells of what a connection's end is for.
 const UNASKED: &str = "Bytes that arrive while nobody has asked";
 
-/// Where the guide tells of an application that has closed while the client may still send.
-const APART: &str = "An application that has closed may still read";
+/// Where the guide tells of a client's connection behind an early answer of an application that closes.
+const KEPT: &str = "kept then if the length says that no more than 256 KiB of the body are missing";
+
+/// Where the guide tells of an application that closes or half-closes behind its early answer.
+const UNWANTED: &str = "an application that closes, or half-closes, wants no more of the body";
 
 /// Where the guide tells of a client that ends its connection by a close, which begins as a half-close does.
 const LEAVES: &str = "One that is really gone answers the first bytes with a reset";
@@ -96,7 +99,7 @@ fn early_table() -> Vec<Case> {
             vec![say(&half), answer(), rest()],
             once(vec![head(), say(closing), close()]),
         )
-        .documented(APART, |view| view.status() == "413" && answers_only(view)),
+        .documented(KEPT, |view| view.status() == "413" && answers_only(view)),
         case(
             "413 to a large upload, read to its end",
             vec![say(&large), answer()],
@@ -106,7 +109,10 @@ fn early_table() -> Vec<Case> {
             "413 to a large upload, half-closed, then read",
             vec![say(&large), answer()],
             once(vec![head(), say(closing), finish(), gone()]),
-        ),
+        )
+        .documented(UNWANTED, |view| {
+            view.status() == "413" && answers_only(view) && view.requests.iter().all(|seen| seen.left)
+        }),
         case(
             "413 that keeps alive, to a large upload",
             ask_and_again(&large),
