@@ -115,7 +115,7 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>, number: usize) {
     let mut line = Line::new(stream);
     // Where the request that is being answered begins.
     let mut start = 0;
-    while line.is_open() {
+    while line.is_open() || line.can_answer() && line.got.len() > start {
         while line.got.len() <= start && line.is_open() {
             line.more().await;
         }

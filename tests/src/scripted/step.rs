@@ -131,6 +131,11 @@ impl Line {
         self.stream.is_some() && self.ending == Ending::Open
     }
 
+    /// Whether the other side may still be answered: a half-close ends what it sends, and no more.
+    pub(super) fn can_answer(&self) -> bool {
+        self.stream.is_some() && self.ending != Ending::Reset
+    }
+
     /// Reads once. How the connection ended is kept, and is no error.
     pub(super) async fn more(&mut self) {
         let Some(stream) = &mut self.stream else { return };
