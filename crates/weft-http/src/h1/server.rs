@@ -250,6 +250,10 @@ impl<H: Handler> Server<H> {
             _ if keep || upgrade.is_some() => Persistence::Silent,
             _ => Persistence::Close,
         };
+        // Whoever still reads the request may let go of it at any time. The client was told that the connection goes on, so
+        // all of its request is taken then: it may be about to send another.
+        let promised = keep && matches!(self.conn.borrow().incoming, Incoming::Body(_));
+        let most_drained = if promised { u64::MAX } else { linger::MOST_DRAINED };
         let mut sending = Sending::begin(&self.conn, &asked, &head, body, persistence);
         self.ticks.begin();
         let Self { conn, ticks, .. } = self;
@@ -263,7 +267,7 @@ impl<H: Handler> Server<H> {
                     // Whoever waits for a body that the client was never told to send waits in vain.
                     self.conn.borrow_mut().give_up_body();
                 }
-                Ok(self.behind(keep, asked.keep_alive).await)
+                Ok(self.behind(keep.then_some(most_drained), asked.keep_alive).await)
             }
             (Sent::BrokenOff, _) => Ok(After::Close(Ended::Aborted)),
         }
@@ -295,10 +299,12 @@ impl<H: Handler> Server<H> {
             && self.drain.phase() == DrainPhase::Running
     }
 
-    /// The answer is written. Waits for the rest of the request, if somebody still reads it.
-    async fn behind(&mut self, keep: bool, asked_to_keep: bool) -> After {
+    /// The answer is written. Waits for the rest of the request, if somebody still reads it. `most`: what is read of one that
+    /// nobody wants so that another may follow; without it none may.
+    async fn behind(&mut self, most: Option<u64>, asked_to_keep: bool) -> After {
         let Self { conn, ticks, .. } = self;
         ticks.begin();
+        let (keep, most) = (most.is_some(), most.unwrap_or(0));
         let (mut drained, mut told) = (0, keep);
         poll_fn(|cx| {
             let mut conn = conn.borrow_mut();
@@ -320,9 +326,7 @@ impl<H: Handler> Server<H> {
                         return Poll::Ready(After::Close(Ended::Closed));
                     }
                     Incoming::Dropped(decoder)
-                        if keep
-                            && drained < linger::MOST_DRAINED
-                            && decoder.left().is_none_or(|left| left <= linger::MOST_DRAINED) =>
+                        if drained < most && decoder.left().is_none_or(|left| left <= most) =>
                     {
                         match conn.poll_drain(cx) {
                             Poll::Ready(Ok(Drained::Some(octets))) => drained += octets,

@@ -159,6 +159,23 @@ async fn an_early_answer_is_heard_and_the_rest_is_never_a_request() {
     .await;
 }
 
+/// What was promised with the answer is kept, however much is still to come.
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_let_go_behind_its_answer_is_taken_to_its_end() {
+    local(async {
+        let mut client = Client::new();
+        let heard = client.say("POST /refused HTTP/1.1\r\nHost: h\r\nContent-Length: 2000000\r\n\r\n").await;
+        assert!(heard.starts_with("HTTP/1.1 413 ") && !heard.contains("Connection: close"), "{heard}");
+        for _ in 0..20 {
+            client.send(&"x".repeat(100_000)).await;
+            pass_time(Duration::from_secs(1)).await;
+        }
+        assert_eq!(client.say("GET / HTTP/1.1\r\nHost: h\r\n\r\n").await, OK);
+        assert_eq!(heads(&client).len(), 2);
+    })
+    .await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_request_that_is_still_read_goes_on_behind_its_answer() {
     local(async {

@@ -192,9 +192,9 @@ async fn an_answer_that_is_whole_does_not_hold_an_upload_that_nobody_takes() {
             assert_eq!(read(sent.await.unwrap().unwrap().into_body()).await.unwrap(), "ok");
             assert_eq!(client.heard().await, OK);
             if closes {
-                // It wants no more: neither does the mesh.
+                // It wants no more: neither does the mesh, and the client has the time of a pause to send what it began.
                 drop(io);
-                pass_time(Duration::from_secs(30)).await;
+                pass_time(Duration::from_secs(100)).await;
             } else {
                 // It takes nothing, and keeps the connection.
                 pass_time(Duration::from_secs(59)).await;

@@ -106,6 +106,14 @@ impl Handler for Shared {
                 tokio::time::sleep(Duration::from_secs(1000)).await;
                 answer(200, "ok")
             }
+            "/refused" => {
+                // Whoever reads the request lets go of it a moment after the answer's head.
+                tokio::task::spawn_local(async move {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    drop(body);
+                });
+                answer(413, "too large\n")
+            }
             "/interim" => {
                 for (status, link) in [(102, "a"), (103, "b")] {
                     let mut head = Response::new(());
