@@ -12,7 +12,7 @@ use crate::view::View;
 const UNASKED: &str = "Bytes that arrive while nobody has asked";
 
 /// Where the guide tells of a client's connection behind an early answer of an application that closes.
-const KEPT: &str = "kept then if the length says that no more than 256 KiB of the body are missing";
+const KEPT: &str = "What a client still sends is thrown away then, and its connection goes on";
 
 /// Where the guide tells of an application that closes or half-closes behind its early answer.
 const UNWANTED: &str = "an application that closes, or half-closes, wants no more of the body";
