@@ -269,8 +269,8 @@ fn same(sent: &Seen, heard: &Seen) -> bool {
         fields.sort();
         fields
     };
-    // An absolute target is what decides, and Host follows it.
-    let absolute = sent.target.starts_with(b"http");
+    // An absolute target is what decides, and so is that of CONNECT: Host follows it.
+    let absolute = sent.target.starts_with(b"http") || sent.method == "CONNECT";
     let fields = |seen: &Seen| {
         let mut fields = sorted(&seen.fields);
         fields.retain(|(name, _)| !absolute || name != "host");
