@@ -69,15 +69,19 @@ impl Survey {
 
 /// Whether only the mesh may write a header of this name: [`RESERVED`], and who the caller is.
 ///
-/// The latter also with underscores: CGI and what came after it (WSGI, Rack, PHP) give `x_forwarded_client_cert` and
-/// `x-forwarded-client-cert` to the application as one (RFC 3875 section 4.1.18).
+/// With any other sign in place of the hyphens as well: CGI and what came after it (WSGI, Rack, PHP) give
+/// `x_forwarded_client_cert`, some of them `x.forwarded.client.cert`, and `x-forwarded-client-cert` to the application as one
+/// (RFC 3875 section 4.1.18).
 pub fn is_internal(name: &str) -> bool {
-    name.starts_with(RESERVED)
-        || name.len() == X_FORWARDED_CLIENT_CERT.as_str().len()
-            && name
-                .bytes()
-                .map(|byte| if byte == b'_' { b'-' } else { byte })
-                .eq(X_FORWARDED_CLIENT_CERT.as_str().bytes())
+    let name = name.as_bytes();
+    let reads_as = |name: &[u8], wanted: &str| {
+        name.len() == wanted.len()
+            && name.iter().zip(wanted.bytes()).all(|(byte, wanted)| {
+                if wanted == b'-' { !byte.is_ascii_alphanumeric() } else { *byte == wanted }
+            })
+    };
+    name.get(..RESERVED.len()).is_some_and(|begin| reads_as(begin, RESERVED))
+        || reads_as(name, X_FORWARDED_CLIENT_CERT.as_str())
 }
 
 /// What the hop-by-hop headers of a message asked for, found while they were removed.

@@ -439,6 +439,8 @@ mod tests {
                     .header("weft-upgrade", "x")
                     .header("x-forwarded-client-cert", "URI=spiffe://a")
                     .header("X_Forwarded-Client_Cert", "URI=spiffe://b")
+                    .header("X.Forwarded!Client~Cert", "URI=spiffe://c")
+                    .header("weft_error", "x")
                     .header("weftless", "stays"),
             )
         };

@@ -104,7 +104,7 @@ impl Worker {
         // No PING to applications: servers of gRPC take more than one in five minutes for an attack. Keepalive finds one
         // that is gone.
         let http2_app = Http2Limits { idle: timeouts.pool_idle, max_error_resets: None, ..http2 };
-        let http2_link = link_limits(&http2);
+        let http2_link = link_limits(&http2, config.limits.max_headers);
         Rc::new(Self {
             telemetry: WorkerTelemetry::new(&shared),
             rng: RefCell::default(),
@@ -182,13 +182,19 @@ impl Worker {
 
 /// Limits of a link, which carries the requests of many: the errors and cancellations of one caller must not end it for the
 /// others, and their heads add up.
-fn link_limits(limits: &Http2Limits) -> Http2Limits {
+fn link_limits(limits: &Http2Limits, max_headers: usize) -> Http2Limits {
+    // What the mesh adds: trace context, addresses, identity, marks.
+    const ADDED: u32 = 16 * 1024;
+    let fields = u32::try_from(max_headers).unwrap_or(u32::MAX).saturating_mul(32);
     const CALLERS: u32 = 16;
     Http2Limits {
         // How many requests one turn of the connection may bring bounds them.
         max_pending_resets: usize::MAX,
         max_error_resets: None,
         max_control_frames: limits.max_control_frames.saturating_mul(CALLERS),
+        // HTTP/2 counts 32 octets for each field besides (RFC 9113 section 6.5.2): what the caller's sidecar has taken must not
+        // be too much for the next.
+        max_header_bytes: limits.max_header_bytes.saturating_add(fields).saturating_add(ADDED),
         head_budget: limits.head_budget.saturating_mul(CALLERS as usize),
         ..*limits
     }

@@ -23,6 +23,8 @@ pub(crate) struct Declared {
     lengths: u8,
     /// Two lengths, or one that is none.
     length_faulty: bool,
+    /// It has zeros in front.
+    padded: bool,
     coding: Coding,
 }
 
@@ -44,7 +46,9 @@ impl Declared {
     pub(crate) fn content_length(&mut self, value: &[u8]) {
         for number in value.split(|byte| *byte == b',') {
             self.lengths = self.lengths.saturating_add(1);
-            match parse_length(number.trim_ascii()) {
+            let number = number.trim_ascii();
+            self.padded |= number.len() > 1 && number.first() == Some(&b'0');
+            match parse_length(number) {
                 Some(number) if self.length.is_none_or(|before| before == number) => {
                     self.length = Some(number);
                 }
@@ -119,7 +123,7 @@ impl Declared {
 
     /// Nothing, or one length: nothing that another reader could take for something else.
     pub(crate) fn is_plain(self) -> bool {
-        self.lengths <= 1 && !self.length_faulty && self.coding == Coding::None
+        self.lengths <= 1 && !self.length_faulty && !self.padded && self.coding == Coding::None
     }
 
     /// Whether content was announced. A server that announces it with 204 may send it as well, and by and by it would be
@@ -139,10 +143,12 @@ pub(crate) fn parse_length(text: &[u8]) -> Option<u64> {
     if text.is_empty() {
         return None;
     }
-    text.iter().try_fold(0u64, |sum, byte| {
+    let length = text.iter().try_fold(0u64, |sum, byte| {
         let digit = byte.is_ascii_digit().then(|| u64::from(byte - b'0'))?;
         sum.checked_mul(10)?.checked_add(digit)
-    })
+    });
+    // More has no file, and `h2` and many others count with a sign.
+    length.filter(|length| i64::try_from(*length).is_ok())
 }
 
 #[cfg(test)]
@@ -178,6 +184,7 @@ mod tests {
             &[("cl", "0x5")],
             &[("cl", "")],
             &[("cl", "18446744073709551616")],
+            &[("cl", "18446744073709551615")],
             &[("te", "chunked, chunked")],
             &[("te", "chunked"), ("te", "chunked")],
             &[("te", "gzip, chunked")],

@@ -88,6 +88,19 @@ async fn doubtful_framing_is_refused_and_nothing_behind_it_is_read() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_length_with_zeros_in_front_is_that_length() {
+    local(async {
+        let mut client = Client::new();
+        let heard = client
+            .say("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 00000000000000000000002\r\n\r\nok")
+            .await;
+        assert_eq!(heard, OK);
+        assert_eq!(heads(&client), ["POST /echo host=h content-length=2"]);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn limits_have_their_status() {
     let limits = Http1Limits {
         max_header_bytes: 9000,

@@ -450,7 +450,8 @@ impl Java {
             Self::Header(_) if matches!(byte, b'\n' | b'\r') => Self::Header(Some(0)),
             Self::Header(Some(0)) if matches!(byte, b' ' | b'\t') => self,
             Self::Header(Some(at)) => match FORGED.get(usize::from(at)) {
-                Some(b'-') if byte == b'_' => Self::Header(Some(at + 1)),
+                // Whatever CGI maps to the same: see weft-http's `is_internal`.
+                Some(b'-') if !byte.is_ascii_alphanumeric() && byte != b':' => Self::Header(Some(at + 1)),
                 Some(wanted) if byte.eq_ignore_ascii_case(wanted) => {
                     if usize::from(at) + 1 == FORGED.len() {
                         Self::Http
