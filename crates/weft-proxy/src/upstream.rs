@@ -172,17 +172,14 @@ impl Upstream {
     }
 
     /// Takes a new configuration over, connections that are open included. `false`: it must be made anew.
-    pub(crate) fn follow(&self, target: &Target, snapshot: &weft_config::Snapshot) -> bool {
-        let Some(rule) = destination::rule(snapshot, target) else { return false };
-        let listed = match target {
+    pub(crate) fn follow(&self, snapshot: &weft_config::Snapshot) -> bool {
+        let Some(rule) = destination::rule(snapshot, &self.target) else { return false };
+        *self.mode.borrow_mut() = rule.mode;
+        let listed = match &self.target {
             Target::Service(key) => self.service.is_listed() || snapshot.services.get(key).is_some(),
             Target::Addr(_) => false,
         };
-        if rule.peer != self.peer {
-            return false;
-        }
-        *self.mode.borrow_mut() = rule.mode;
-        !listed
+        rule.peer == self.peer && !listed
     }
 
     /// The protocol that the service's records or the configuration tell, once its endpoints are known.

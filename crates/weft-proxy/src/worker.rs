@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +37,8 @@ pub(crate) struct Worker {
     pub(crate) http2_app: Http2Limits,
     pub(crate) http2_pool: Http2Limits,
     upstreams: RefCell<HashMap<Target, Rc<Upstream>>>,
+    /// Those that were replaced, as long as connections hold them: a mode that becomes strict holds for these as well.
+    replaced: RefCell<Vec<Weak<Upstream>>>,
     apps: RefCell<HashMap<EndpointAddr, Rc<App>>>,
     /// The version of the configuration that `upstreams` were made with.
     version: Cell<u64>,
@@ -121,6 +123,7 @@ impl Worker {
                 ..http2_link
             },
             upstreams: RefCell::default(),
+            replaced: RefCell::default(),
             apps: RefCell::default(),
             version: Cell::new(0),
             open: Cell::new(0),
@@ -151,7 +154,20 @@ impl Worker {
     fn reconfigure(&self) {
         let snapshot = self.shared.snapshot.load();
         if self.version.replace(snapshot.version) != snapshot.version {
-            self.upstreams.borrow_mut().retain(|target, upstream| upstream.follow(target, &snapshot));
+            let mut replaced = self.replaced.borrow_mut();
+            replaced.retain(|upstream| {
+                upstream.upgrade().is_some_and(|upstream| {
+                    upstream.follow(&snapshot);
+                    true
+                })
+            });
+            self.upstreams.borrow_mut().retain(|_, upstream| {
+                let stays = upstream.follow(&snapshot);
+                if !stays {
+                    replaced.push(Rc::downgrade(upstream));
+                }
+                stays
+            });
             self.plaintext.follow(snapshot.inbound.mode, self.shared.config.timeouts.drain);
         }
     }

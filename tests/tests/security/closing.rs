@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use weft_testbed::{Service, story};
+use weft_testbed::{Service, Sidecar, eventually, story};
 
 /// Longer than any of this takes.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -92,6 +92,65 @@ fn plaintext_connections_out_end_when_the_mode_becomes_strict() {
             bytes.write_all(b"\x00two").await?;
             ensure!(read(&mut bytes).await? == "\0two", "bytes have the time of a drain");
             ensure!(read(&mut bytes).await?.is_empty(), "the time of a drain is over");
+            Ok(())
+        })
+    });
+}
+
+/// Requests on a connection that is open, to a service that is listed in the configuration, with a reload of something else
+/// in between.
+#[test]
+fn requests_follow_the_mode_on_connections_that_are_open() {
+    story("closing-listed", |mesh| {
+        let orders = mesh.pod("orders.shop").start()?;
+        orders.app_of("raw", 8081)?;
+        mesh.dns().set(Service::virtual_ip("orders.shop").port(80, 8081).on(&[&orders]))?;
+        let web = mesh.pod("web.shop").start()?;
+        let endpoint = SocketAddr::new(orders.ip(), 8081).to_string();
+        let mut sidecar = mesh
+            .sidecar(&web)?
+            .config(|yaml| {
+                yaml["mesh"]["mode"] = "permissive".into();
+                yaml["timeouts"]["handshake"] = "1s".into();
+                yaml["services"] = serde_json::json!([
+                    { "name": "orders.shop.svc.cluster.local", "port": 80, "endpoints": [endpoint] },
+                ]);
+            })
+            .start()?;
+        let address = SocketAddr::new(web.resolve("orders.shop")?[0], 80);
+        web.run(async || {
+            let mut stream = TcpStream::connect(address).await?;
+            let request = "GET /one HTTP/1.1\r\nHost: orders.shop\r\n\r\n";
+            stream.write_all(request.as_bytes()).await?;
+            let answer = read(&mut stream).await?;
+            ensure!(answer.starts_with("HTTP/1.1 200 "), "permissive, without a sidecar: {answer}");
+            let version =
+                |sidecar: &Sidecar| anyhow::Ok(sidecar.admin("/config")?.json()?["version"].clone());
+            let before = version(&sidecar)?;
+            sidecar.reconfigure(|yaml| yaml["outbound"]["opaquePorts"] = serde_json::json!([7000]))?;
+            eventually("the first reload", LIMIT, || {
+                let now = version(&sidecar)?;
+                Ok((now != before).then_some(()))
+            })?;
+            // The worker has taken it over when it serves another request.
+            stream.write_all(request.as_bytes()).await?;
+            ensure!(
+                read(&mut stream).await?.starts_with("HTTP/1.1 200 "),
+                "nothing has changed for this one"
+            );
+            sidecar.reconfigure(|yaml| yaml["mesh"]["mode"] = "strict".into())?;
+            // The change takes a moment to be seen; from then on it holds.
+            let refused = async {
+                loop {
+                    stream.write_all(request.as_bytes()).await?;
+                    let answer = read(&mut stream).await?;
+                    if !answer.starts_with("HTTP/1.1 200 ") {
+                        return anyhow::Ok(answer);
+                    }
+                }
+            };
+            let answer = tokio::time::timeout(LIMIT, refused).await.context("still plaintext")??;
+            ensure!(answer.starts_with("HTTP/1.1 502 ") && answer.contains("tls-failed"), "strict: {answer}");
             Ok(())
         })
     });
