@@ -39,8 +39,8 @@ pub use error::{ErrorCode, Refusal, WEFT_ERROR, is_grpc, unanswered};
 #[doc(hidden)]
 pub use h1::testing;
 pub use h1::{
-    Ended, Http1Error, Http1Fault, Http1Pool, IncomingBody, NameCase, Opened as Opened1, RawTarget, Reason,
-    Rest, Sending, Unanswered, serve_http1,
+    Ended, Http1Error, Http1Fault, Http1Pool, IncomingBody, NameCase, Opened as Http1Opened, RawTarget,
+    Reason, Rest, Sending, Unanswered, serve_http1,
 };
 pub use handler::{Abort, Answer, Handler, Interim, InterimSink, UpgradeTask};
 pub use limits::{HalfClose, Http1Limits, Http2Limits};

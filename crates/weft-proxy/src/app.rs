@@ -9,8 +9,8 @@ use tokio::net::TcpStream;
 use weft_core::EndpointAddr;
 use weft_http::wire::{self, Original};
 use weft_http::{
-    Body, BodyError, ErrorCode, ExchangeError, Http1Error, Http1Fault, Http1Pool, Http2Client, Http2Pool,
-    Interim, Lease, Opened, Opened1, ResetCode, Sending, Sent, Unanswered, UpgradeIo, judge,
+    Body, BodyError, ErrorCode, ExchangeError, Http1Error, Http1Fault, Http1Opened, Http1Pool, Http2Client,
+    Http2Pool, Interim, Lease, Opened, ResetCode, Sending, Sent, Unanswered, UpgradeIo, judge,
 };
 use weft_net::{ConnectError, ConnectOptions};
 use weft_telemetry::metrics::families;
@@ -187,11 +187,11 @@ impl App {
         *request.body_mut() = Body::Empty;
         let opened = self.http1.open(request, interim, async || self.dial_http1().await).await;
         Ok(match opened.map_err(http1)? {
-            Opened1::Answer(mut response) => {
+            Http1Opened::Answer(mut response) => {
                 wire::response_to_link(&mut response);
                 Upgraded::Answer(response)
             }
-            Opened1::Switched(response, rest) => {
+            Http1Opened::Switched(response, rest) => {
                 let mut response = response.map(|()| Body::Empty);
                 wire::response_to_link(&mut response);
                 Upgraded::Accepted(response, UpgradeIo::Http1(rest))

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{Request, Response, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
-use weft_http::{Body, Http1Error, Http1Fault, Http1Limits, Http1Pool, Interim, Opened1, Unanswered};
+use weft_http::{Body, Http1Error, Http1Fault, Http1Limits, Http1Opened, Http1Pool, Interim, Unanswered};
 
 use crate::support::{full, heard, local, pass_time, read};
 
@@ -409,13 +409,13 @@ async fn a_takeover_leaves_the_pool_for_good() {
             assert_eq!(heard(&mut io).await, "CONNECT h:80 HTTP/1.1\r\nHost: h:80\r\n\r\n");
             io.write_all(answer.as_bytes()).await.unwrap();
             match opened.await.unwrap().unwrap() {
-                Opened1::Switched(_, mut rest) => {
+                Http1Opened::Switched(_, mut rest) => {
                     assert!(switches, "{answer}");
                     let mut word = [0; 2];
                     rest.read_exact(&mut word).await.unwrap();
                     assert_eq!(&word, b"ab");
                 }
-                Opened1::Answer(response) => {
+                Http1Opened::Answer(response) => {
                     assert!(!switches, "{answer}");
                     assert_eq!(read(response.into_body()).await.unwrap(), "ab");
                 }

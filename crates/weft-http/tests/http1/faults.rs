@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{Request, Version};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use weft_core::Drain;
-use weft_http::{Body, Http1Limits, Http1Pool, Interim, Opened1};
+use weft_http::{Body, Http1Limits, Http1Opened, Http1Pool, Interim};
 
 use crate::applications::Application;
 use crate::ragged::{Manner, Ragged};
@@ -118,7 +118,7 @@ async fn what_comes_with_a_connection_is_held_as_long_as_it_lives() {
             assert_eq!(open.get(), 1, "{answer}");
             io.write_all(b"ok").await.unwrap();
             drop(io);
-            let Ok(Opened1::Answer(response)) = opened else { panic!("{answer}") };
+            let Ok(Http1Opened::Answer(response)) = opened else { panic!("{answer}") };
             assert_eq!(read(response.into_body()).await.unwrap(), "ok");
             assert_eq!(open.get(), 0, "{answer}");
         })
@@ -136,7 +136,7 @@ async fn what_comes_with_a_connection_is_held_as_long_as_it_lives() {
             io
         };
         let (opened, _io) = tokio::join!(pool.open(request, &Interim::Nowhere, connect), side);
-        let Ok(Opened1::Switched(_, rest)) = opened else { panic!("no tunnel") };
+        let Ok(Http1Opened::Switched(_, rest)) = opened else { panic!("no tunnel") };
         assert_eq!(open.get(), 1, "it counts as long as the tunnel");
         drop(rest);
         assert_eq!(open.get(), 0);
