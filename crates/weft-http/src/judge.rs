@@ -33,6 +33,7 @@ use http::uri::Uri;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Version};
 
 use crate::ErrorCode;
+use crate::h1::table::parse_length;
 use crate::headers::Survey;
 
 /// Judges the head of a request: one host, one length at most, a target that fits the method.
@@ -70,9 +71,7 @@ pub(crate) fn is_host(bytes: &[u8]) -> bool {
 
 /// The length that a head declares, if it is one.
 fn length(headers: &HeaderMap) -> Option<u64> {
-    let text = headers.get(CONTENT_LENGTH)?.to_str().ok()?;
-    // `parse` takes a sign.
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
+    parse_length(headers.get(CONTENT_LENGTH)?.as_bytes())
 }
 
 /// Whether no body follows a request's head. A length of 0 is none.
@@ -105,7 +104,7 @@ fn connect<B>(request: &Request<B>, version: Version) -> bool {
 }
 
 /// `host:port` and no more (RFC 9112 section 3.2.3).
-fn is_authority_form(target: &Uri) -> bool {
+pub(crate) fn is_authority_form(target: &Uri) -> bool {
     let port = target.authority().and_then(http::uri::Authority::port_u16);
     let host = target.authority().map_or("", http::uri::Authority::host);
     target.scheme().is_none()

@@ -20,7 +20,7 @@ use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderName, TRAILER, TRANSFER_E
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 
 use crate::h1::{NameCase, RawTarget, Reason, Upgrade};
-use crate::headers::{Survey, is_internal, strip_hop_by_hop};
+use crate::headers::{HopByHop, Survey, is_internal, strip_hop_by_hop};
 use crate::{ErrorCode, WEFT_ERROR, judge};
 
 /// Marks a request whose application speaks HTTP/1.0 (`1.0`) or HTTP/2 (`2`).
@@ -214,10 +214,7 @@ pub fn response_to_link<B>(response: &mut Response<B>) {
         (extensions.remove::<Upgrade>(), extensions.remove::<Reason>(), extensions.remove::<NameCase>());
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let survey = Survey::of(response.headers());
-    if survey.internal {
-        remove_internal(response.headers_mut());
-    }
-    let listed = strip_hop_by_hop(response.headers_mut(), survey).upgrade;
+    let listed = clean(response.headers_mut(), survey).upgrade;
     if switched {
         let protocol = upgrade.map(|upgrade| upgrade.0).or(listed);
         let headers = response.headers_mut();
@@ -302,27 +299,28 @@ fn restore_answer<B>(response: &mut Response<B>) {
 
 /// Takes out of a 1xx what it may not have.
 pub(crate) fn clean_interim(headers: &mut HeaderMap) {
-    let survey = Survey::of(headers);
+    clean(headers, Survey::of(headers));
+}
+
+/// Takes out what only the mesh may say, and what concerns one connection.
+fn clean(headers: &mut HeaderMap, survey: Survey) -> HopByHop {
     if survey.internal {
         remove_internal(headers);
     }
-    strip_hop_by_hop(headers, survey);
+    strip_hop_by_hop(headers, survey)
 }
 
 /// Takes out of trailers what they may not have: what only the mesh may say, and what says where a message ends or goes
 /// (RFC 9110 section 6.5.1). Many servers read trailers as if they were headers.
 pub(crate) fn clean_trailers(headers: &mut HeaderMap) {
     let survey = Survey::of(headers);
-    if survey.internal {
-        remove_internal(headers);
-    }
     if survey.hosts > 0 {
         headers.remove(HOST);
     }
     if survey.lengths > 0 {
         headers.remove(CONTENT_LENGTH);
     }
-    strip_hop_by_hop(headers, survey);
+    clean(headers, survey);
 }
 
 /// Removes what only the mesh may say ([`is_internal`]), on links or off them. An application that passes on an answer of

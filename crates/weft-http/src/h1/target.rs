@@ -8,6 +8,8 @@ use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{Method, Uri};
 
+use crate::judge::is_authority_form;
+
 /// A target that is not what its request's `Uri` would be written as.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawTarget(Bytes);
@@ -38,11 +40,8 @@ fn is_target(target: &[u8]) -> bool {
 /// The `Uri` of a target, and the target itself where that is not the same.
 pub(super) fn parse(method: &Method, target: Bytes) -> Result<(Uri, Option<RawTarget>), &'static str> {
     if *method == Method::CONNECT {
-        // Authority form (RFC 9112 section 3.2.3).
-        let uri = Uri::from_maybe_shared(target).map_err(|_| "target of CONNECT")?;
-        let is_authority = uri.scheme().is_none() && uri.path_and_query().is_none();
-        let has_port = uri.authority().is_some_and(|authority| authority.port_u16().is_some());
-        return if is_authority && has_port { Ok((uri, None)) } else { Err("target of CONNECT") };
+        let uri = Uri::from_maybe_shared(target).ok().filter(is_authority_form);
+        return uri.map(|uri| (uri, None)).ok_or("target of CONNECT");
     }
     if target.first() == Some(&b'/') {
         if let Ok(path) = PathAndQuery::from_maybe_shared(target.clone())
