@@ -32,10 +32,9 @@ pub enum Availability {
 /// How a request ended, as far as balancing cares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The endpoint answered: its latency counts.
+    /// The endpoint answered.
     Success,
-    /// It failed (reset, 5xx, timeout). Its latency counts only if it is a new peak: failing fast must not make an
-    /// endpoint look good.
+    /// It failed (reset, 5xx, a gRPC status that blames the server, timeout).
     Failure,
 }
 
@@ -95,7 +94,7 @@ impl Endpoint {
     /// Counts a request in. Take it when the endpoint was picked, so that others who pick see it.
     pub fn begin(self: &Arc<Self>, now: Timestamp) -> InFlight {
         self.in_flight.fetch_add(1, Relaxed);
-        InFlight { endpoint: Arc::clone(self), started: now, observed: false }
+        InFlight { endpoint: Arc::clone(self), started: now, seen: Seen::Nothing }
     }
 
     /// Whether to choose it at `now`. A back-off that has run out makes it available again; only the next connect tells.
@@ -131,33 +130,37 @@ impl Endpoint {
         }
     }
 
-    fn observe(&self, started: Timestamp, now: Timestamp, outcome: Outcome) {
-        let took = now.nanos_since(started);
+    /// A request has ended.
+    fn ended(&self, outcome: Outcome) {
         match outcome {
-            Outcome::Success => {
-                self.latency.record(took, now);
-                if self.failures.load(Relaxed) != 0 {
-                    self.failures.store(0, Relaxed);
-                }
-            }
+            // Read first: the line stays shared while nothing is wrong.
+            Outcome::Success if self.failures.load(Relaxed) == 0 => {}
+            Outcome::Success => self.failures.store(0, Relaxed),
             Outcome::Failure => {
-                if took as f32 > self.latency.get(now) {
-                    self.latency.record(took, now);
-                }
                 self.failures.fetch_add(1, Relaxed);
             }
         }
     }
 }
 
-/// One request in flight. Dropping it takes the request out of the count; without [`observe`](Self::observe) or
-/// [`finish`](Self::finish) before, it was cancelled and says nothing about the endpoint.
+/// One request in flight. Dropping it takes the request out of the count; without [`ended`](Self::ended) before, it was
+/// cancelled and says nothing of whether the endpoint works.
 #[derive(Debug)]
 #[must_use = "dropping it ends the request"]
 pub struct InFlight {
     endpoint: Arc<Endpoint>,
     started: Timestamp,
-    observed: bool,
+    seen: Seen,
+}
+
+/// What is known of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    Nothing,
+    /// Its latency counts already.
+    Answered,
+    /// How it went is told.
+    Ended,
 }
 
 impl InFlight {
@@ -172,18 +175,42 @@ impl InFlight {
         self.started = now;
     }
 
-    /// Records how it went while the request stays in flight: a response's head tells the latency, its body may take
-    /// as long as the client likes. Only the first call counts.
-    pub fn observe(&mut self, now: Timestamp, outcome: Outcome) {
-        if !self.observed {
-            self.observed = true;
-            self.endpoint.observe(self.started, now, outcome);
+    /// The answer has begun well: that tells the latency, for its body may take as long as the client likes. How it ends
+    /// is still to come.
+    pub fn answered(&mut self, now: Timestamp) {
+        if self.seen == Seen::Nothing {
+            self.seen = Seen::Answered;
+            self.endpoint.latency.record(now.nanos_since(self.started), now);
         }
     }
 
-    /// Records how it went (unless that was observed before) and ends the request.
+    /// There is no answer, or one that says that the endpoint failed. Its latency counts only if it is a new peak: failing
+    /// fast must not make an endpoint look good.
+    pub fn failed(&mut self, now: Timestamp) {
+        let took = now.nanos_since(self.started);
+        if self.seen == Seen::Nothing && took as f32 > self.endpoint.latency.get(now) {
+            self.endpoint.latency.record(took, now);
+        }
+        self.ended(Outcome::Failure);
+    }
+
+    /// How an answer that had begun has ended. The request stays in flight; only the first end counts.
+    pub fn ended(&mut self, outcome: Outcome) {
+        if self.seen != Seen::Ended {
+            self.seen = Seen::Ended;
+            self.endpoint.ended(outcome);
+        }
+    }
+
+    /// Records how it went (unless that was told before) and ends the request.
     pub fn finish(mut self, now: Timestamp, outcome: Outcome) {
-        self.observe(now, outcome);
+        match outcome {
+            Outcome::Success => {
+                self.answered(now);
+                self.ended(outcome);
+            }
+            Outcome::Failure => self.failed(now),
+        }
     }
 }
 
@@ -247,15 +274,31 @@ mod tests {
     }
 
     #[test]
-    fn an_observed_request_stays_in_flight_and_is_counted_once() {
+    fn a_request_that_was_told_of_stays_in_flight_and_is_counted_once() {
         let ep = endpoint();
         let mut guard = ep.begin(ms(0));
-        guard.observe(ms(100), Outcome::Success);
+        guard.answered(ms(100));
+        guard.ended(Outcome::Success);
         assert_eq!(ep.in_flight(), 1);
         guard.finish(ms(60_000), Outcome::Failure);
         assert_eq!(ep.in_flight(), 0);
         assert_eq!(ep.latency(ms(100)).as_millis(), 100);
         assert_eq!(ep.consecutive_failures(), 0);
+    }
+
+    #[test]
+    fn an_answer_that_began_well_may_end_badly() {
+        let ep = endpoint();
+        let mut guard = ep.begin(ms(0));
+        guard.answered(ms(100));
+        assert_eq!(ep.latency(ms(100)).as_millis(), 100, "the head tells the latency");
+        guard.finish(ms(60_000), Outcome::Failure);
+        assert!(ep.latency(ms(60_000)).as_millis() <= 100, "its body took as long as the client liked");
+        assert_eq!(ep.consecutive_failures(), 1);
+        let mut cancelled = ep.begin(ms(60_000));
+        cancelled.answered(ms(60_001));
+        drop(cancelled);
+        assert_eq!(ep.consecutive_failures(), 1, "a client that goes says nothing of the endpoint");
     }
 
     #[test]
@@ -292,7 +335,7 @@ mod tests {
     enum Step {
         Begin,
         Finish(usize, bool),
-        Observe(usize),
+        End(usize),
         Drop(usize),
     }
 
@@ -300,7 +343,7 @@ mod tests {
         prop_oneof![
             3 => Just(Step::Begin),
             1 => (any::<usize>(), any::<bool>()).prop_map(|(i, ok)| Step::Finish(i, ok)),
-            1 => any::<usize>().prop_map(Step::Observe),
+            1 => any::<usize>().prop_map(Step::End),
             1 => any::<usize>().prop_map(Step::Drop),
         ]
     }
@@ -319,8 +362,8 @@ mod tests {
                         let outcome = if ok { Outcome::Success } else { Outcome::Failure };
                         guards.swap_remove(i).finish(now, outcome);
                     },
-                    Step::Observe(i) => if let Some(i) = at(i, &guards) {
-                        guards[i].observe(now, Outcome::Success);
+                    Step::End(i) => if let Some(i) = at(i, &guards) {
+                        guards[i].failed(now);
                     },
                     Step::Drop(i) => if let Some(i) = at(i, &guards) {
                         drop(guards.swap_remove(i));

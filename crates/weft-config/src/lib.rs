@@ -46,7 +46,7 @@ pub use reload::{ConfigHandle, Reloaded, watch};
 pub use snapshot::{InboundPolicy, OutboundPolicy, Services, Snapshot, StaticService};
 pub use types::{
     AccessLogMode, AccessLogSink, Bind, CaSource, DnsConfig, FileSource, HalfClose, Http2Limits, HttpConfig,
-    IdentityConfig, IdentitySource, Keepalive, Limits, OtlpProtocol, ProxyConfig, Retries, TelemetryConfig,
-    Timeouts, TracingConfig, Workers, Workload,
+    IdentityConfig, IdentitySource, Keepalive, Limits, OtlpProtocol, ProxyConfig, Retries, RetryBudget,
+    TelemetryConfig, Timeouts, TracingConfig, Workers, Workload,
 };
 pub use value::{HostPort, Listen, PortSet, Size};

@@ -14,7 +14,7 @@ use crate::scalar::{self, MaybeSpan, Span};
 use crate::tree::{self, Scalar};
 use crate::types::{
     AccessLogSink, Bind, DnsConfig, HalfClose, Http2Limits, HttpConfig, Keepalive, Limits, OtlpProtocol,
-    ProxyConfig, Retries, TelemetryConfig, Timeouts, TracingConfig, Workers, Workload,
+    ProxyConfig, Retries, RetryBudget, TelemetryConfig, Timeouts, TracingConfig, Workers, Workload,
 };
 use crate::value::{Listen, Size};
 use crate::{identity, policy, probes};
@@ -449,7 +449,14 @@ fn keepalive(s: &Section<'_, '_>) -> Keepalive {
 
 fn retries(s: &Section<'_, '_>) -> Retries {
     // The dead endpoint, and two more before the caller is told.
-    Retries { connect_attempts: to_u32(s.or("connectAttempts", 3, scalar::whole(1..=16))) }
+    let connect_attempts = to_u32(s.or("connectAttempts", 3, scalar::whole(1..=16)));
+    let s = s.section("budget");
+    // What Linkerd and the Gateway API's retry constraint have as defaults.
+    let budget = RetryBudget {
+        percent: to_u32(s.or("percent", 20, scalar::whole(0..=100))),
+        min_per_second: to_u32(s.or("minPerSecond", 10, scalar::whole(0..=10_000))),
+    };
+    Retries { connect_attempts, budget }
 }
 
 /// A path that prints.

@@ -362,4 +362,16 @@ pub struct Retries {
     /// Endpoints tried for one request or connection, the first included. A further try is made only where no octet of
     /// the request was sent, or where the request is idempotent (RFC 9110 section 9.2.2).
     pub connect_attempts: u32,
+    /// How many of a destination's requests may be sent again.
+    pub budget: RetryBudget,
+}
+
+/// `retries.budget`, of one worker and destination. It holds for requests that may have been seen: what an upstream surely
+/// did not look at goes elsewhere without asking it, as gRPC's transparent retries do (gRFC A6).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// Retries in 100 requests of the last seconds.
+    pub percent: u32,
+    /// Retries a second that are always there.
+    pub min_per_second: u32,
 }

@@ -27,6 +27,9 @@ pub enum BodyError {
     /// The time of the whole request was over before the body was.
     #[error("the body did not end in time")]
     TimedOut,
+    /// The request is being sent again, and its body is read there.
+    #[error("the request is being sent again")]
+    SentAgain,
 }
 
 impl BodyError {
@@ -34,7 +37,7 @@ impl BodyError {
     pub fn reset_reason(&self) -> h2::Reason {
         match self {
             Self::Http2(error) => error.reason().unwrap_or(h2::Reason::CANCEL),
-            Self::Http1(_) | Self::TimedOut => h2::Reason::CANCEL,
+            Self::Http1(_) | Self::TimedOut | Self::SentAgain => h2::Reason::CANCEL,
         }
     }
 }

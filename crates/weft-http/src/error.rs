@@ -90,6 +90,19 @@ impl ErrorCode {
     pub fn is_connect(self) -> bool {
         matches!(self, Self::ConnectRefused | Self::ConnectFailed | Self::ConnectTimeout)
     }
+
+    /// Whether it was the upstream's doing, and not the client's or this proxy's.
+    pub fn blames_upstream(self) -> bool {
+        self.is_connect()
+            || matches!(
+                self,
+                Self::UpstreamReset
+                    | Self::UpstreamRefused
+                    | Self::UpstreamClosed
+                    | Self::UpstreamProtocol
+                    | Self::UpstreamTimeout
+            )
+    }
 }
 
 /// A failure answer in the making: what went wrong, and in which protocol the client wants to hear it.

@@ -19,15 +19,21 @@ use crate::{Body, BodyError};
 const MOST_KEPT: usize = 65_535;
 
 /// The right to send a body again. While it is held, what has been read is kept.
+///
+/// A body has one reader: what it is read from lies in a place that both know, and sending again takes it out of there.
+/// An earlier sending that still has its end of the body finds the place empty and fails; it can take no frame of the later.
 #[derive(Debug)]
-pub struct Replay(Rc<RefCell<Kept>>);
+pub struct Replay(Place);
 
 /// Reads the kept part from its beginning, then the rest.
 #[derive(Debug)]
 pub struct Replayed {
-    kept: Rc<RefCell<Kept>>,
+    place: Place,
     at: usize,
 }
+
+/// Where a body lies while it may be sent again; `None` once a later sending has taken it.
+type Place = Rc<RefCell<Option<Kept>>>;
 
 #[derive(Debug)]
 struct Kept {
@@ -47,20 +53,20 @@ enum Piece {
 impl Replay {
     /// Makes `body` one that can be sent again. One that is known to be empty needs nothing of this.
     pub fn of(body: Body) -> (Self, Body) {
-        let kept = Kept { frames: Vec::new(), bytes: 0, rest: body, lost: false };
-        let replay = Self(Rc::new(RefCell::new(kept)));
-        let first = replay.reader();
-        (replay, first)
+        Self::with(Kept { frames: Vec::new(), bytes: 0, rest: body, lost: false })
     }
 
-    /// The body from its beginning, unless too much of it has passed or it has failed. Whoever reads the earlier one must
-    /// have let go of it.
-    pub fn again(&self) -> Option<Body> {
-        (!self.0.borrow().lost).then(|| self.reader())
+    fn with(kept: Kept) -> (Self, Body) {
+        let place = Rc::new(RefCell::new(Some(kept)));
+        let reader = Replayed { place: Rc::clone(&place), at: 0 };
+        (Self(place), Body::Replayed(reader))
     }
 
-    fn reader(&self) -> Body {
-        Body::Replayed(Replayed { kept: Rc::clone(&self.0), at: 0 })
+    /// The body from its beginning, and the right to send it once more; nothing, if too much of it has passed or it has
+    /// failed. Whoever reads the earlier one reads no more of it.
+    pub fn again(self) -> Option<(Self, Body)> {
+        let kept = self.0.borrow_mut().take_if(|kept| !kept.lost)?;
+        Some(Self::with(kept))
     }
 }
 
@@ -69,8 +75,9 @@ impl Replayed {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let watched = Rc::strong_count(&self.kept) > 1;
-        let mut kept = self.kept.borrow_mut();
+        let watched = Rc::strong_count(&self.place) > 1;
+        let mut place = self.place.borrow_mut();
+        let Some(kept) = place.as_mut() else { return Poll::Ready(Some(Err(BodyError::SentAgain))) };
         if let Some(piece) = kept.frames.get(self.at).cloned() {
             self.at += 1;
             if !watched && self.at == kept.frames.len() {
@@ -89,12 +96,15 @@ impl Replayed {
     }
 
     pub(crate) fn is_end_stream(&self) -> bool {
-        let kept = self.kept.borrow();
-        self.at >= kept.frames.len() && kept.rest.is_end_stream()
+        self.place
+            .borrow()
+            .as_ref()
+            .is_some_and(|kept| self.at >= kept.frames.len() && kept.rest.is_end_stream())
     }
 
     pub(crate) fn size_hint(&self) -> http_body::SizeHint {
-        let kept = self.kept.borrow();
+        let place = self.place.borrow();
+        let Some(kept) = place.as_ref() else { return http_body::SizeHint::default() };
         let rest = kept.rest.size_hint();
         let unread: usize = kept.frames.iter().skip(self.at).map(Piece::len).sum();
         match rest.exact() {
@@ -167,7 +177,7 @@ mod tests {
         assert_eq!(next(&mut first).unwrap(), "all of it");
         assert!(first.is_end_stream());
         drop(first);
-        let mut second = replay.again().unwrap();
+        let (_, mut second) = replay.again().unwrap();
         assert_eq!(second.size_hint().exact(), Some(9));
         assert!(!second.is_end_stream());
         assert_eq!(next(&mut second).unwrap(), "all of it");
@@ -178,7 +188,24 @@ mod tests {
     fn what_was_not_read_the_first_time_is_read_the_second() {
         let (replay, first) = Replay::of(Body::Full(Bytes::from_static(b"later")));
         drop(first);
-        assert_eq!(next(&mut replay.again().unwrap()).unwrap(), "later");
+        assert_eq!(next(&mut replay.again().unwrap().1).unwrap(), "later");
+    }
+
+    #[test]
+    fn an_earlier_sending_takes_nothing_of_a_later_one() {
+        let (replay, mut first) = Replay::of(Body::Full(Bytes::from_static(b"for the second")));
+        let (replay, mut second) = replay.again().unwrap();
+        assert!(!first.is_end_stream(), "half a body is not a whole one");
+        let mut cx = Context::from_waker(Waker::noop());
+        let read = loop {
+            // An error lets what came before it leave first.
+            if let Poll::Ready(read) = Pin::new(&mut first).poll_frame(&mut cx) {
+                break read;
+            }
+        };
+        assert!(matches!(read, Some(Err(BodyError::SentAgain))), "{read:?}");
+        assert_eq!(next(&mut second).unwrap(), "for the second");
+        assert_eq!(next(&mut replay.again().unwrap().1).unwrap(), "for the second", "and once more");
     }
 
     #[test]
@@ -195,7 +222,7 @@ mod tests {
         drop(replay);
         assert_eq!(next(&mut first).unwrap(), "once");
         let Body::Replayed(reader) = &first else { panic!("{first:?}") };
-        assert!(reader.kept.borrow().frames.is_empty());
+        assert!(reader.place.borrow().as_ref().unwrap().frames.is_empty());
         assert_eq!(next(&mut first), None);
     }
 }

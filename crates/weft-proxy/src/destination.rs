@@ -1,17 +1,140 @@
-//! What an outbound connection is going to: a mesh service, or something outside.
+//! What outbound connections are going to: mesh services, or something outside.
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use weft_config::{AddrVerdict, DestinationMode, NameVerdict, Snapshot};
-use weft_core::{DnsName, EndpointAddr, MtlsMode, OriginalDst, PeerRule, ServiceKey};
+use weft_config::{AddrVerdict, NameVerdict, Snapshot};
+use weft_core::{DnsName, EndpointAddr, MtlsMode, OriginalDst, ServiceKey};
 
-use crate::shared::Shared;
+use crate::cluster::{Cluster, MeshRule, Ways};
+use crate::shared::{Service, Shared};
 
-/// How a mesh destination is to be reached.
-#[derive(Clone, Debug)]
-pub(crate) struct MeshRule {
-    pub(crate) mode: DestinationMode,
-    pub(crate) peer: PeerRule,
+/// A mesh destination, as one worker sees it. As long as a connection holds it, it is the one that new connections to the
+/// same target get, and what the configuration changes about it changes here.
+pub(crate) struct Destination {
+    target: Target,
+    /// Where the connection that made it was going.
+    dialed: Option<EndpointAddr>,
+    pub(crate) label: Arc<str>,
+    /// Host and port that applications dial, for spans.
+    pub(crate) server: (Arc<str>, u16),
+    pub(crate) spoken: Cell<Spoken>,
+    pub(crate) cluster: Rc<Cluster>,
+    /// Whether it is in the mesh now. What has left it is no destination of new connections; open ones go on by the last
+    /// rule: what was mutual TLS does not become plaintext without a word.
+    in_mesh: Cell<bool>,
+    /// A connection has asked for it since the last sweep.
+    used: Cell<bool>,
+}
+
+/// What connections to a destination have spoken so far; decides how long to wait for the client's first byte.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Spoken {
+    /// Nothing is known yet.
+    #[default]
+    Unknown,
+    /// The client spoke first.
+    ClientFirst,
+    /// The server spoke first: there is nothing to wait for.
+    ServerFirst,
+}
+
+impl Destination {
+    /// The mode that the configuration has for an endpoint now; `None`: it is outside the mesh.
+    pub(crate) fn mode_now(&self, shared: &Shared, endpoint: EndpointAddr) -> Option<MtlsMode> {
+        let rule = rule(&shared.snapshot.load(), &self.target)?;
+        Some(rule.mode.towards(endpoint.ip()))
+    }
+
+    /// A destination for tests: a cluster, and nothing that follows a configuration.
+    #[cfg(test)]
+    pub(crate) fn of_cluster(cluster: &Rc<Cluster>) -> Rc<Self> {
+        Rc::new(Self {
+            target: Target::Addr(EndpointAddr::new(([0; 4], 0).into())),
+            dialed: None,
+            label: Arc::clone(&cluster.label),
+            server: (Arc::clone(&cluster.label), 80),
+            spoken: Cell::default(),
+            cluster: Rc::clone(cluster),
+            in_mesh: Cell::new(true),
+            used: Cell::default(),
+        })
+    }
+
+    fn follow(&self, shared: &Shared, snapshot: &Snapshot) {
+        let rule = rule(snapshot, &self.target);
+        self.in_mesh.set(rule.is_some());
+        if let Some(rule) = rule {
+            let service = match &self.target {
+                Target::Service(key) => Some(shared.service(key, self.dialed)),
+                Target::Addr(_) => None,
+            };
+            self.cluster.follow(rule, service);
+        }
+    }
+}
+
+/// The destinations of a worker.
+pub(crate) struct Destinations {
+    shared: Arc<Shared>,
+    ways: Rc<Ways>,
+    known: RefCell<HashMap<Target, Rc<Destination>>>,
+    /// The version of the configuration that they follow.
+    version: Cell<u64>,
+}
+
+impl Destinations {
+    pub(crate) fn new(shared: Arc<Shared>, ways: Rc<Ways>) -> Self {
+        Self { shared, ways, known: RefCell::default(), version: Cell::default() }
+    }
+
+    /// A mesh destination; `None`: the target is outside the mesh. Membership is asked when a destination is new and when
+    /// the configuration has changed, not for each connection.
+    pub(crate) fn get(&self, target: &Target, dialed: Option<EndpointAddr>) -> Option<Rc<Destination>> {
+        self.follow();
+        let mut known = self.known.borrow_mut();
+        if let Some(destination) = known.get(target) {
+            destination.used.set(true);
+            return destination.in_mesh.get().then(|| Rc::clone(destination));
+        }
+        let rule = rule(&self.shared.snapshot.load(), target)?;
+        let (service, server) = match target {
+            Target::Service(key) => {
+                (self.shared.service(key, dialed), (Arc::from(key.name.as_str()), key.port))
+            }
+            Target::Addr(addr) => (Service::fixed(*addr), (Arc::from(addr.ip().to_string()), addr.port())),
+        };
+        let label = target.label();
+        let destination = Rc::new(Destination {
+            target: target.clone(),
+            dialed,
+            server,
+            spoken: Cell::default(),
+            cluster: Cluster::new(&self.ways, &label, rule, service),
+            in_mesh: Cell::new(true),
+            used: Cell::new(true),
+            label,
+        });
+        known.insert(target.clone(), Rc::clone(&destination));
+        Some(destination)
+    }
+
+    /// Takes a new version of the configuration over.
+    pub(crate) fn follow(&self) {
+        let snapshot = self.shared.snapshot.load();
+        if self.version.replace(snapshot.version) != snapshot.version {
+            for destination in self.known.borrow().values() {
+                destination.follow(&self.shared, &snapshot);
+            }
+        }
+    }
+
+    /// Forgets those that no connection uses, so that memory follows what the pod talks to.
+    pub(crate) fn sweep(&self) {
+        self.known.borrow_mut().retain(|_, known| known.used.replace(false) || Rc::strong_count(known) > 1);
+    }
 }
 
 /// What was dialed: the key of a destination.
@@ -56,7 +179,7 @@ pub(crate) fn rank(snapshot: &Snapshot, name: &DnsName) -> u8 {
 }
 
 /// What membership says of a destination now; `None`: it is outside.
-pub(crate) fn rule(snapshot: &Snapshot, target: &Target) -> Option<MeshRule> {
+fn rule(snapshot: &Snapshot, target: &Target) -> Option<MeshRule> {
     match target {
         Target::Service(key) => match snapshot.membership.of_name(&key.name) {
             NameVerdict::Mesh { mode, peer, .. } => Some(MeshRule { mode, peer }),

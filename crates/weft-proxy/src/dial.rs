@@ -15,7 +15,8 @@ use weft_http::ErrorCode;
 use weft_identity::{LinkProtocol, TlsGeneration, peer_of, tls_error};
 use weft_net::{ConnectError, ConnectOptions, ReadAhead};
 
-use crate::worker::Worker;
+use crate::shared::Shared;
+use crate::telemetry::WorkerTelemetry;
 
 /// A mutual TLS connection to an endpoint's proxy.
 pub(crate) type MeshStream = TlsStream<ReadAhead<TcpStream>>;
@@ -42,7 +43,7 @@ pub(crate) struct DialError {
 }
 
 impl DialError {
-    fn new(code: ErrorCode, detail: &dyn std::fmt::Display) -> Self {
+    pub(crate) fn new(code: ErrorCode, detail: &dyn std::fmt::Display) -> Self {
         Self { code, detail: detail.to_string().into(), blames_endpoint: true }
     }
 }
@@ -65,61 +66,79 @@ impl From<ConnectError> for DialError {
     }
 }
 
-/// Dials TCP. A call to the workload's own address leaves from loopback, which `weft init` has redirected to the inbound
-/// listener, so that policy and telemetry see it like any other call; everything else that the proxy dials returns past
-/// the rules (docs/guide/interception.md).
-pub(crate) async fn dial_tcp(worker: &Worker, endpoint: EndpointAddr) -> Result<TcpStream, DialError> {
-    // DNS may name anything as an endpoint; a listener of the own application would dial itself for ever.
-    if worker.shared.config.listeners.is_outbound(endpoint.get()) {
-        let why = format!("{endpoint} is a listener of this proxy (outbound.listeners)");
-        return Err(DialError::new(ErrorCode::Loop, &why));
-    }
-    let mut options: ConnectOptions = worker.connect;
-    if worker.shared.is_own(endpoint.ip()) {
-        options.bind = Some(match endpoint.ip() {
-            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
-        });
-    }
-    Ok(weft_net::connect(endpoint, &options).await?)
+/// Makes connections to endpoints.
+pub(crate) struct Dialer {
+    shared: Arc<Shared>,
+    telemetry: Rc<WorkerTelemetry>,
+    options: ConnectOptions,
 }
 
-/// Dials a mesh link and checks who answered.
-pub(crate) async fn dial_mesh(
-    worker: &Rc<Worker>,
-    endpoint: EndpointAddr,
-    rule: &PeerRule,
-    protocol: LinkProtocol,
-) -> Result<Dialed, DialError> {
-    let identity = worker.shared.identity.current().ok_or_else(|| DialError {
-        blames_endpoint: false,
-        ..DialError::new(ErrorCode::NoIdentity, &"no certificate yet")
-    })?;
-    let telemetry = &worker.telemetry.outbound;
-    let mut retried = false;
-    loop {
-        let tcp = dial_tcp(worker, endpoint).await?;
-        let started = Instant::now();
-        let failed = match handshake(worker, tcp, endpoint, rule, protocol, &identity).await {
-            Ok(dialed) => {
-                telemetry.handshakes.inc(kind(dialed.stream.get_ref().1.handshake_kind()));
-                telemetry.handshake_duration.observe(started.elapsed());
-                return Ok(dialed);
+impl Dialer {
+    pub(crate) fn new(shared: Arc<Shared>, telemetry: Rc<WorkerTelemetry>, options: ConnectOptions) -> Self {
+        Self { shared, telemetry, options }
+    }
+
+    /// Dials TCP. A call to the workload's own address leaves from loopback, which `weft init` has redirected to the inbound
+    /// listener, so that policy and telemetry see it like any other call; everything else that the proxy dials returns past
+    /// the rules (docs/guide/interception.md).
+    pub(crate) async fn tcp(&self, endpoint: EndpointAddr) -> Result<TcpStream, DialError> {
+        // DNS may name anything as an endpoint; a listener of the own application would dial itself for ever.
+        if self.shared.config.listeners.is_outbound(endpoint.get()) {
+            let why = format!("{endpoint} is a listener of this proxy (outbound.listeners)");
+            return Err(DialError::new(ErrorCode::Loop, &why));
+        }
+        let mut options = self.options;
+        if self.shared.is_own(endpoint.ip()) {
+            options.bind = Some(match endpoint.ip() {
+                IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+                IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            });
+        }
+        Ok(weft_net::connect(endpoint, &options).await?)
+    }
+
+    /// Dials what is outside the mesh, as the application would have.
+    pub(crate) async fn outside(&self, addr: EndpointAddr) -> Result<TcpStream, ConnectError> {
+        weft_net::connect(addr, &self.options).await
+    }
+
+    /// Dials a mesh link and checks who answered.
+    pub(crate) async fn mesh(
+        &self,
+        endpoint: EndpointAddr,
+        rule: &PeerRule,
+        protocol: LinkProtocol,
+    ) -> Result<Dialed, DialError> {
+        let identity = self.shared.identity.current().ok_or_else(|| DialError {
+            blames_endpoint: false,
+            ..DialError::new(ErrorCode::NoIdentity, &"no certificate yet")
+        })?;
+        let telemetry = &self.telemetry.outbound;
+        let mut retried = false;
+        loop {
+            let tcp = self.tcp(endpoint).await?;
+            let started = Instant::now();
+            let failed = match self.handshake(tcp, endpoint, rule, protocol, &identity).await {
+                Ok(dialed) => {
+                    telemetry.handshakes.inc(kind(dialed.stream.get_ref().1.handshake_kind()));
+                    telemetry.handshake_duration.observe(started.elapsed());
+                    return Ok(dialed);
+                }
+                Err(failed) => failed,
+            };
+            telemetry.handshakes.inc(match failed.error.code {
+                ErrorCode::IdentityMismatch => "failed_identity",
+                _ => "failed_tls",
+            });
+            // Where the endpoint's inbound mode is permissive and its application speaks first, our hello may have come after
+            // its patience (`timeouts.detect`), because one of the two machines is busy: that says nothing about the next time.
+            let again = failed.in_plaintext && !retried;
+            retried = true;
+            let error = failed.error;
+            tracing::warn!(%endpoint, expected = %rule, error = %error.detail, again, "no mesh link");
+            if !again {
+                return Err(error);
             }
-            Err(failed) => failed,
-        };
-        telemetry.handshakes.inc(match failed.error.code {
-            ErrorCode::IdentityMismatch => "failed_identity",
-            _ => "failed_tls",
-        });
-        // Where the endpoint's inbound mode is permissive and its application speaks first, our hello may have come after
-        // its patience (`timeouts.detect`), because one of the two machines is busy: that says nothing about the next time.
-        let again = failed.in_plaintext && !retried;
-        retried = true;
-        let error = failed.error;
-        tracing::warn!(%endpoint, expected = %rule, error = %error.detail, again, "no mesh link");
-        if !again {
-            return Err(error);
         }
     }
 }
@@ -142,42 +161,46 @@ fn is_plaintext(error: &std::io::Error) -> bool {
     matches!(tls_error(error), Some(rustls::Error::InvalidMessage(_)))
 }
 
-async fn handshake(
-    worker: &Worker,
-    tcp: TcpStream,
-    endpoint: EndpointAddr,
-    rule: &PeerRule,
-    protocol: LinkProtocol,
-    identity: &TlsGeneration,
-) -> Result<Dialed, Failed> {
-    let config: &Arc<ClientConfig> = match protocol {
-        LinkProtocol::Http => &identity.client_http,
-        LinkProtocol::Tcp => &identity.client_tcp,
-    };
-    let name = ServerName::IpAddress(endpoint.ip().into());
-    let connecting = TlsConnector::from(Arc::clone(config)).connect(name, ReadAhead::new(tcp));
-    let stream = match tokio::time::timeout(worker.shared.config.timeouts.handshake, connecting).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            let in_plaintext = is_plaintext(&error);
-            return Err(Failed { error: DialError::new(ErrorCode::TlsFailed, &error), in_plaintext });
+impl Dialer {
+    async fn handshake(
+        &self,
+        tcp: TcpStream,
+        endpoint: EndpointAddr,
+        rule: &PeerRule,
+        protocol: LinkProtocol,
+        identity: &TlsGeneration,
+    ) -> Result<Dialed, Failed> {
+        let config: &Arc<ClientConfig> = match protocol {
+            LinkProtocol::Http => &identity.client_http,
+            LinkProtocol::Tcp => &identity.client_tcp,
+        };
+        let name = ServerName::IpAddress(endpoint.ip().into());
+        let connecting = TlsConnector::from(Arc::clone(config)).connect(name, ReadAhead::new(tcp));
+        let stream = match tokio::time::timeout(self.shared.config.timeouts.handshake, connecting).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => {
+                let in_plaintext = is_plaintext(&error);
+                return Err(Failed { error: DialError::new(ErrorCode::TlsFailed, &error), in_plaintext });
+            }
+            Err(_) => {
+                return Err(DialError::new(ErrorCode::TlsFailed, &"the TLS handshake took too long").into());
+            }
+        };
+        let mut stream = stream;
+        stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
+        let tls = stream.get_ref().1;
+        let peer = peer_of(tls).map_err(|error| DialError::new(ErrorCode::TlsFailed, &error))?;
+        if !rule.allows(&peer.id) {
+            let detail = format!("{endpoint} is {}, expected {rule}", peer.id);
+            return Err(DialError::new(ErrorCode::IdentityMismatch, &detail).into());
         }
-        Err(_) => return Err(DialError::new(ErrorCode::TlsFailed, &"the TLS handshake took too long").into()),
-    };
-    let mut stream = stream;
-    stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
-    let tls = stream.get_ref().1;
-    let peer = peer_of(tls).map_err(|error| DialError::new(ErrorCode::TlsFailed, &error))?;
-    if !rule.allows(&peer.id) {
-        let detail = format!("{endpoint} is {}, expected {rule}", peer.id);
-        return Err(DialError::new(ErrorCode::IdentityMismatch, &detail).into());
+        let agreed = weft_identity::link_protocol(tls)
+            .map_err(|error| DialError::new(ErrorCode::TlsFailed, &error))?;
+        if agreed != protocol {
+            return Err(DialError::new(ErrorCode::TlsFailed, &"the peer chose another link protocol").into());
+        }
+        Ok(Dialed { stream, peer: peer.id, generation: identity.generation })
     }
-    let agreed =
-        weft_identity::link_protocol(tls).map_err(|error| DialError::new(ErrorCode::TlsFailed, &error))?;
-    if agreed != protocol {
-        return Err(DialError::new(ErrorCode::TlsFailed, &"the peer chose another link protocol").into());
-    }
-    Ok(Dialed { stream, peer: peer.id, generation: identity.generation })
 }
 
 /// The metric label of a handshake that succeeded.

@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use tokio::runtime::Handle;
 use weft_balance::{EndpointSet, Timestamp};
 use weft_config::{ConfigHandle, ProxyConfig};
-use weft_core::{AppProtocol, Drain, EndpointAddr, EndpointList, EndpointSource, ServiceKey};
+use weft_core::{AppProtocol, Drain, EndpointAddr, EndpointList, EndpointSource, OriginalDst, ServiceKey};
 use weft_discovery::{Discovery, ServiceWatch};
 use weft_identity::Identity;
 use weft_telemetry::{AccessLog, Registry, Sampler, SpanSink};
@@ -55,22 +55,38 @@ impl Shared {
         self.is_own(ip) || interface_addrs().is_ok_and(|addrs| addrs.contains(&ip))
     }
 
-    /// The endpoints of a service, followed by one task on the control thread for as long as a worker holds it.
+    /// Whether a captured connection leads to this proxy itself, and so would come back for ever.
+    pub(crate) fn is_loop(&self, dst: OriginalDst) -> bool {
+        let own = dst.ip().is_loopback() || self.is_own(dst.ip());
+        own && self.config.bind.ports().contains(&dst.port())
+    }
+
+    /// The endpoints of a service, shared by all workers: those that the configuration lists, or those that discovery finds,
+    /// followed by one task on the control thread for as long as a worker holds it.
     pub(crate) fn service(&self, key: &ServiceKey, dialed: Option<EndpointAddr>) -> Arc<Service> {
         let mut services = self.services.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(service) = self.snapshot.load().services.get(key) {
-            let list =
-                EndpointList::new(1, service.endpoints.to_vec(), service.protocol, EndpointSource::Static);
-            return Service::listed(&list);
-        }
-        if let Some(service) = services.get(key).and_then(Weak::upgrade) {
-            return service;
-        }
-        let watch = self.discovery.watch(key, dialed);
-        let service = Arc::new(Service { set: std::sync::OnceLock::new(), watch: Some(watch.clone()) });
+        let known = services.get(key).and_then(Weak::upgrade);
+        let snapshot = self.snapshot.load();
+        let listed = snapshot.services.get(key).map(|service| {
+            let endpoints = service.endpoints.to_vec();
+            EndpointList::new(snapshot.version, endpoints, service.protocol, EndpointSource::Static)
+        });
+        let service = match (known, listed) {
+            (Some(known), Some(list)) if known.is_listed() => {
+                known.list(&list);
+                return known;
+            }
+            (Some(known), None) if !known.is_listed() => return known,
+            (_, Some(list)) => Service::listed(&list),
+            (_, None) => {
+                let watch = self.discovery.watch(key, dialed);
+                let service = Arc::new(Service { set: OnceLock::new(), watch: Some(watch.clone()) });
+                self.control.spawn(follow(Arc::downgrade(&service), watch));
+                service
+            }
+        };
         services.retain(|_, service| service.strong_count() > 0);
         services.insert(key.clone(), Arc::downgrade(&service));
-        self.control.spawn(follow(Arc::downgrade(&service), watch));
         service
     }
 }
@@ -97,7 +113,7 @@ pub(crate) fn interface_addrs() -> std::io::Result<Vec<IpAddr>> {
 /// The endpoints of one service and their state, for all workers.
 #[derive(Debug)]
 pub(crate) struct Service {
-    set: std::sync::OnceLock<EndpointSet>,
+    set: OnceLock<EndpointSet>,
     watch: Option<ServiceWatch>,
 }
 
@@ -107,16 +123,27 @@ impl Service {
         Self::listed(&EndpointList::new(1, vec![addr], AppProtocol::Detect, EndpointSource::Dialed))
     }
 
-    /// A service whose endpoints do not change.
-    fn listed(list: &EndpointList) -> Arc<Self> {
-        let set = std::sync::OnceLock::new();
+    /// A service whose endpoints are listed.
+    pub(crate) fn listed(list: &EndpointList) -> Arc<Self> {
+        let set = OnceLock::new();
         let _ = set.set(EndpointSet::new(list, Timestamp::now()));
         Arc::new(Self { set, watch: None })
     }
 
     /// Whether its endpoints come from the configuration.
-    pub(crate) fn is_listed(&self) -> bool {
+    fn is_listed(&self) -> bool {
         self.watch.is_none()
+    }
+
+    /// Takes another list over, where it says something else.
+    fn list(&self, list: &EndpointList) {
+        let same = self.set.get().map(EndpointSet::load).is_some_and(|current| {
+            let endpoints = current.endpoints.iter().map(|endpoint| endpoint.addr());
+            current.protocol == list.protocol && endpoints.eq(list.endpoints.iter().copied())
+        });
+        if !same {
+            self.take(list);
+        }
     }
 
     /// The endpoints, once the first resolution has ended.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use http::Version;
 use weft_http::ErrorCode;
 use weft_telemetry::metrics::{CodeCounters, Direction, HttpLabels, TlsLabel, families};
-use weft_telemetry::{AccessLog, Counter, Gauge, Histogram, HttpSeries, Shard, SpanSink, Tracer};
-
-use crate::shared::Shared;
+use weft_telemetry::{
+    AccessLog, Counter, Gauge, Histogram, HttpSeries, Registry, Sampler, Shard, SpanSink, Tracer,
+};
 
 /// The handles of one worker.
 pub(crate) struct WorkerTelemetry {
@@ -56,16 +56,21 @@ impl DirectionTelemetry {
 }
 
 impl WorkerTelemetry {
-    pub(crate) fn new(shared: &Shared) -> Self {
-        let shard = shared.registry.shard();
+    pub(crate) fn new(
+        registry: &Registry,
+        sampler: &Arc<Sampler>,
+        spans: Option<&SpanSink>,
+        access: &AccessLog,
+    ) -> Self {
+        let shard = registry.shard();
         Self {
             // A proxy that exports nothing must not put spans into traces that nobody will ever see.
-            tracer: RefCell::new(match shared.spans {
-                Some(_) => Tracer::new(Arc::clone(&shared.sampler)),
+            tracer: RefCell::new(match spans {
+                Some(_) => Tracer::new(Arc::clone(sampler)),
                 None => Tracer::passive(),
             }),
-            spans: shared.spans.as_ref().map(|sink| sink.for_shard(&shard)),
-            access: shared.access.for_shard(&shard),
+            spans: spans.map(|sink| sink.for_shard(&shard)),
+            access: access.for_shard(&shard),
             inbound: DirectionTelemetry::new(&shard, Direction::Inbound),
             outbound: DirectionTelemetry::new(&shard, Direction::Outbound),
             passthrough: CodeCounters::new(&shard, &families::PASSTHROUGH, &[]),

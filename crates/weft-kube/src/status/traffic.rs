@@ -63,8 +63,11 @@ fn failed(sample: &Sample) -> bool {
         // Put together by the proxy's limit on series: what it was is not known.
         return false;
     }
+    if !sample.label("error_type").is_empty() {
+        return true;
+    }
     let status = sample.label("http_response_status_code");
-    // No status: the client got no answer.
+    // A proxy from before that label. No status: the client got no answer.
     status.parse::<u16>().map_or(status.is_empty(), |status| status >= 500)
         || GRPC.contains(&sample.label("rpc_response_status_code"))
 }

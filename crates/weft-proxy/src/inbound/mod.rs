@@ -4,7 +4,6 @@
 //! A mesh link says in its ALPN what it carries, so nothing has to be guessed on it.
 
 mod closing;
-mod http;
 mod plaintext;
 mod word;
 
@@ -13,11 +12,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use weft_core::{Drain, EndpointAddr, MtlsMode};
-use weft_http::ErrorCode;
+use weft_http::{ErrorCode, serve_http1, serve_http2};
 use weft_identity::{ALPN_HTTP, ALPN_TCP, IdentityError, LinkProtocol, PeerIdentity, link_protocol, peer_of};
 use weft_net::detect::detect;
 use weft_net::{
@@ -26,10 +26,15 @@ use weft_net::{
 };
 use weft_telemetry::metrics::{Direction, TcpLabels, TlsLabel};
 
+use crate::application::Applications;
 use crate::connections::Listed;
-use crate::outbound::{detect_or_give_up, is_loop};
+use crate::exchange::{Caller, Exchange, Inbound, Times};
+use crate::limits::Limits;
+use crate::open::OpenGuard;
 use crate::record::{ConnectionFacts, TcpRecord};
-use crate::worker::{OpenGuard, Worker};
+use crate::shared::Shared;
+use crate::silence::detect_or_give_up;
+use crate::telemetry::WorkerTelemetry;
 use word::{Asked, Word, after_settings, silent_end};
 
 pub(crate) use closing::PlaintextDrain;
@@ -37,9 +42,19 @@ pub(crate) use closing::PlaintextDrain;
 /// A mesh link from another proxy.
 type MeshStream = TlsStream<ReadAhead<Prefixed<TcpStream>>>;
 
+/// What inbound connections of one worker need.
+pub(crate) struct InboundDoor {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) telemetry: Rc<WorkerTelemetry>,
+    pub(crate) limits: Rc<Limits>,
+    pub(crate) applications: Applications,
+    /// What ends connections without mutual TLS.
+    pub(crate) plaintext: Rc<PlaintextDrain>,
+}
+
 /// One connection on its way.
 struct Visit {
-    worker: Rc<Worker>,
+    door: Rc<InboundDoor>,
     accepted: Accepted,
     /// The application's address: as the client dialed it, or the listener's.
     app: EndpointAddr,
@@ -52,20 +67,20 @@ struct Visit {
 /// Serves one connection: to the `application` of the listener that it came to, or else to where it was going when it
 /// was captured.
 pub(crate) async fn serve(
-    worker: Rc<Worker>,
+    door: Rc<InboundDoor>,
     accepted: Accepted,
     open: OpenGuard,
     application: Option<EndpointAddr>,
 ) {
-    let app = match application.map_or_else(|| captured(&worker, &accepted), Ok) {
+    let app = match application.map_or_else(|| captured(&door, &accepted), Ok) {
         Ok(app) => app,
-        Err(why) => return refuse(&worker, accepted, why),
+        Err(why) => return refuse(&door, accepted, why),
     };
-    let listed = worker.shared.connections.open(Direction::Inbound, accepted.client, Some(app.get()), None);
+    let listed = door.shared.connections.open(Direction::Inbound, accepted.client, Some(app.get()), None);
     // The two in one breath: a mode that changes from here on reaches the connection by `plaintext`.
-    let policy = worker.shared.snapshot.load().inbound.clone();
-    let plaintext = worker.plaintext.watch();
-    let mut visit = Visit { worker, accepted, app, listed, open, plaintext };
+    let policy = door.shared.snapshot.load().inbound.clone();
+    let plaintext = door.plaintext.watch();
+    let mut visit = Visit { door, accepted, app, listed, open, plaintext };
     if policy.mode == MtlsMode::Disable {
         return Box::pin(plaintext::serve(visit, BytesMut::new(), None, &policy)).await;
     }
@@ -74,19 +89,19 @@ pub(crate) async fn serve(
     // A mesh client speaks at once, or nearly: strict waits for nothing else, permissive must let servers speak first and
     // goes on listening while they may.
     let patience = match policy.mode {
-        MtlsMode::Strict => visit.worker.shared.config.timeouts.handshake,
-        _ => visit.worker.shared.config.timeouts.detect,
+        MtlsMode::Strict => visit.door.shared.config.timeouts.handshake,
+        _ => visit.door.shared.config.timeouts.detect,
     };
     let detected = match tokio::time::timeout(patience, detecting).await {
         Ok(Ok(detected)) => Some(detected),
-        Ok(Err(_)) => return visit.worker.telemetry.inbound.detections.inc("client_gone"),
+        Ok(Err(_)) => return visit.door.telemetry.inbound.detections.inc("client_gone"),
         Err(_) => None,
     };
     match detected {
         Some(detected) if is_mesh(&detected) => Box::pin(mesh(visit, first)).await,
         other if policy.mode == MtlsMode::Strict => {
             let why = other.as_ref().map_or("silent", Detected::label);
-            visit.worker.telemetry.inbound.detections.inc("refused_strict");
+            visit.door.telemetry.inbound.detections.inc("refused_strict");
             plaintext::count(&visit, "refused");
             tracing::info!(client = %visit.accepted.client, app = %visit.app, spoke = why,
                 "refused a connection without mutual TLS (mode strict)");
@@ -102,31 +117,31 @@ fn is_mesh(detected: &Detected) -> bool {
 }
 
 /// Where a captured connection was going, or why it is refused.
-fn captured(worker: &Worker, accepted: &Accepted) -> Result<EndpointAddr, &'static str> {
+fn captured(door: &InboundDoor, accepted: &Accepted) -> Result<EndpointAddr, &'static str> {
     let Ok(Captured::Captured(dst)) = accepted.destination() else { return Err("not_redirected") };
-    if is_loop(worker, dst) {
-        worker.telemetry.inbound.error(ErrorCode::Loop);
+    if door.shared.is_loop(dst) {
+        door.telemetry.inbound.error(ErrorCode::Loop);
         return Err("loop");
     }
-    if !worker.shared.is_served(dst.ip()) {
+    if !door.shared.is_served(dst.ip()) {
         return Err("foreign_address");
     }
     Ok(EndpointAddr::new(dst.get()))
 }
 
-fn refuse(worker: &Worker, accepted: Accepted, why: &'static str) {
-    worker.telemetry.inbound.detections.inc(why);
+fn refuse(door: &InboundDoor, accepted: Accepted, why: &'static str) {
+    door.telemetry.inbound.detections.inc(why);
     tracing::debug!(client = %accepted.client, local = %accepted.local, why, "refused an inbound connection");
     weft_net::reset(accepted.stream);
 }
 
 async fn mesh(visit: Visit, first: BytesMut) {
-    let Visit { worker, accepted, app, listed, open, .. } = visit;
-    let telemetry = &worker.telemetry.inbound;
+    let Visit { door, accepted, app, listed, open, .. } = visit;
+    let telemetry = &door.telemetry.inbound;
     telemetry.detections.inc("mesh");
     let client = accepted.client;
     let started = Instant::now();
-    let (stream, peer, protocol) = match handshake(&worker, accepted.stream, first).await {
+    let (stream, peer, protocol) = match handshake(&door, accepted.stream, first).await {
         Ok(done) => done,
         Err(why) => {
             telemetry.handshakes.inc(why.label);
@@ -137,11 +152,11 @@ async fn mesh(visit: Visit, first: BytesMut) {
     telemetry.handshakes.inc(crate::dial::kind(stream.get_ref().1.handshake_kind()));
     telemetry.handshake_duration.observe(started.elapsed());
     let link = Link {
-        worker: Rc::clone(&worker),
+        door: Rc::clone(&door),
         client: client.get(),
         app,
         peer: Some(Rc::new(peer)),
-        drain: worker.shared.drain.clone(),
+        drain: door.shared.drain.clone(),
         _open: open,
         listed,
     };
@@ -154,7 +169,7 @@ async fn mesh(visit: Visit, first: BytesMut) {
     });
     match protocol {
         // What has been needed so far is given back: the link goes on as a task of its own.
-        LinkProtocol::Http => drop(tokio::task::spawn_local(http::serve_link(link, stream))),
+        LinkProtocol::Http => drop(tokio::task::spawn_local(serve_link(link, stream))),
         LinkProtocol::Tcp => drop(tokio::task::spawn_local(serve_bytes(link, stream))),
     }
 }
@@ -166,17 +181,17 @@ struct Refused {
 }
 
 async fn handshake(
-    worker: &Worker,
+    door: &InboundDoor,
     tcp: TcpStream,
     first: BytesMut,
 ) -> Result<(MeshStream, PeerIdentity, LinkProtocol), Refused> {
     let refused = |label, detail: String| Refused { label, detail };
-    let Some(identity) = worker.shared.identity.current() else {
+    let Some(identity) = door.shared.identity.current() else {
         return Err(refused("failed_no_identity", "this proxy has no certificate yet".to_owned()));
     };
     let io = ReadAhead::new(Prefixed::new(first.freeze(), tcp));
     let accepting = TlsAcceptor::from(Arc::clone(&identity.server)).accept(io);
-    let mut stream = match tokio::time::timeout(worker.shared.config.timeouts.handshake, accepting).await {
+    let mut stream = match tokio::time::timeout(door.shared.config.timeouts.handshake, accepting).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(refused("failed_tls", error.to_string())),
         Err(_) => return Err(refused("failed_timeout", "the TLS handshake took too long".to_owned())),
@@ -190,7 +205,7 @@ async fn handshake(
 
 /// A connection whose client is known as far as it can be.
 pub(crate) struct Link {
-    pub(crate) worker: Rc<Worker>,
+    pub(crate) door: Rc<InboundDoor>,
     pub(crate) client: std::net::SocketAddr,
     pub(crate) app: EndpointAddr,
     /// `None`: plaintext.
@@ -217,7 +232,7 @@ impl Link {
             server: (self.app.ip().to_string().into(), self.app.port()),
             service: self.app.to_string().into(),
             source_identity: self.peer_text(),
-            destination_identity: self.worker.telemetry.own_identity(),
+            destination_identity: self.door.telemetry.own_identity(),
             tls: self.tls(),
         }
     }
@@ -225,20 +240,71 @@ impl Link {
     pub(crate) fn tcp_record(&self) -> TcpRecord {
         let peer = self.peer_text();
         let source = self.peer.as_ref().map(|peer| crate::telemetry::workload_of(&peer.id));
-        let series = self.worker.telemetry.shard.tcp_series(&TcpLabels {
+        let series = self.door.telemetry.shard.tcp_series(&TcpLabels {
             direction: Direction::Inbound,
             source_workload: source.as_deref().unwrap_or(""),
             destination_service: &self.app.to_string(),
             peer_identity: peer.as_deref().unwrap_or(""),
             tls: self.tls(),
         });
-        let mut record = TcpRecord::open(&self.worker, self.facts(), series);
+        let mut record = TcpRecord::open(&self.door.telemetry, self.facts(), series);
         record.upstream = Some(self.app.get());
         record
     }
 
     pub(crate) fn relay_options(&self) -> RelayOptions {
-        RelayOptions { idle_timeout: self.worker.shared.config.timeouts.tcp_idle, ..RelayOptions::default() }
+        RelayOptions { idle_timeout: self.door.shared.config.timeouts.tcp_idle, ..RelayOptions::default() }
+    }
+}
+
+impl Link {
+    /// What its requests are handed to. It lives as long as the connection, and with it what counts and lists that.
+    fn exchange(self, marked: bool) -> Rc<Exchange<Inbound>> {
+        let facts = Rc::new(self.facts());
+        let door = Rc::clone(&self.door);
+        let caller = Caller { addr: self.client, peer: self.peer.clone(), marked };
+        let application = door.applications.get(self.app);
+        let config = &door.shared.snapshot;
+        let side = Inbound::new(caller, application, &facts, &door.telemetry, config, self);
+        // The calling side has the time that a whole request may take.
+        let times = Times { request: None, tunnel_idle: door.shared.config.timeouts.tcp_idle };
+        Exchange::new(side, &door.telemetry, facts, times)
+    }
+}
+
+/// Serves the requests of a mesh link.
+async fn serve_link(link: Link, io: MeshStream) {
+    let (door, client, drain) = (Rc::clone(&link.door), link.client, link.drain.clone());
+    // One that is open when everything closes ends with the worker's runtime.
+    if let Err(error) = serve_http2(io, link.exchange(true), &door.limits.http2_link, drain).await {
+        tracing::debug!(%error, %client, "mesh link failed");
+    }
+}
+
+/// Serves requests as an application sent them: in plaintext, or in a mesh link of bytes.
+async fn serve_client<S>(link: Link, io: S, http2: bool)
+where
+    S: AsyncRead + AsyncWrite + Unpin + 'static,
+{
+    let (door, client) = (Rc::clone(&link.door), link.client);
+    let (mut drain, draining) = (link.drain.clone(), link.drain.clone());
+    link.listed.update(|info| info.protocol = if http2 { "http/2" } else { "http/1" });
+    let handler = link.exchange(false);
+    let serving = async {
+        if http2 {
+            serve_http2(io, handler, &door.limits.http2, draining).await.map_err(|error| error.to_string())
+        } else {
+            serve_http1(io, handler, &door.limits.http1, draining)
+                .await
+                .map(drop)
+                .map_err(|error| error.to_string())
+        }
+    };
+    tokio::select! {
+        result = serving => if let Err(error) = result {
+            tracing::debug!(%error, %client, "inbound connection failed");
+        },
+        () = drain.closed() => {}
     }
 }
 
@@ -249,7 +315,7 @@ const UNFINISHED_IN_LINK: Duration = Duration::from_millis(100);
 /// A mesh link of bytes. What comes in it is looked at once more: the peer chose the kind of link, and requests are to be
 /// told who calls, whoever says that they are bytes.
 async fn serve_bytes(link: Link, mut stream: MeshStream) {
-    let app = match link.worker.app(link.app).dial().await {
+    let app = match link.door.applications.get(link.app).dial().await {
         Ok(app) => app,
         Err(error) => {
             tracing::debug!(%error, "the application did not take a connection");
@@ -259,19 +325,19 @@ async fn serve_bytes(link: Link, mut stream: MeshStream) {
         }
     };
     let mut app = Asked::new(app);
-    if link.worker.shared.snapshot.load().inbound.opaque_ports.contains(link.app.port()) {
+    if link.door.shared.snapshot.load().inbound.opaque_ports.contains(link.app.port()) {
         let unwatched = Watched::unwatched(Prefixed::new(Bytes::new(), stream));
         return relay(link, unwatched, app.into_stream()).await;
     }
     let mut first = BytesMut::new();
     let client = detect_or_give_up(&mut stream, &mut first, UNFINISHED_IN_LINK);
-    let spoke = match app.first_word(client, silent_end(&link.worker, &link.drain)).await {
+    let spoke = match app.first_word(client, silent_end(&link.door, &link.drain)).await {
         Word::Client(spoke) => spoke,
         Word::Server => None,
         Word::Http2Server => {
             drop(app);
             let client = detect_or_give_up(&mut stream, &mut first, UNFINISHED_IN_LINK);
-            return match after_settings(client, silent_end(&link.worker, &link.drain)).await {
+            return match after_settings(client, silent_end(&link.door, &link.drain)).await {
                 Some(Detected::Http1 | Detected::Http2) => served(link, first, stream).await,
                 other => refuse_other(&link, other.is_some(), stream.get_ref().0.get_ref()),
             };
@@ -291,7 +357,7 @@ async fn serve_bytes(link: Link, mut stream: MeshStream) {
 /// Requests in a mesh link of bytes.
 async fn served(link: Link, first: BytesMut, stream: MeshStream) {
     let http2 = matches!(detect(&first), Detection::Done(Detected::Http2));
-    http::serve_client(link, Prefixed::new(first.freeze(), stream), http2).await;
+    serve_client(link, Prefixed::new(first.freeze(), stream), http2).await;
 }
 
 /// Bytes from a mesh link to the application.
@@ -317,7 +383,7 @@ fn refuse_late<S>(link: &Link, stream: &Watched<S>) -> bool {
 }
 
 fn count_late(link: &Link, what: &'static str) {
-    link.worker.telemetry.inbound.detections.inc("late_http");
+    link.door.telemetry.inbound.detections.inc("late_http");
     tracing::warn!(client = %link.client, app = %link.app, peer = link.peer_text().as_deref().unwrap_or(""), "{what}");
 }
 

@@ -10,13 +10,13 @@ use weft_net::{Detected, Prefixed, RelayCounters, Watched, read_more, relay_plai
 use weft_telemetry::metrics::families;
 
 use super::word::{Asked, Word, after_settings, silent_end};
-use super::{Link, Visit, http, is_mesh, refuse_late, refuse_other};
-use crate::outbound::{UNFINISHED, detect_or_give_up};
+use super::{Link, Visit, is_mesh, refuse_late, refuse_other, serve_client};
+use crate::silence::{UNFINISHED, detect_or_give_up};
 
 /// Counts a connection that the move to mutual TLS has not reached yet, by its caller.
 pub(super) fn count(visit: &Visit, outcome: &str) {
     let source = visit.accepted.client.ip().to_string();
-    visit.worker.telemetry.shard.counter(&families::PLAINTEXT, &[&source, outcome]).inc();
+    visit.door.telemetry.shard.counter(&families::PLAINTEXT, &[&source, outcome]).inc();
 }
 
 /// Serves a connection that is plaintext as far as is known; `detected` is what its first bytes said, if it has spoken
@@ -33,7 +33,7 @@ pub(super) async fn serve(
         Some(detected) => (Spoke::Client(detected), None),
         None if opaque && !meshed => (Spoke::Server, None),
         // Nobody has spoken: ask the application whether it does.
-        None => match visit.worker.app(visit.app).dial().await {
+        None => match visit.door.applications.get(visit.app).dial().await {
             Ok(app) => first_word(&mut visit, &mut first, Asked::new(app), opaque).await,
             Err(_) => (Spoke::Server, None),
         },
@@ -44,7 +44,7 @@ pub(super) async fn serve(
         }
         count(&visit, "served");
     }
-    let detections = &visit.worker.telemetry.inbound.detections;
+    let detections = &visit.door.telemetry.inbound.detections;
     match spoke {
         Spoke::Client(_) | Spoke::Server if opaque => {
             detections.inc("configured");
@@ -58,7 +58,7 @@ pub(super) async fn serve(
             detections.inc(detected.label());
             let (link, stream) = link(visit);
             let io = Prefixed::new(first.freeze(), stream);
-            tokio::task::spawn_local(http::serve_client(link, io, detected == Detected::Http2));
+            tokio::task::spawn_local(serve_client(link, io, detected == Detected::Http2));
         }
         Spoke::Client(detected) => {
             detections.inc(detected.label());
@@ -105,7 +105,7 @@ async fn first_word(
         }
         detect_or_give_up(stream, first, UNFINISHED).await
     };
-    match app.first_word(client, silent_end(&visit.worker, &visit.plaintext)).await {
+    match app.first_word(client, silent_end(&visit.door, &visit.plaintext)).await {
         Word::Client(Some(detected)) => (Spoke::Client(detected), Some(app)),
         Word::Client(None) | Word::Server => (Spoke::Server, Some(app)),
         Word::Over => (Spoke::Ended { late: false }, None),
@@ -114,7 +114,7 @@ async fn first_word(
         Word::Http2Server => {
             drop(app);
             let client = detect_or_give_up(stream, first, UNFINISHED);
-            match after_settings(client, silent_end(&visit.worker, &visit.plaintext)).await {
+            match after_settings(client, silent_end(&visit.door, &visit.plaintext)).await {
                 Some(detected @ (Detected::Http1 | Detected::Http2)) => (Spoke::Client(detected), None),
                 Some(detected) if is_mesh(&detected) => (Spoke::Client(detected), None),
                 other => (Spoke::Ended { late: other.is_some() }, None),
@@ -124,9 +124,9 @@ async fn first_word(
 }
 
 fn link(visit: Visit) -> (Link, TcpStream) {
-    let Visit { worker, accepted, app, listed, open, plaintext: drain } = visit;
+    let Visit { door, accepted, app, listed, open, plaintext: drain } = visit;
     let client = accepted.client.get();
-    (Link { worker, client, app, peer: None, drain, listed, _open: open }, accepted.stream)
+    (Link { door, client, app, peer: None, drain, listed, _open: open }, accepted.stream)
 }
 
 /// The client's connection, with what was read of it in front.
@@ -140,7 +140,7 @@ async fn relay(visit: Visit, watch: fn(Client) -> Watched<Client>, first: BytesM
     let mut record = link.tcp_record();
     let connected = match app {
         Some(app) => Ok(app),
-        None => link.worker.app(link.app).dial().await.map(Asked::new),
+        None => link.door.applications.get(link.app).dial().await.map(Asked::new),
     };
     let mut app = match connected {
         Ok(app) => app.into_stream(),

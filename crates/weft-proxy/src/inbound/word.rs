@@ -5,8 +5,8 @@ use tokio::net::TcpStream;
 use weft_core::Drain;
 use weft_net::{Detected, Greeting, Prefixed, greeting, read_more};
 
-use crate::outbound::silence;
-use crate::worker::Worker;
+use super::InboundDoor;
+use crate::silence::silence;
 
 /// The first word on a connection.
 pub(super) enum Word {
@@ -77,9 +77,9 @@ pub(super) async fn after_settings(
 }
 
 /// When a connection on which nobody speaks is over: with everything else, or when a relay that carries nothing is.
-pub(super) async fn silent_end(worker: &Worker, drain: &Drain) {
+pub(super) async fn silent_end(door: &InboundDoor, drain: &Drain) {
     tokio::select! {
         () = drain.clone().into_closed() => {}
-        () = silence(worker) => {}
+        () = silence(door.shared.config.timeouts.tcp_idle) => {}
     }
 }

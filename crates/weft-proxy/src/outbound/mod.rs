@@ -3,9 +3,7 @@
 //! accept → original destination (or the listener's) → is it in the mesh → what is spoken → requests or bytes over a mesh
 //! link. What is not in the mesh passes through untouched.
 
-mod http;
 mod passthrough;
-mod retry;
 mod tcp;
 
 use std::rc::Rc;
@@ -14,66 +12,78 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::net::TcpStream;
-use weft_core::{AppProtocol, EndpointAddr, OriginalDst, ServiceKey};
+use weft_core::{AppProtocol, Drain, EndpointAddr, ServiceKey};
+use weft_http::{serve_http1, serve_http2};
 use weft_net::{Accepted, Destination as Captured, Detected, Prefixed, detect_first};
 use weft_telemetry::metrics::Direction;
 
 use crate::connections::Listed;
-use crate::destination::Target;
-use crate::upstream::{Spoken, Upstream};
-use crate::worker::{OpenGuard, Worker};
+use crate::destination::{Destination, Destinations, Spoken, Target};
+use crate::dial::Dialer;
+use crate::exchange::{Exchange, Outbound, Times};
+use crate::limits::Limits;
+use crate::open::OpenGuard;
+use crate::shared::Shared;
+use crate::silence::silence;
+use crate::telemetry::WorkerTelemetry;
 
-pub(crate) use http::tunnel;
-pub(crate) use tcp::{UNFINISHED, detect_or_give_up, silence};
+/// What outbound connections of one worker need.
+pub(crate) struct OutboundDoor {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) telemetry: Rc<WorkerTelemetry>,
+    pub(crate) limits: Rc<Limits>,
+    pub(crate) destinations: Destinations,
+    pub(crate) dialer: Rc<Dialer>,
+}
 
 /// How long a destination whose clients speak first may stay silent before its server is asked whether it does: long,
 /// because a client that opens connections in advance is common, and a protocol that changes its mind is not.
 const CLIENT_FIRST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Serves one captured connection.
-pub(crate) async fn serve(worker: Rc<Worker>, accepted: Accepted, open: OpenGuard) {
+pub(crate) async fn serve(door: Rc<OutboundDoor>, accepted: Accepted, open: OpenGuard) {
     let dst = match accepted.destination() {
         Ok(Captured::Captured(dst)) => dst,
-        Ok(Captured::Direct(_)) | Err(_) => return refuse(&worker, accepted, "not_redirected"),
+        Ok(Captured::Direct(_)) | Err(_) => return refuse(&door, accepted, "not_redirected"),
     };
     // A connection whose destination is the proxy itself would come back for ever.
-    if is_loop(&worker, dst) {
-        worker.telemetry.outbound.error(weft_http::ErrorCode::Loop);
-        return refuse(&worker, accepted, "loop");
+    if door.shared.is_loop(dst) {
+        door.telemetry.outbound.error(weft_http::ErrorCode::Loop);
+        return refuse(&door, accepted, "loop");
     }
-    let target = Target::of(&worker.shared, dst);
+    let target = Target::of(&door.shared, dst);
     let dialed = EndpointAddr::new(dst.get());
-    let upstream = worker.upstream(&target, Some(dialed));
-    let opaque = is_opaque(&worker, dst.port());
-    let label = upstream.as_ref().map_or_else(|| target.label(), |upstream| Arc::clone(&upstream.label));
-    let call = Call::new(worker, accepted, open, Some(dialed), Arc::clone(&label));
-    match upstream {
-        Some(upstream) => Box::pin(mesh(call, upstream, opaque)).await,
+    let destination = door.destinations.get(&target, Some(dialed));
+    let opaque = is_opaque(&door, dst.port());
+    let label = destination.as_ref().map_or_else(|| target.label(), |known| Arc::clone(&known.label));
+    let call = Call::new(door, accepted, open, Some(dialed), Arc::clone(&label));
+    match destination {
+        Some(destination) => Box::pin(mesh(call, destination, opaque)).await,
         None => Box::pin(passthrough::serve(call, &target, label, dialed, opaque)).await,
     }
 }
 
 /// Serves a connection to the listener of one service.
 pub(crate) async fn serve_service(
-    worker: Rc<Worker>,
+    door: Rc<OutboundDoor>,
     accepted: Accepted,
     open: OpenGuard,
     service: &ServiceKey,
 ) {
-    match worker.upstream(&Target::Service(service.clone()), None) {
-        Some(upstream) => {
-            let opaque = is_opaque(&worker, service.port);
-            let call = Call::new(worker, accepted, open, None, Arc::clone(&upstream.label));
-            Box::pin(mesh(call, upstream, opaque)).await;
+    match door.destinations.get(&Target::Service(service.clone()), None) {
+        Some(destination) => {
+            let opaque = is_opaque(&door, service.port);
+            let call = Call::new(door, accepted, open, None, Arc::clone(&destination.label));
+            Box::pin(mesh(call, destination, opaque)).await;
         }
         // It has left the mesh since the start. What was mutual TLS must not become plaintext without a word.
-        None => refuse(&worker, accepted, "outside_mesh"),
+        None => refuse(&door, accepted, "outside_mesh"),
     }
 }
 
 /// One connection of the application on its way.
 pub(crate) struct Call {
-    pub(crate) worker: Rc<Worker>,
+    pub(crate) door: Rc<OutboundDoor>,
     pub(crate) accepted: Accepted,
     pub(crate) listed: Listed,
     pub(crate) _open: OpenGuard,
@@ -82,79 +92,111 @@ pub(crate) struct Call {
 impl Call {
     /// Lists the connection with where it goes, as far as that is known.
     fn new(
-        worker: Rc<Worker>,
+        door: Rc<OutboundDoor>,
         accepted: Accepted,
         open: OpenGuard,
         dialed: Option<EndpointAddr>,
         service: Arc<str>,
     ) -> Self {
         let dialed = dialed.map(EndpointAddr::get);
-        let connections = &worker.shared.connections;
+        let connections = &door.shared.connections;
         let listed = connections.open(Direction::Outbound, accepted.client, dialed, Some(service));
-        Self { worker, accepted, listed, _open: open }
+        Self { door, accepted, listed, _open: open }
+    }
+
+    /// What its requests are handed to.
+    fn exchange(&self, destination: Rc<Destination>) -> Rc<Exchange<Outbound>> {
+        let timeouts = &self.door.shared.config.timeouts;
+        let times = Times { request: timeouts.request, tunnel_idle: timeouts.tcp_idle };
+        let side = Outbound::new(destination);
+        let facts = side.facts(self.accepted.client.get());
+        Exchange::new(side, &self.door.telemetry, facts, times)
     }
 }
 
-pub(crate) fn is_loop(worker: &Worker, dst: OriginalDst) -> bool {
-    let own = dst.ip().is_loopback() || worker.shared.is_own(dst.ip());
-    own && worker.shared.config.bind.ports().contains(&dst.port())
-}
-
-fn refuse(worker: &Worker, accepted: Accepted, why: &'static str) {
-    worker.telemetry.outbound.detections.inc(why);
+fn refuse(door: &OutboundDoor, accepted: Accepted, why: &'static str) {
+    door.telemetry.outbound.detections.inc(why);
     tracing::debug!(client = %accepted.client, local = %accepted.local, why, "refused an outbound connection");
     weft_net::reset(accepted.stream);
 }
 
-fn is_opaque(worker: &Worker, port: u16) -> bool {
-    worker.shared.snapshot.load().outbound.opaque_ports.contains(port)
+fn is_opaque(door: &OutboundDoor, port: u16) -> bool {
+    door.shared.snapshot.load().outbound.opaque_ports.contains(port)
 }
 
-async fn mesh(mut call: Call, upstream: Rc<Upstream>, opaque: bool) {
-    let protocol = if opaque { AppProtocol::Opaque } else { upstream.protocol().await };
+async fn mesh(mut call: Call, destination: Rc<Destination>, opaque: bool) {
+    let protocol = if opaque { AppProtocol::Opaque } else { destination.cluster.protocol().await };
     if protocol == AppProtocol::Opaque {
-        call.worker.telemetry.outbound.detections.inc("configured");
-        return tcp::serve(call, upstream, BytesMut::new()).await;
+        call.door.telemetry.outbound.detections.inc("configured");
+        return tcp::serve(call, destination, BytesMut::new()).await;
     }
     let mut first = BytesMut::new();
     // Nothing is waited for, and who speaks first is seen all the same: what was learned of a server may be wrong.
-    if upstream.spoken.get() == Spoken::ServerFirst && protocol != AppProtocol::Http {
-        return tcp::race(call, upstream, first).await;
+    if destination.spoken.get() == Spoken::ServerFirst && protocol != AppProtocol::Http {
+        return tcp::race(call, destination, first).await;
     }
     let detected = if protocol == AppProtocol::Http {
         tokio::select! {
             biased;
             detected = detect_first(&mut call.accepted.stream, &mut first) => detected.ok(),
-            () = silence(&call.worker) => return,
+            () = silence(call.door.shared.config.timeouts.tcp_idle) => return,
         }
     } else {
-        let patience = match upstream.spoken.get() {
+        let patience = match destination.spoken.get() {
             Spoken::ClientFirst => CLIENT_FIRST_PATIENCE,
-            _ => call.worker.shared.config.timeouts.detect,
+            _ => call.door.shared.config.timeouts.detect,
         };
         match tokio::time::timeout(patience, detect_first(&mut call.accepted.stream, &mut first)).await {
             Ok(detected) => detected.ok(),
-            Err(_) => return tcp::race(call, upstream, first).await,
+            Err(_) => return tcp::race(call, destination, first).await,
         }
     };
     match detected {
-        Some(detected) => spoken(call, upstream, detected, first).await,
-        None => call.worker.telemetry.outbound.detections.inc("client_gone"),
+        Some(detected) => spoken(call, destination, detected, first).await,
+        None => call.door.telemetry.outbound.detections.inc("client_gone"),
     }
 }
 
 /// The client has spoken first.
-pub(crate) async fn spoken(call: Call, upstream: Rc<Upstream>, detected: Detected, first: BytesMut) {
-    call.worker.telemetry.outbound.detections.inc(detected.label());
+pub(crate) async fn spoken(call: Call, destination: Rc<Destination>, detected: Detected, first: BytesMut) {
+    call.door.telemetry.outbound.detections.inc(detected.label());
     if !first.is_empty() {
-        upstream.spoken.set(Spoken::ClientFirst);
+        destination.spoken.set(Spoken::ClientFirst);
     }
     match detected {
         // What has been needed so far to find out is given back: the connection goes on as a task of its own.
-        Detected::Http1 => drop(tokio::task::spawn_local(http::serve1(call, upstream, first))),
-        Detected::Http2 => drop(tokio::task::spawn_local(http::serve2(call, upstream, first))),
-        Detected::Tls(_) | Detected::Opaque(_) => tcp::serve(call, upstream, first).await,
+        Detected::Http1 => drop(tokio::task::spawn_local(serve1(call, destination, first))),
+        Detected::Http2 => drop(tokio::task::spawn_local(serve2(call, destination, first))),
+        Detected::Tls(_) | Detected::Opaque(_) => tcp::serve(call, destination, first).await,
     }
+}
+
+/// Serves an application's HTTP/1 connection.
+async fn serve1(call: Call, destination: Rc<Destination>, first: BytesMut) {
+    let (handler, door) = (call.exchange(destination), Rc::clone(&call.door));
+    let Call { accepted, listed, _open, .. } = call;
+    listed.update(|info| info.protocol = "http/1");
+    let io = rewind(accepted.stream, first);
+    if let Err(error) = serve_http1(io, handler, &door.limits.http1, until_the_end()).await {
+        tracing::debug!(%error, client = %accepted.client, "outbound HTTP/1 connection failed");
+    }
+}
+
+/// Serves an application's HTTP/2 connection.
+async fn serve2(call: Call, destination: Rc<Destination>, first: BytesMut) {
+    let (handler, door) = (call.exchange(destination), Rc::clone(&call.door));
+    let Call { accepted, listed, _open, .. } = call;
+    listed.update(|info| info.protocol = "http/2");
+    let io = rewind(accepted.stream, first);
+    if let Err(error) = serve_http2(io, handler, &door.limits.http2, until_the_end()).await {
+        tracing::debug!(%error, client = %accepted.client, "outbound HTTP/2 connection failed");
+    }
+}
+
+/// Outbound stays open while draining: the application that shuts down may still have calls to make. What is open when
+/// everything closes ends with the worker's runtime.
+fn until_the_end() -> Drain {
+    Drain::never()
 }
 
 /// The accepted socket with what was read of it put back.

@@ -24,8 +24,8 @@ pub(super) async fn serve(
     addr: EndpointAddr,
     opaque: bool,
 ) {
-    let worker = std::rc::Rc::clone(&call.worker);
-    let connected = weft_net::connect(addr, &worker.connect).await;
+    let door = std::rc::Rc::clone(&call.door);
+    let connected = door.dialer.outside(addr).await;
     let mut first = BytesMut::new();
     let mut seen = None;
     if let (Ok(upstream), false) = (&connected, opaque) {
@@ -44,7 +44,7 @@ pub(super) async fn serve(
         Some(Detected::Http2) => ("http2", TlsLabel::None),
         _ => ("tcp", TlsLabel::None),
     };
-    worker.telemetry.passthrough.inc(protocol);
+    door.telemetry.passthrough.inc(protocol);
     let service = asked_for(target, seen.as_ref(), addr).unwrap_or(label);
     call.listed.update(|info| {
         info.protocol = protocol;
@@ -63,13 +63,13 @@ pub(super) async fn serve(
         }
         Ok(mut upstream) => {
             let options = RelayOptions {
-                idle_timeout: worker.shared.config.timeouts.tcp_idle,
+                idle_timeout: door.shared.config.timeouts.tcp_idle,
                 ..RelayOptions::default()
             };
             let counters = RelayCounters::default();
             let mut client = rewind(call.accepted.stream, first);
             let relaying = relay_plain(&mut client, &mut upstream, &options, &counters);
-            if record.run(relaying, &counters, worker.shared.drain.clone().into_closed()).await.is_none() {
+            if record.run(relaying, &counters, door.shared.drain.clone().into_closed()).await.is_none() {
                 weft_net::reset_on_drop(&client);
                 weft_net::reset_on_drop(&upstream);
             }
@@ -90,9 +90,9 @@ fn asked_for(target: &Target, seen: Option<&Detected>, addr: EndpointAddr) -> Op
 }
 
 fn open(call: &Call, service: Arc<str>, tls: TlsLabel, addr: EndpointAddr) -> TcpRecord {
-    let series = call.worker.telemetry.shard.tcp_series(&TcpLabels {
+    let series = call.door.telemetry.shard.tcp_series(&TcpLabels {
         direction: Direction::Outbound,
-        source_workload: &call.worker.telemetry.own_workload(),
+        source_workload: &call.door.telemetry.own_workload(),
         destination_service: &service,
         peer_identity: "",
         tls,
@@ -106,7 +106,7 @@ fn open(call: &Call, service: Arc<str>, tls: TlsLabel, addr: EndpointAddr) -> Tc
         destination_identity: None,
         tls,
     };
-    let mut record = TcpRecord::open(&call.worker, facts, series);
+    let mut record = TcpRecord::open(&call.door.telemetry, facts, series);
     record.upstream = Some(addr.get());
     record
 }

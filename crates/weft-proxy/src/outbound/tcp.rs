@@ -2,27 +2,26 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::AsyncRead;
 use tokio::net::TcpStream;
 use weft_balance::{InFlight, Outcome, Timestamp};
 use weft_core::{EndpointAddr, MtlsMode};
 use weft_http::ErrorCode;
 use weft_identity::LinkProtocol;
 use weft_net::{
-    Detected, Greeting, OpaqueReason, Prefixed, RelayCounters, RelayOptions, detect_first, greeting,
-    read_more, relay, relay_plain,
+    Detected, Greeting, Prefixed, RelayCounters, RelayOptions, greeting, read_more, relay, relay_plain,
 };
 use weft_telemetry::metrics::{Direction, TcpLabels, TlsLabel};
 
+use super::OutboundDoor;
 use super::{Call, rewind, spoken};
-use crate::destination;
-use crate::dial::{DialError, MeshStream, dial_mesh, dial_tcp};
+use crate::cluster::{Cluster, EndpointLinks, Picked};
+use crate::destination::{Destination, Spoken};
+use crate::dial::{DialError, Dialer, MeshStream};
 use crate::record::{ConnectionFacts, TcpRecord};
-use crate::upstream::{Picked, Spoken, Upstream};
-use crate::worker::Worker;
+use crate::shared::Shared;
+use crate::silence::{UNFINISHED, detect_or_give_up, silence};
 
 /// The far side of a relayed connection.
 pub(crate) enum Far {
@@ -38,57 +37,59 @@ struct Reached {
 }
 
 /// Relays a connection whose protocol is not looked at; `first` is what was already read of it.
-pub(super) async fn serve(call: Call, upstream: Rc<Upstream>, first: BytesMut) {
-    match reach(&call.worker, &upstream).await {
-        Ok(reached) => drop(tokio::task::spawn_local(carry(call, upstream, reached, first, BytesMut::new()))),
-        Err(error) => give_up(call, &upstream, &error),
+pub(super) async fn serve(call: Call, destination: Rc<Destination>, first: BytesMut) {
+    match reach(&call.door, &destination.cluster).await {
+        Ok(reached) => {
+            drop(tokio::task::spawn_local(carry(call, destination, reached, first, BytesMut::new())))
+        }
+        Err(error) => give_up(call, &destination, &error),
     }
 }
 
 /// Nobody has spoken for a while: dials, and sees who does first.
-pub(super) async fn race(mut call: Call, upstream: Rc<Upstream>, mut first: BytesMut) {
-    let mut reached = match reach(&call.worker, &upstream).await {
+pub(super) async fn race(mut call: Call, destination: Rc<Destination>, mut first: BytesMut) {
+    let mut reached = match reach(&call.door, &destination.cluster).await {
         Ok(reached) => reached,
-        Err(error) => return give_up(call, &upstream, &error),
+        Err(error) => return give_up(call, &destination, &error),
     };
-    let remembered = upstream.spoken.get() == Spoken::ServerFirst;
+    let remembered = destination.spoken.get() == Spoken::ServerFirst;
     let mut said = BytesMut::new();
     let client = detect_or_give_up(&mut call.accepted.stream, &mut first, UNFINISHED);
     let winner = tokio::select! {
         biased;
         detected = client => Winner::Client(detected),
         greeting = greet(&mut reached.far, &mut said) => Winner::Server(greeting),
-        () = silence(&call.worker) => Winner::Nobody,
+        () = silence(call.door.shared.config.timeouts.tcp_idle) => Winner::Nobody,
     };
-    let detections = &call.worker.telemetry.outbound.detections;
+    let detections = &call.door.telemetry.outbound.detections;
     match winner {
         Winner::Client(Some(detected @ (Detected::Http1 | Detected::Http2))) => {
             drop(reached);
-            spoken(call, upstream, detected, first).await;
+            spoken(call, destination, detected, first).await;
         }
         Winner::Client(Some(detected)) => {
             detections.inc(detected.label());
-            tokio::task::spawn_local(carry(call, upstream, reached, first, said));
+            tokio::task::spawn_local(carry(call, destination, reached, first, said));
         }
         // The preface of an HTTP/2 server, which is nobody's: the client gets one from this proxy.
         Winner::Server(Greeting::Http2) => {
             drop(reached);
-            upstream.spoken.set(Spoken::ClientFirst);
+            destination.spoken.set(Spoken::ClientFirst);
             let detected = tokio::select! {
                 biased;
                 detected = detect_or_give_up(&mut call.accepted.stream, &mut first, UNFINISHED) => detected,
-                () = silence(&call.worker) => return,
+                () = silence(call.door.shared.config.timeouts.tcp_idle) => return,
             };
             match detected {
-                Some(detected) => spoken(call, upstream, detected, first).await,
+                Some(detected) => spoken(call, destination, detected, first).await,
                 None => detections.inc("client_gone"),
             }
         }
         Winner::Nobody => {}
         Winner::Server(_) | Winner::Client(None) => {
-            learn(&upstream, &said);
+            learn(&destination, &said);
             detections.inc(if remembered { "remembered_server_first" } else { "server_first" });
-            tokio::task::spawn_local(carry(call, upstream, reached, first, said));
+            tokio::task::spawn_local(carry(call, destination, reached, first, said));
         }
     }
 }
@@ -103,51 +104,15 @@ enum Winner {
 }
 
 /// What a greeting says of a service.
-fn learn(upstream: &Upstream, said: &[u8]) {
+fn learn(destination: &Destination, said: &[u8]) {
     match greeting(said) {
         // Nothing was said; the server closed, or the client's connection failed.
         _ if said.is_empty() => {}
         // A server whose clients speak first may say something to one that is silent, such as 408: that is about this
         // connection, not about the protocol.
-        Greeting::Http1 => upstream.spoken.set(Spoken::ClientFirst),
-        _ if upstream.spoken.get() == Spoken::ClientFirst => {}
-        _ => upstream.spoken.set(Spoken::ServerFirst),
-    }
-}
-
-/// How long a client may leave a line unfinished that could still become a request. Clients send a request's first line
-/// in one piece; one that waits for an answer to half a line speaks something else (JDWP, ZooKeeper's `ruok`).
-pub(crate) const UNFINISHED: Duration = Duration::from_secs(1);
-
-/// Resolves when a connection on which nobody has spoken is over: as a relay is that carries nothing (`timeouts.tcpIdle`;
-/// without one, keepalive ends connections whose peers are gone, and those that are there may be silent).
-pub(crate) async fn silence(worker: &Worker) {
-    match worker.shared.config.timeouts.tcp_idle {
-        Some(limit) => tokio::time::sleep(limit).await,
-        None => std::future::pending().await,
-    }
-}
-
-/// Waits for what the client speaks; a client that has begun and then waits is opaque.
-pub(crate) async fn detect_or_give_up<S>(
-    client: &mut S,
-    first: &mut BytesMut,
-    unfinished: Duration,
-) -> Option<Detected>
-where
-    S: AsyncRead + Unpin,
-{
-    // However long it is silent.
-    if first.is_empty() {
-        read_more(client, first).await.ok()?;
-    }
-    loop {
-        let before = first.len();
-        match tokio::time::timeout(unfinished, detect_first(client, first)).await {
-            Ok(detected) => return detected.ok(),
-            Err(_) if first.len() == before => return Some(Detected::Opaque(OpaqueReason::Unfinished)),
-            Err(_) => {}
-        }
+        Greeting::Http1 => destination.spoken.set(Spoken::ClientFirst),
+        _ if destination.spoken.get() == Spoken::ClientFirst => {}
+        _ => destination.spoken.set(Spoken::ServerFirst),
     }
 }
 
@@ -166,47 +131,53 @@ async fn greet(far: &mut Far, said: &mut BytesMut) -> Greeting {
 }
 
 /// Connects to one endpoint after another, until one takes the connection.
-async fn reach(worker: &Rc<Worker>, upstream: &Upstream) -> Result<Reached, DialError> {
-    let connect = async |picked: &Picked| dial(worker, upstream, &picked.links).await;
-    let (mut picked, far) = upstream.reach(worker, &mut Vec::new(), connect).await?;
+async fn reach(door: &OutboundDoor, cluster: &Cluster) -> Result<Reached, DialError> {
+    let connect = async |picked: &Picked| dial(&door.dialer, cluster, &picked.links).await;
+    let (mut picked, far) = cluster.reach(&mut Vec::new(), connect).await?;
     picked.links.endpoint.connected();
-    picked.in_flight.observe(Timestamp::now(), Outcome::Success);
+    picked.in_flight.answered(Timestamp::now());
+    picked.in_flight.ended(Outcome::Success);
     Ok(Reached { far, endpoint: picked.links.endpoint.addr(), in_flight: picked.in_flight })
 }
 
-async fn dial(
-    worker: &Rc<Worker>,
-    upstream: &Upstream,
-    links: &crate::upstream::EndpointLinks,
-) -> Result<Far, DialError> {
+async fn dial(dialer: &Dialer, cluster: &Cluster, links: &EndpointLinks) -> Result<Far, DialError> {
     let endpoint = links.endpoint.addr();
     let now = Timestamp::now();
-    let mode = upstream.mode_towards(endpoint);
+    let mode = cluster.mode_towards(endpoint);
     if mode == MtlsMode::Disable || (mode == MtlsMode::Permissive && links.is_plaintext(now)) {
-        return dial_tcp(worker, endpoint).await.map(Far::Plain);
+        return dialer.tcp(endpoint).await.map(Far::Plain);
     }
-    match dial_mesh(worker, endpoint, &upstream.peer, LinkProtocol::Tcp).await {
+    match dialer.mesh(endpoint, &cluster.peer(), LinkProtocol::Tcp).await {
         Ok(dialed) => {
             let peer = dialed.peer.to_string().into();
             Ok(Far::Mesh(Box::new(dialed.stream), peer))
         }
         Err(error) if mode == MtlsMode::Permissive && error.code == ErrorCode::TlsFailed => {
             links.remember_plaintext(now);
-            dial_tcp(worker, endpoint).await.map(Far::Plain)
+            dialer.tcp(endpoint).await.map(Far::Plain)
         }
         Err(error) => Err(error),
     }
 }
 
-fn give_up(call: Call, upstream: &Upstream, error: &DialError) {
-    tracing::warn!(service = %upstream.label, error = %error.detail, "outbound connection failed");
-    let mut record =
-        TcpRecord::open(&call.worker, facts(&call, upstream, None), series(&call, upstream, None));
+fn give_up(call: Call, destination: &Destination, error: &DialError) {
+    tracing::warn!(service = %destination.label, error = %error.detail, "outbound connection failed");
+    let mut record = TcpRecord::open(
+        &call.door.telemetry,
+        facts(&call, destination, None),
+        series(&call, destination, None),
+    );
     record.failed(error.code);
     weft_net::reset(call.accepted.stream);
 }
 
-async fn carry(call: Call, upstream: Rc<Upstream>, reached: Reached, first: BytesMut, greeting: BytesMut) {
+async fn carry(
+    call: Call,
+    destination: Rc<Destination>,
+    reached: Reached,
+    first: BytesMut,
+    greeting: BytesMut,
+) {
     let Reached { far, endpoint, in_flight: _in_flight } = reached;
     let peer = match &far {
         Far::Mesh(_, peer) => Some(Arc::clone(peer)),
@@ -216,13 +187,13 @@ async fn carry(call: Call, upstream: Rc<Upstream>, reached: Reached, first: Byte
         info.protocol = "tcp";
         info.peer.clone_from(&peer);
     });
-    let series = series(&call, &upstream, peer.as_ref());
-    let mut record = TcpRecord::open(&call.worker, facts(&call, &upstream, peer), series);
+    let series = series(&call, &destination, peer.as_ref());
+    let mut record = TcpRecord::open(&call.door.telemetry, facts(&call, &destination, peer), series);
     record.upstream = Some(endpoint.get());
     let options =
-        RelayOptions { idle_timeout: call.worker.shared.config.timeouts.tcp_idle, ..RelayOptions::default() };
+        RelayOptions { idle_timeout: call.door.shared.config.timeouts.tcp_idle, ..RelayOptions::default() };
     let counters = RelayCounters::default();
-    let closed = call.worker.shared.drain.clone().into_closed();
+    let closed = call.door.shared.drain.clone().into_closed();
     let mut client = rewind(call.accepted.stream, first);
     let outcome = match far {
         Far::Mesh(stream, _) => {
@@ -234,7 +205,7 @@ async fn carry(call: Call, upstream: Rc<Upstream>, reached: Reached, first: Byte
             let end = async {
                 tokio::select! {
                     () = closed => {}
-                    () = strict(&call.worker, &upstream, endpoint) => {}
+                    () = strict(&call.door.shared, &destination, endpoint) => {}
                 }
             };
             record.run(relay_plain(&mut client, &mut far, &options, &counters), &counters, end).await
@@ -248,16 +219,14 @@ async fn carry(call: Call, upstream: Rc<Upstream>, reached: Reached, first: Byte
 
 /// Resolves when an endpoint has been asked for mutual TLS for as long as a drain takes. A connection that was opened
 /// without it then has had its time, as one that came in has (`inbound/closing.rs`).
-async fn strict(worker: &Worker, upstream: &Upstream, endpoint: EndpointAddr) {
-    let mut versions = worker.shared.snapshot.subscribe();
+async fn strict(shared: &Shared, destination: &Destination, endpoint: EndpointAddr) {
+    let mut versions = shared.snapshot.subscribe();
     let mut deadline = None;
     loop {
-        // Asked of the configuration itself: the upstream may have been replaced by another since.
-        let rule = destination::rule(&worker.shared.snapshot.load(), &upstream.target);
-        let strict = rule.is_some_and(|rule| rule.mode.towards(endpoint.ip()) == MtlsMode::Strict);
+        let strict = destination.mode_now(shared, endpoint) == Some(MtlsMode::Strict);
         deadline = match deadline {
             _ if !strict => None,
-            None => Some(tokio::time::Instant::now() + worker.shared.config.timeouts.drain),
+            None => Some(tokio::time::Instant::now() + shared.config.timeouts.drain),
             began => began,
         };
         let over = async {
@@ -271,27 +240,27 @@ async fn strict(worker: &Worker, upstream: &Upstream, endpoint: EndpointAddr) {
             Ok(()) = versions.changed() => {}
         }
     }
-    tracing::info!(service = %upstream.label, %endpoint, "mode strict: ended a connection without mutual TLS that was open");
+    tracing::info!(service = %destination.label, %endpoint, "mode strict: ended a connection without mutual TLS that was open");
 }
 
-fn facts(call: &Call, upstream: &Upstream, peer: Option<Arc<str>>) -> ConnectionFacts {
+fn facts(call: &Call, destination: &Destination, peer: Option<Arc<str>>) -> ConnectionFacts {
     let tls = if peer.is_some() { TlsLabel::Mutual } else { TlsLabel::None };
     ConnectionFacts {
         direction: Direction::Outbound,
         client: call.accepted.client.get(),
-        server: upstream.server.clone(),
-        service: Arc::clone(&upstream.label),
-        source_identity: call.worker.telemetry.own_identity(),
+        server: destination.server.clone(),
+        service: Arc::clone(&destination.label),
+        source_identity: call.door.telemetry.own_identity(),
         destination_identity: peer,
         tls,
     }
 }
 
-fn series(call: &Call, upstream: &Upstream, peer: Option<&Arc<str>>) -> weft_telemetry::TcpSeries {
-    call.worker.telemetry.shard.tcp_series(&TcpLabels {
+fn series(call: &Call, destination: &Destination, peer: Option<&Arc<str>>) -> weft_telemetry::TcpSeries {
+    call.door.telemetry.shard.tcp_series(&TcpLabels {
         direction: Direction::Outbound,
-        source_workload: &call.worker.telemetry.own_workload(),
-        destination_service: &upstream.label,
+        source_workload: &call.door.telemetry.own_workload(),
+        destination_service: &destination.label,
         peer_identity: peer.map_or("", |peer| peer),
         tls: if peer.is_some() { TlsLabel::Mutual } else { TlsLabel::None },
     })

@@ -76,12 +76,12 @@ families! {
     HTTP_SERVER_REQUEST_DURATION = SECONDS_HISTOGRAM, "http_server_request_duration_seconds",
         ["source_workload", "destination_service", "destination_workload", "peer_identity",
          "network_protocol_version", "tls", "http_request_method", "http_response_status_code",
-         "rpc_response_status_code"],
+         "rpc_response_status_code", "error_type"],
         "Inbound HTTP requests: from the first byte of the request head to the last byte of the response.";
     HTTP_CLIENT_REQUEST_DURATION = SECONDS_HISTOGRAM, "http_client_request_duration_seconds",
         ["source_workload", "destination_service", "destination_workload", "peer_identity",
          "network_protocol_version", "tls", "http_request_method", "http_response_status_code",
-         "rpc_response_status_code"],
+         "rpc_response_status_code", "error_type"],
         "Outbound HTTP requests, retries included: from the first byte of the request head to the last byte of the response.";
     HTTP_SERVER_ACTIVE_REQUESTS = Kind::Gauge, "http_server_active_requests",
         ["source_workload", "destination_service", "destination_workload", "peer_identity",
@@ -102,6 +102,9 @@ families! {
     HTTP_RETRIES = Kind::Counter, "weft_http_retries_total",
         ["destination_service", "reason"],
         "Requests sent again to another or the same endpoint, by why.";
+    HTTP_RETRIES_REFUSED = Kind::Counter, "weft_http_retries_refused_total",
+        ["destination_service"],
+        "Requests that were not sent again because the retry budget of their destination was spent.";
     ERRORS = Kind::Counter, "weft_errors_total",
         ["direction", "code"],
         "Requests and connections that Weft itself answered or ended, by weft-error code.";

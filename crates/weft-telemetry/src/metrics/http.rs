@@ -36,13 +36,15 @@ pub struct HttpOutcome<'a> {
     pub status: u16,
     /// For gRPC: the `grpc-status`, from headers or trailers.
     pub grpc_status: Option<u8>,
+    /// Why there was no whole answer of the upstream, as a `weft-error` code.
+    pub error: Option<&'static str>,
     /// From the first byte of the request head to the last of the response.
     pub duration: Duration,
 }
 
 /// The handles for one label set. Clones share it, and the requests of one worker use it without a lock.
 ///
-/// The histograms per (method, status, grpc-status) are found by a short scan; a combination not seen before is
+/// The histograms per (method, status, grpc-status, error) are found by a short scan; a combination not seen before is
 /// registered on the spot, which locks the registry once.
 #[derive(Clone, Debug)]
 pub struct HttpSeries(Arc<Inner>);
@@ -55,7 +57,7 @@ struct Inner {
     active: Gauge,
     request_bytes: Counter,
     response_bytes: Counter,
-    durations: Slots<u32, Histogram, 16>,
+    durations: Slots<(u32, usize), Histogram, 16>,
 }
 
 impl Shard {
@@ -101,10 +103,12 @@ impl HttpSeries {
         let (method_index, method) = method_label(outcome.method);
         let grpc = outcome.grpc_status.map_or(0xff, |code| code.min(GRPC_UNKNOWN_CODE));
         let key = (u32::from(method_index) << 24) | (u32::from(grpc) << 16) | u32::from(outcome.status);
-        let make = || inner.find(method, outcome.status, grpc);
+        // An error's text is one of the program's constants: where it lies tells it from the others.
+        let key = (key, outcome.error.map_or(0, |error| error.as_ptr().addr()));
+        let make = || inner.find(method, grpc, outcome);
         match inner.durations.get_or_make(key, make) {
             Some(histogram) => histogram.observe(outcome.duration),
-            None => inner.find(method, outcome.status, grpc).observe(outcome.duration),
+            None => inner.find(method, grpc, outcome).observe(outcome.duration),
         }
     }
 
@@ -134,15 +138,22 @@ impl HttpSeries {
 }
 
 impl Inner {
-    fn find(&self, method: &str, status: u16, grpc: u8) -> Histogram {
+    fn find(&self, method: &str, grpc: u8, outcome: &HttpOutcome<'_>) -> Histogram {
         let family = match self.direction {
             Direction::Inbound => &families::HTTP_SERVER_REQUEST_DURATION,
             Direction::Outbound => &families::HTTP_CLIENT_REQUEST_DURATION,
         };
-        let status = if status == 0 { String::new() } else { status.to_string() };
-        let grpc = if grpc == 0xff { "" } else { grpc_status_name(grpc) };
+        let status = if outcome.status == 0 { String::new() } else { outcome.status.to_string() };
+        let name = if grpc == 0xff { "" } else { grpc_status_name(grpc) };
+        // `error.type` of the semantic conventions: what failed, whichever protocol says so.
+        let error = match outcome.error {
+            Some(error) => error,
+            None if outcome.status >= 500 => &status,
+            None if grpc_is_failure(grpc) => name,
+            None => "",
+        };
         let labels: Vec<&str> =
-            self.labels.iter().map(|l| &**l).chain([method, status.as_str(), grpc]).collect();
+            self.labels.iter().map(|l| &**l).chain([method, status.as_str(), name, error]).collect();
         self.shard.histogram(family, &labels)
     }
 }
@@ -177,6 +188,13 @@ pub(crate) fn method_label(method: &Method) -> (u8, &'static str) {
 
 /// Stands for every code that gRPC does not define.
 const GRPC_UNKNOWN_CODE: u8 = 17;
+
+/// Whether a gRPC status says that the server failed, as 5xx does: UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL,
+/// UNAVAILABLE and DATA_LOSS, the codes by which the semantic conventions call a server's span failed. The others tell the
+/// client about its request.
+pub fn grpc_is_failure(code: u8) -> bool {
+    matches!(code, 2 | 4 | 12 | 13 | 14 | 15)
+}
 
 /// The name of a gRPC status code (grpc/doc/statuscodes.md), as `rpc.response.status_code` wants it.
 pub(crate) fn grpc_status_name(code: u8) -> &'static str {

@@ -19,7 +19,7 @@ mod tcp;
 mod value;
 
 pub use encode::{Encoder, FamilyEncoder};
-pub use http::{HttpLabels, HttpOutcome, HttpSeries};
+pub use http::{HttpLabels, HttpOutcome, HttpSeries, grpc_is_failure};
 pub(crate) use http::{grpc_status_name, method_label, protocol_version};
 pub use process::{BuildInfo, register_process};
 pub use registry::{DEFAULT_SERIES_CAP, Registry, Shard};

@@ -163,12 +163,22 @@ fn http_series_split_by_method_and_status() {
     let series = registry.shard().http_series(&http_labels(Direction::Outbound));
     let end = |method: &Method, status, grpc_status| {
         series.begin();
-        series.end(&HttpOutcome { method, status, grpc_status, duration: Duration::from_micros(300) });
+        let duration = Duration::from_micros(300);
+        series.end(&HttpOutcome { method, status, grpc_status, error: None, duration });
     };
     end(&Method::GET, 200, None);
     end(&Method::GET, 200, None);
     end(&Method::GET, 503, None);
     end(&Method::POST, 200, Some(14));
+    end(&Method::POST, 200, Some(5));
+    series.begin();
+    series.end(&HttpOutcome {
+        method: &Method::GET,
+        status: 200,
+        grpc_status: None,
+        error: Some("upstream-reset"),
+        duration: Duration::from_micros(300),
+    });
     end(&Method::from_bytes(b"BREW").unwrap(), 0, None);
     // More combinations than slots: each still lands in its own series.
     for status in 400..430 {
@@ -185,9 +195,17 @@ fn http_series_split_by_method_and_status() {
     let count =
         |rest: &str| sample(&text, &format!("http_client_request_duration_seconds_count{{{base},{rest}}} "));
     assert_eq!(count(r#"http_request_method="GET",http_response_status_code="200""#), Some(2));
-    assert_eq!(count(r#"http_request_method="GET",http_response_status_code="503""#), Some(1));
-    let grpc = r#"http_request_method="POST",http_response_status_code="200",rpc_response_status_code="UNAVAILABLE""#;
+    assert_eq!(
+        count(r#"http_request_method="GET",http_response_status_code="503",error_type="503""#),
+        Some(1)
+    );
+    let grpc = r#"http_request_method="POST",http_response_status_code="200",rpc_response_status_code="UNAVAILABLE",error_type="UNAVAILABLE""#;
     assert_eq!(count(grpc), Some(1));
+    let not_found =
+        r#"http_request_method="POST",http_response_status_code="200",rpc_response_status_code="NOT_FOUND""#;
+    assert_eq!(count(not_found), Some(1), "an answer, and no failure");
+    let cut = r#"http_request_method="GET",http_response_status_code="200",error_type="upstream-reset""#;
+    assert_eq!(count(cut), Some(1), "an answer that was cut short has its status and is a failure");
     assert_eq!(count(r#"http_request_method="_OTHER""#), Some(1));
     for status in 400..430 {
         let rest = format!(r#"http_request_method="GET",http_response_status_code="{status}""#);
@@ -277,7 +295,7 @@ fn the_reference_lists_every_family() {
             "the HTTP labels" => http_set(family.labels, &[]),
             "`direction`, the HTTP labels" => http_set(family.labels, &["direction"]),
             "the TCP labels" => family.labels == families::TCP_OPENED.labels,
-            "the HTTP labels, `http_request_method`, `http_response_status_code`, `rpc_response_status_code`" => {
+            "the HTTP labels, `http_request_method`, `http_response_status_code`, `rpc_response_status_code`, `error_type`" => {
                 family.labels == families::HTTP_SERVER_REQUEST_DURATION.labels
             }
             listed => listed == labels,

@@ -12,7 +12,7 @@ use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, Spa
 use opentelemetry_semantic_conventions::{SCHEMA_URL, attribute as semconv};
 
 use super::TracingConfig;
-use crate::metrics::{grpc_status_name, method_label, protocol_version};
+use crate::metrics::{grpc_is_failure, grpc_status_name, method_label, protocol_version};
 use crate::span::{SpanKind, SpanRecord};
 
 /// Our own attributes, for what the conventions have no name for.
@@ -122,9 +122,8 @@ fn error_type(record: &SpanRecord) -> Option<String> {
     if let Some(grpc) = record.grpc
         && let Some(code) = grpc.status
     {
-        // UNKNOWN, DEADLINE_EXCEEDED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS
         let failed = match record.kind {
-            SpanKind::Server => matches!(code, 2 | 4 | 12 | 13 | 14 | 15),
+            SpanKind::Server => grpc_is_failure(code),
             SpanKind::Client => code != 0,
         };
         return failed.then(|| grpc_status_name(code).to_owned());

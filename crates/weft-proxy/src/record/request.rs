@@ -1,51 +1,32 @@
-//! How a request or connection went: one value each, whose drop writes metrics, span and access log.
-//!
-//! A path that forgets to report does not exist, because reporting is what happens when the value goes out of scope, on
-//! success, on failure, and when the client leaves.
+//! One request.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::{Entry, USER_AGENT};
+use http::header::USER_AGENT;
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
-use http_body::{Body as _, Frame, SizeHint};
-use tokio::time::Sleep;
-use weft_balance::InFlight;
-use weft_http::headers::{X_FORWARDED_PROTO, X_REQUEST_ID};
-use weft_http::{Abort, Answer, Body, BodyError, ErrorCode, Refusal, is_grpc};
-use weft_net::{RelayCounters, RelayOutcome};
+use http_body::Frame;
+use weft_balance::{InFlight, Outcome, Timestamp};
+use weft_http::headers::X_REQUEST_ID;
+use weft_http::{Abort, Answer, Body, ErrorCode, Refusal, is_grpc};
 use weft_telemetry::access::{AccessProtocol, AccessRecord};
-use weft_telemetry::metrics::{Direction, HttpOutcome, TlsLabel};
+use weft_telemetry::metrics::{Direction, HttpOutcome, grpc_is_failure};
 use weft_telemetry::span::unix_nanos;
-use weft_telemetry::trace::{RequestTrace, TraceContext};
-use weft_telemetry::{AccessLogMode, Grpc, HttpSeries, SpanKind, SpanRecord, TcpSeries};
+use weft_telemetry::trace::RequestTrace;
+use weft_telemetry::{AccessLogMode, Grpc, HttpSeries, SpanKind, SpanRecord};
 
-use crate::app::Failure;
-use crate::worker::Worker;
-
-/// What all requests of one connection have in common, for spans and access log.
-pub(crate) struct ConnectionFacts {
-    pub(crate) direction: Direction,
-    pub(crate) client: SocketAddr,
-    /// Host and port that were dialed.
-    pub(crate) server: (Arc<str>, u16),
-    /// `name:port` that was dialed.
-    pub(crate) service: Arc<str>,
-    pub(crate) source_identity: Option<Arc<str>>,
-    pub(crate) destination_identity: Option<Arc<str>>,
-    pub(crate) tls: TlsLabel,
-}
+use super::{ConnectionFacts, Observed};
+use crate::failure::Failure;
+use crate::telemetry::WorkerTelemetry;
 
 /// One request, from its head to the end of its answer.
 pub(crate) struct RequestRecord {
-    worker: Rc<Worker>,
+    telemetry: Rc<WorkerTelemetry>,
     facts: Rc<ConnectionFacts>,
     series: HttpSeries,
     started: Instant,
@@ -78,17 +59,17 @@ struct Details {
 impl RequestRecord {
     /// Begins a request: reads its trace context and counts it in.
     pub(crate) fn begin(
-        worker: &Rc<Worker>,
+        telemetry: &Rc<WorkerTelemetry>,
         facts: &Rc<ConnectionFacts>,
         series: &HttpSeries,
         request: &Request<Body>,
         version: Version,
     ) -> Box<Self> {
-        let trace = worker.telemetry.tracer.borrow_mut().begin(request.headers());
+        let trace = telemetry.tracer.borrow_mut().begin(request.headers());
         series.begin();
-        let log = worker.telemetry.access.mode() != AccessLogMode::Off;
+        let log = telemetry.access.mode() != AccessLogMode::Off;
         Box::new(Self {
-            worker: Rc::clone(worker),
+            telemetry: Rc::clone(telemetry),
             facts: Rc::clone(facts),
             series: series.clone(),
             started: Instant::now(),
@@ -129,11 +110,6 @@ impl RequestRecord {
         self.peer = peer;
     }
 
-    /// The endpoint that has the request.
-    pub(crate) fn in_flight(&mut self) -> Option<&mut InFlight> {
-        self.in_flight.as_mut()
-    }
-
     pub(crate) fn retried(&mut self) {
         self.retries += 1;
         self.in_flight = None;
@@ -153,43 +129,88 @@ impl RequestRecord {
         self.upstream = Some(upstream);
     }
 
-    /// Watches an answer to its end.
-    pub(crate) fn answered(self: Box<Self>, response: Response<Body>) -> Response<Observed> {
-        let deadline = self.deadline(response.body());
-        self.observe(response, deadline)
-    }
-
-    fn observe(
+    /// Watches an answer to its end, which must have come by the `deadline`.
+    pub(crate) fn answered(
         mut self: Box<Self>,
         response: Response<Body>,
-        deadline: Option<Pin<Box<Sleep>>>,
+        deadline: Option<Instant>,
     ) -> Response<Observed> {
         self.status = response.status().as_u16();
         self.read_grpc_status(response.headers());
-        response.map(|body| Observed { body, deadline, record: Some(self) })
+        self.head_arrived();
+        response.map(|body| Observed::new(body, deadline, self))
     }
 
-    /// When the answer must have ended: `timeouts.request` is about the whole of it.
-    fn deadline(&self, body: &Body) -> Option<Pin<Box<Sleep>>> {
-        let limit = self.worker.shared.config.timeouts.request?;
-        let waits = self.facts.direction == Direction::Outbound && !body.is_end_stream();
-        waits.then(|| Box::pin(tokio::time::sleep_until((self.started + limit).into())))
+    /// Tells balancing what the head of an answer says: the latency, and whether it is a failure.
+    fn head_arrived(&mut self) {
+        let failed = self.is_failure();
+        if let Some(in_flight) = &mut self.in_flight {
+            let now = Timestamp::now();
+            if failed { in_flight.failed(now) } else { in_flight.answered(now) }
+        }
+    }
+
+    /// Tells balancing how the whole answer went.
+    fn ended(&mut self, broken: bool) {
+        let outcome = if broken || self.is_failure() { Outcome::Failure } else { Outcome::Success };
+        if let Some(in_flight) = &mut self.in_flight {
+            in_flight.ended(outcome);
+        }
+    }
+
+    /// The endpoint that has the request gave no answer.
+    pub(crate) fn unanswered(&mut self, code: ErrorCode) {
+        if let Some(in_flight) = &mut self.in_flight
+            && code.blames_upstream()
+        {
+            in_flight.failed(Timestamp::now());
+        }
+    }
+
+    /// Whether the status is that of a server that failed, in HTTP or in gRPC.
+    fn is_failure(&self) -> bool {
+        self.status >= 500 || self.grpc_status.is_some_and(grpc_is_failure)
+    }
+
+    /// A frame of the answer has passed.
+    pub(super) fn passed(&mut self, frame: &Frame<Bytes>) {
+        if let Some(data) = frame.data_ref() {
+            self.response_bytes += data.len() as u64;
+        } else if let Some(trailers) = frame.trailers_ref() {
+            self.read_grpc_status(trailers);
+        }
+    }
+
+    /// The answer is whole.
+    pub(super) fn whole(mut self: Box<Self>) {
+        self.ended(false);
+    }
+
+    /// The answer broke off.
+    pub(super) fn broken(mut self: Box<Self>, code: ErrorCode) {
+        self.fail(code);
+        self.ended(code.blames_upstream());
+    }
+
+    fn fail(&mut self, code: ErrorCode) {
+        self.error = Some(code);
+        self.telemetry.of(self.facts.direction).error(code);
     }
 
     /// Answers in the application's place.
     pub(crate) fn refused(mut self: Box<Self>, code: ErrorCode) -> Response<Observed> {
-        self.error = Some(code);
-        self.worker.telemetry.of(self.facts.direction).error(code);
+        self.fail(code);
+        self.unanswered(code);
+        self.in_flight = None;
         let refusal = Refusal { code, grpc: self.grpc };
-        self.observe(refusal.response(), None)
+        self.answered(refusal.response(), None)
     }
 
     /// Ends a request that got no answer. Where both sides speak HTTP/2, a reset of the upstream is passed on as it is.
     pub(crate) fn failed_with(mut self: Box<Self>, failure: &Failure) -> Result<Answer<Observed>, Abort> {
         match failure.reset {
             Some(reason) if self.version == Version::HTTP_2 => {
-                self.error = Some(failure.code);
-                self.worker.telemetry.of(self.facts.direction).error(failure.code);
+                self.fail(failure.code);
                 Err(Abort(reason))
             }
             _ => Ok(self.refused(failure.code).into()),
@@ -258,10 +279,11 @@ impl Drop for RequestRecord {
             method: &self.method,
             status: self.status,
             grpc_status: self.grpc_status,
+            error: self.error.map(ErrorCode::as_str),
             duration: took,
         });
         let sampled = self.trace.records();
-        let logged = self.worker.telemetry.access.wants(self.failed(), sampled);
+        let logged = self.telemetry.access.wants(self.failed(), sampled);
         if !(sampled || logged) {
             return;
         }
@@ -269,11 +291,11 @@ impl Drop for RequestRecord {
         let end = SystemTime::now();
         let end_nanos = unix_nanos(end);
         let start_nanos = end_nanos.saturating_sub(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
-        if sampled && let Some(spans) = &self.worker.telemetry.spans {
+        if sampled && let Some(spans) = &self.telemetry.spans {
             spans.submit(self.span(&details, start_nanos, end_nanos));
         }
         if logged {
-            self.worker.telemetry.access.submit(self.line(&details, start_nanos, took));
+            self.telemetry.access.submit(self.line(&details, start_nanos, took));
         }
     }
 }
@@ -347,188 +369,4 @@ impl RequestRecord {
             error: self.error.map(ErrorCode::as_str),
         }
     }
-}
-
-/// An answer's body that carries the record of its request.
-pub(crate) struct Observed {
-    body: Body,
-    deadline: Option<Pin<Box<Sleep>>>,
-    record: Option<Box<RequestRecord>>,
-}
-
-impl Observed {
-    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if let Some(deadline) = &mut self.deadline
-            && deadline.as_mut().poll(cx).is_ready()
-        {
-            self.deadline = None;
-            // The upstream need not go on.
-            self.body = Body::Empty;
-            return Poll::Ready(Some(Err(BodyError::TimedOut)));
-        }
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-}
-
-impl http_body::Body for Observed {
-    type Data = Bytes;
-    type Error = BodyError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let frame = self.next(cx);
-        if let Some(record) = &mut self.record {
-            match &frame {
-                Poll::Ready(Some(Ok(frame))) => {
-                    if let Some(data) = frame.data_ref() {
-                        record.response_bytes += data.len() as u64;
-                    } else if let Some(trailers) = frame.trailers_ref() {
-                        record.read_grpc_status(trailers);
-                    }
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    let code = match error {
-                        BodyError::TimedOut => ErrorCode::UpstreamTimeout,
-                        BodyError::Http1(_) | BodyError::Http2(_) => ErrorCode::UpstreamReset,
-                    };
-                    record.error = Some(code);
-                    record.worker.telemetry.of(record.facts.direction).error(code);
-                    self.record = None;
-                }
-                Poll::Ready(None) => self.record = None,
-                Poll::Pending => {}
-            }
-        }
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// A request whose answer is an upgrade, or nothing: the record ends with the head.
-pub(crate) fn head_only(record: Box<RequestRecord>, response: Response<Body>) -> Response<Observed> {
-    record.answered(response.map(|_| Body::Empty))
-}
-
-/// How often the bytes of a relay that goes on are reported: once per scrape of a keen Prometheus.
-const REPORT_EVERY: Duration = Duration::from_secs(5);
-
-/// One relayed connection.
-pub(crate) struct TcpRecord {
-    worker: Rc<Worker>,
-    facts: ConnectionFacts,
-    series: TcpSeries,
-    started: Instant,
-    pub(crate) upstream: Option<SocketAddr>,
-    sent: u64,
-    received: u64,
-    error: Option<&'static str>,
-}
-
-impl TcpRecord {
-    pub(crate) fn open(worker: &Rc<Worker>, facts: ConnectionFacts, series: TcpSeries) -> Self {
-        series.open();
-        Self {
-            worker: Rc::clone(worker),
-            facts,
-            series,
-            started: Instant::now(),
-            upstream: None,
-            sent: 0,
-            received: 0,
-            error: None,
-        }
-    }
-
-    /// Weft ended the connection, or could not make it.
-    pub(crate) fn failed(&mut self, code: ErrorCode) {
-        self.error = Some(code.as_str());
-        self.worker.telemetry.of(self.facts.direction).error(code);
-    }
-
-    /// Runs a relay to its end, or until it must `end`: then `None`, and both sides are to be reset, so
-    /// that nobody takes half a transfer for a whole one. Bytes are reported while it runs: a connection to a database
-    /// may live for days.
-    pub(crate) async fn run(
-        &mut self,
-        relaying: impl Future<Output = RelayOutcome>,
-        counters: &RelayCounters,
-        end: impl Future<Output = ()>,
-    ) -> Option<RelayOutcome> {
-        let mut relaying = std::pin::pin!(relaying);
-        let mut end = std::pin::pin!(end);
-        loop {
-            tokio::select! {
-                biased;
-                outcome = relaying.as_mut() => {
-                    self.count(counters);
-                    if outcome.failed() {
-                        self.error = Some("relay-failed");
-                    }
-                    return Some(outcome);
-                }
-                () = end.as_mut() => {
-                    self.count(counters);
-                    self.error = Some("drain-deadline");
-                    return None;
-                }
-                () = tokio::time::sleep(REPORT_EVERY) => self.count(counters),
-            }
-        }
-    }
-
-    fn count(&mut self, counters: &RelayCounters) {
-        let (sent, received) = (counters.to_upstream(), counters.to_client());
-        self.series.sent(sent - self.sent);
-        self.series.received(received - self.received);
-        (self.sent, self.received) = (sent, received);
-    }
-}
-
-impl Drop for TcpRecord {
-    fn drop(&mut self) {
-        let took = self.started.elapsed();
-        self.series.close(took);
-        let access = &self.worker.telemetry.access;
-        if !access.wants(self.error.is_some(), false) {
-            return;
-        }
-        let end = unix_nanos(SystemTime::now());
-        access.submit(AccessRecord {
-            start_unix_nanos: end.saturating_sub(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX)),
-            duration: took,
-            direction: self.facts.direction,
-            protocol: AccessProtocol::Tcp,
-            destination_service: Some(Arc::clone(&self.facts.service)),
-            upstream: self.upstream,
-            client: Some(self.facts.client),
-            source_identity: self.facts.source_identity.clone(),
-            destination_identity: self.facts.destination_identity.clone(),
-            tls: self.facts.tls,
-            sent_bytes: self.sent,
-            received_bytes: self.received,
-            error: self.error,
-        });
-    }
-}
-
-/// Adds what an application may expect of every request: an id, and the scheme its client used.
-///
-/// The last proxy adds them, so that they need not travel. An id that nobody gave is the trace's: both sides of a hop
-/// come to the same one without telling each other.
-pub(crate) fn complete(trace: TraceContext, headers: &mut HeaderMap) {
-    if let Entry::Vacant(vacant) = headers.entry(X_REQUEST_ID)
-        && let Ok(value) = HeaderValue::from_bytes(&trace.trace_id.hex())
-    {
-        vacant.insert(value);
-    }
-    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
 }

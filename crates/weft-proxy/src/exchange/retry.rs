@@ -2,19 +2,16 @@
 //!
 //! A request goes elsewhere only where that does no harm: the first sending surely had no effect (nothing was sent, the
 //! peer says that it did not look, or its application takes no connection), or the connection broke and the request is
-//! idempotent (RFC 9110 section 9.2.2). What a second sending needs is put aside before the first.
+//! idempotent (RFC 9110 section 9.2.2). What a second sending needs is put aside before the first. Of requests that may have
+//! been seen only so many are sent again as the destination's budget allows.
 
-use std::ops::ControlFlow;
+use http::{Method, Request};
+use weft_balance::Timestamp;
+use weft_http::{Body, ErrorCode, Replay};
 
-use http::{Method, Request, Response};
-use weft_balance::{Outcome, Timestamp};
-use weft_http::wire::{clean_answer, is_marked};
-use weft_http::{Body, Replay, unanswered};
-
-use super::http::{Outbound, observe};
-use crate::app::{Effect, Failure};
+use crate::cluster::{Cluster, EndpointLinks};
+use crate::failure::{Effect, Failure};
 use crate::record::RequestRecord;
-use crate::upstream::EndpointLinks;
 
 /// A request that is about to be sent again.
 pub(super) struct Again {
@@ -54,68 +51,43 @@ impl Spare {
         if !harmless {
             return None;
         }
-        let body = match &self.body {
-            Some(replay) => replay.again()?,
-            None => Body::Empty,
-        };
-        Some((head, body, self.body))
-    }
-}
-
-impl Outbound {
-    /// Judges one sending: what the client is told of it, or the request that is sent again.
-    pub(super) fn judge(
-        &self,
-        sent: Result<Response<Body>, Failure>,
-        spare: Spare,
-        links: &EndpointLinks,
-        record: &mut RequestRecord,
-    ) -> ControlFlow<Result<Response<Body>, Failure>, Again> {
-        match sent {
-            Ok(mut response) => {
-                let marked = is_marked(response.headers());
-                if let Some(code) = marked.then(|| unanswered(response.headers())).flatten() {
-                    if let Ok(again) = self.again(code.into(), spare, links, record) {
-                        return ControlFlow::Continue(again);
-                    }
-                } else {
-                    observe(record, response.status());
-                }
-                if let Err(code) = clean_answer(&mut response) {
-                    return ControlFlow::Break(Err(code.into()));
-                }
-                ControlFlow::Break(Ok(response))
-            }
-            Err(failure) => match self.again(failure, spare, links, record) {
-                Ok(again) => ControlFlow::Continue(again),
-                Err(failure) => ControlFlow::Break(Err(failure)),
-            },
+        match self.body {
+            Some(replay) => replay.again().map(|(replay, body)| (head, body, Some(replay))),
+            None => Some((head, Body::Empty, None)),
         }
     }
 
     /// After a failure: the request, where it may be sent again, or else the failure.
     pub(super) fn again(
-        &self,
+        self,
         failure: Failure,
-        spare: Spare,
+        cluster: &Cluster,
         links: &EndpointLinks,
         record: &mut RequestRecord,
     ) -> Result<Again, Failure> {
-        if let Some(in_flight) = record.in_flight() {
-            in_flight.observe(Timestamp::now(), Outcome::Failure);
-        }
+        record.unanswered(failure.code);
         if failure.effect == Effect::None {
-            self.upstream.unseen(&links.endpoint, failure.code);
+            cluster.unseen(&links.endpoint, failure.code);
         }
-        let Some((request, body, replay)) = spare.unpack(failure.effect) else { return Err(failure) };
-        tracing::debug!(endpoint = %links.endpoint.addr(), code = failure.code.as_str(), "sending a request again");
-        self.upstream.retries.inc(match failure.effect {
+        let Some((request, body, replay)) = self.unpack(failure.effect) else { return Err(failure) };
+        let reason = match failure.effect {
             Effect::None => "unprocessed",
             Effect::Unknown | Effect::Ended => "connection_lost",
-        });
+        };
+        if failure.effect != Effect::None && !cluster.budget.withdraw(Timestamp::now()) {
+            cluster.retries_refused.inc();
+            return Err(failure);
+        }
+        tracing::debug!(endpoint = %links.endpoint.addr(), code = failure.code.as_str(), "sending a request again");
+        cluster.retries.inc(reason);
         record.retried();
         Ok(Again { request, body, replay, because: failure })
     }
+}
+
+/// Whether the peer took no more requests on a connection, which says nothing of its others.
+pub(super) fn was_refused(because: &Option<Failure>) -> bool {
+    because.as_ref().is_some_and(|failure| failure.code == ErrorCode::UpstreamRefused)
 }
 
 fn is_idempotent(method: &Method) -> bool {

@@ -1,0 +1,271 @@
+//! The endpoints that serve one name, as one worker sees them: which takes the next request, and over which connection.
+
+mod budget;
+mod links;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use weft_balance::{Endpoint, InFlight, Picker, Snapshot, Timestamp};
+use weft_config::Retries;
+use weft_core::{AppProtocol, EndpointAddr, MtlsMode, PeerRule};
+use weft_http::ErrorCode;
+use weft_telemetry::metrics::{CodeCounters, Direction, TlsLabel, families};
+use weft_telemetry::{Counter, Gauge};
+
+use crate::dial::DialError;
+use crate::limits::Limits;
+use crate::shared::Service;
+use crate::telemetry::{Labels, SeriesByVersion, WorkerTelemetry};
+
+pub(crate) use budget::{Attempts, Budget};
+pub(crate) use links::{Connect, EndpointLinks, Link, PlainPeer};
+#[cfg(test)]
+pub(crate) use links::{Connecting, Opened};
+
+/// What the clusters of a worker have in common.
+pub(crate) struct Ways {
+    pub(crate) connect: Rc<dyn Connect>,
+    pub(crate) telemetry: Rc<WorkerTelemetry>,
+    pub(crate) limits: Rc<Limits>,
+    pub(crate) retries: Retries,
+    /// HTTP/2 connections to one endpoint at most.
+    pub(crate) max_connections: usize,
+    /// The identity's generation, so that a request need not touch shared memory to know it.
+    pub(crate) generation: Rc<Cell<u64>>,
+    pub(crate) rng: RefCell<fastrand::Rng>,
+}
+
+impl Ways {
+    /// Whether a link of this generation was made with the identity of now: no link outlives the certificates it was
+    /// checked with.
+    fn is_current(&self, generation: u64) -> bool {
+        generation >= self.generation.get()
+    }
+}
+
+/// How the endpoints of a cluster are to be reached.
+#[derive(Clone, Debug)]
+pub(crate) struct MeshRule {
+    pub(crate) mode: weft_config::DestinationMode,
+    pub(crate) peer: PeerRule,
+}
+
+/// The endpoints that serve one name. It is updated in place: whatever the configuration changes, connections that hold it
+/// see with their next request.
+pub(crate) struct Cluster {
+    pub(crate) label: Arc<str>,
+    pub(crate) ways: Rc<Ways>,
+    /// How many requests may be sent again.
+    pub(crate) budget: Budget,
+    rule: RefCell<MeshRule>,
+    service: RefCell<Arc<Service>>,
+    view: RefCell<Option<View>>,
+    /// For requests that never came to an endpoint.
+    pub(crate) unserved: SeriesByVersion,
+    pub(crate) retries: CodeCounters,
+    pub(crate) retries_refused: Counter,
+    links_open: Gauge,
+    links_opened: Counter,
+    connect_errors: CodeCounters,
+    /// Until when nobody waits for endpoints that may replace those that are gone.
+    hopeless_until: Cell<Timestamp>,
+}
+
+/// The endpoints at one version, with this worker's links at the same index.
+struct View {
+    snapshot: Arc<Snapshot>,
+    endpoints: Vec<Rc<EndpointLinks>>,
+}
+
+/// An endpoint picked for one request.
+pub(crate) struct Picked {
+    pub(crate) links: Rc<EndpointLinks>,
+    pub(crate) in_flight: InFlight,
+}
+
+/// How long a request waits for the records of a pod's successor: two early refreshes, and the time that a cluster takes
+/// to tell its name server.
+const REPLACEMENT: Duration = Duration::from_millis(2_500);
+/// How long after such a wait was in vain no other is made.
+const HOPELESS: Duration = Duration::from_secs(10);
+
+impl Cluster {
+    pub(crate) fn new(ways: &Rc<Ways>, label: &Arc<str>, rule: MeshRule, service: Arc<Service>) -> Rc<Self> {
+        let shard = &ways.telemetry.shard;
+        let name: &[&str] = &[label];
+        Rc::new(Self {
+            label: Arc::clone(label),
+            ways: Rc::clone(ways),
+            budget: Budget::new(ways.retries.budget),
+            rule: RefCell::new(rule),
+            service: RefCell::new(service),
+            view: RefCell::default(),
+            unserved: SeriesByVersion::new(Labels {
+                direction: Direction::Outbound,
+                source_workload: ways.telemetry.own_workload(),
+                destination_service: Arc::clone(label),
+                destination_workload: Arc::from(""),
+                peer_identity: Arc::from(""),
+                tls: TlsLabel::None,
+            }),
+            retries: CodeCounters::new(shard, &families::HTTP_RETRIES, name),
+            retries_refused: shard.counter(&families::HTTP_RETRIES_REFUSED, name),
+            links_open: shard.gauge(&families::LINKS_OPEN, name),
+            links_opened: shard.counter(&families::LINKS_OPENED, name),
+            connect_errors: CodeCounters::new(shard, &families::CONNECT_ERRORS, name),
+            hopeless_until: Cell::default(),
+        })
+    }
+
+    /// The mode towards one endpoint.
+    pub(crate) fn mode_towards(&self, endpoint: EndpointAddr) -> MtlsMode {
+        self.rule.borrow().mode.towards(endpoint.ip())
+    }
+
+    /// The mode of the cluster as a whole.
+    pub(crate) fn mode(&self) -> MtlsMode {
+        self.rule.borrow().mode.of_all()
+    }
+
+    /// Which identities its endpoints may have.
+    pub(crate) fn peer(&self) -> PeerRule {
+        self.rule.borrow().peer.clone()
+    }
+
+    /// Takes another rule over, and where its endpoints come from. No request goes over a link to a peer that may no longer be one; what
+    /// is under way there ends.
+    pub(crate) fn follow(&self, rule: MeshRule, service: Option<Arc<Service>>) {
+        let before = self.rule.replace(rule);
+        let moved = service.is_some_and(|service| {
+            let before = self.service.replace(Arc::clone(&service));
+            !Arc::ptr_eq(&before, &service)
+        });
+        if moved || before.peer != self.rule.borrow().peer {
+            *self.view.borrow_mut() = None;
+        }
+    }
+
+    /// The protocol that the service's records or the configuration tell, once its endpoints are known.
+    pub(crate) async fn protocol(&self) -> AppProtocol {
+        match self.service().ready().await {
+            Some(set) => set.load().protocol,
+            None => AppProtocol::Detect,
+        }
+    }
+
+    fn service(&self) -> Arc<Service> {
+        Arc::clone(&self.service.borrow())
+    }
+
+    /// Picks an endpoint other than those in `tried`. `None`: there is none.
+    async fn pick(&self, now: Timestamp, tried: &[EndpointAddr]) -> Option<Picked> {
+        self.service().ready().await?;
+        self.pick_now(now, tried)
+    }
+
+    /// The same without waiting, for when the endpoints are known.
+    pub(crate) fn pick_now(&self, now: Timestamp, tried: &[EndpointAddr]) -> Option<Picked> {
+        let service = self.service.borrow();
+        let set = service.known()?;
+        let mut view = self.view.borrow_mut();
+        let current = set.load();
+        if view.as_ref().is_none_or(|view| view.snapshot.version != current.version) {
+            let snapshot = Arc::clone(&current);
+            *view = Some(View::follow(snapshot, view.as_ref(), self.ways.max_connections));
+        }
+        let view = view.as_ref()?;
+        let endpoints = &view.snapshot.endpoints;
+        let skip =
+            |i: usize| !tried.is_empty() && endpoints.get(i).is_some_and(|e| tried.contains(&e.addr()));
+        let index = Picker::PowerOfTwo.pick(endpoints, &mut self.ways.rng.borrow_mut(), now, skip)?;
+        let links = Rc::clone(view.endpoints.get(index)?);
+        let in_flight = links.endpoint.begin(now);
+        Some(Picked { links, in_flight })
+    }
+
+    /// Picks endpoints, each once, until `connect` reaches one; nothing was sent meanwhile. `tried` gets those that could
+    /// not be reached.
+    pub(crate) async fn reach<T>(
+        &self,
+        tried: &mut Vec<EndpointAddr>,
+        connect: impl AsyncFn(&Picked) -> Result<T, DialError>,
+    ) -> Result<(Picked, T), DialError> {
+        let mut last = None;
+        let mut attempts = Attempts::new(self.ways.retries.connect_attempts);
+        loop {
+            let Some(picked) = self.pick(Timestamp::now(), tried).await else {
+                // Whoever answered, but not as itself, is not about to be replaced.
+                let gone = last.as_ref().is_none_or(|error: &DialError| error.code.is_connect());
+                if gone && self.replaced(tried).await {
+                    continue;
+                }
+                break;
+            };
+            match connect(&picked).await {
+                Ok(reached) => return Ok((picked, reached)),
+                Err(error) => {
+                    self.failed(&picked.links.endpoint, &error);
+                    tried.push(picked.links.endpoint.addr());
+                    let another = attempts.another(&error);
+                    last = Some(error);
+                    if !another {
+                        break;
+                    }
+                }
+            }
+        }
+        Err(last.unwrap_or_else(DialError::no_endpoint))
+    }
+
+    /// Waits for endpoints besides those that could not be reached. Where a single pod is replaced, its successor's records
+    /// follow within moments of its end; where nothing follows, the next requests do not wait for it again for a while.
+    async fn replaced(&self, tried: &[EndpointAddr]) -> bool {
+        if Timestamp::now() < self.hopeless_until.get() {
+            return false;
+        }
+        let service = self.service();
+        let came = tokio::time::timeout(REPLACEMENT, service.other_than(tried)).await.unwrap_or(false);
+        if !came {
+            self.hopeless_until.set(Timestamp::now().plus(HOPELESS));
+        }
+        came
+    }
+
+    /// Notes that an endpoint's application took no request, although its proxy may be there.
+    pub(crate) fn unseen(&self, endpoint: &Endpoint, code: ErrorCode) {
+        self.connect_errors.inc(code.as_str());
+        if code.is_connect() {
+            endpoint.failed_connect(Timestamp::now());
+        }
+        self.service().refresh_soon();
+    }
+
+    /// Notes that an endpoint could not be reached: others are preferred for a while, and DNS is asked again.
+    fn failed(&self, endpoint: &Endpoint, error: &DialError) {
+        self.connect_errors.inc(error.code.as_str());
+        if error.blames_endpoint {
+            endpoint.failed_connect(Timestamp::now());
+            self.service().refresh_soon();
+        }
+    }
+}
+
+impl View {
+    /// Links of endpoints that stay are kept; those of endpoints that left go on until their last stream ends.
+    fn follow(snapshot: Arc<Snapshot>, old: Option<&Self>, most: usize) -> Self {
+        let kept = |endpoint: &Arc<Endpoint>| {
+            let old = old?;
+            let at = old.snapshot.position(endpoint.addr())?;
+            old.endpoints.get(at).filter(|links| Arc::ptr_eq(&links.endpoint, endpoint)).cloned()
+        };
+        let endpoints = snapshot
+            .endpoints
+            .iter()
+            .map(|e| kept(e).unwrap_or_else(|| EndpointLinks::new(e, most)))
+            .collect();
+        Self { snapshot, endpoints }
+    }
+}

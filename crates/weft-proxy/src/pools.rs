@@ -1,0 +1,217 @@
+//! Plaintext HTTP connections to one address, in both versions.
+//!
+//! There are two whom they lead to: the own application ([`crate::application`]), and a peer without a sidecar
+//! ([`crate::cluster`]). They differ in how a connection is made, and in who may be asked instead.
+
+use std::rc::Rc;
+
+use http::{Request, Response, Version};
+use http_body::Body as _;
+use tokio::net::TcpStream;
+use weft_core::EndpointAddr;
+use weft_http::wire::{self, Original};
+use weft_http::{
+    Body, ErrorCode, Http1Error, Http1Opened, Http1Pool, Http2Client, Http2Pool, Interim, Lease, Opened,
+    Sending, Sent, Unanswered, UpgradeIo, judge,
+};
+use weft_telemetry::metrics::families;
+use weft_telemetry::{Counter, Gauge, Shard};
+
+use crate::dial::DialError;
+use crate::failure::Failure;
+use crate::limits::Limits;
+
+/// Makes the connections of a [`Pools`].
+pub(crate) trait Dial: 'static {
+    /// Connects.
+    ///
+    /// # Errors
+    /// There is no connection; nothing was sent.
+    fn dial(&self) -> impl Future<Output = Result<TcpStream, DialError>>;
+}
+
+/// The kept-alive connections of one worker to one address.
+pub(crate) struct Pools<D> {
+    dial: D,
+    http1: Rc<Http1Pool>,
+    http2: Http2Pool<Http2Client, DialError>,
+    http2_limits: weft_http::Http2Limits,
+    http1_connections: ConnectionCounts,
+    http2_connections: ConnectionCounts,
+}
+
+/// An answer, or what begins behind one.
+pub(crate) enum Behind {
+    /// An ordinary answer's body.
+    Body(Body),
+    /// The other side of an upgraded connection or a tunnel.
+    Tunnel(UpgradeIo),
+}
+
+impl<D: Dial> Pools<D> {
+    /// No connection yet; `most` HTTP/2 ones at a time.
+    pub(crate) fn new(addr: EndpointAddr, dial: D, limits: &Limits, most: usize, shard: &Shard) -> Self {
+        Self {
+            dial,
+            http1: Http1Pool::new(limits.http1_pool),
+            http2: Http2Pool::new(most),
+            http2_limits: limits.http2_app,
+            http1_connections: ConnectionCounts::new(shard, addr, "http/1"),
+            http2_connections: ConnectionCounts::new(shard, addr, "http/2"),
+        }
+    }
+
+    /// How it dials.
+    pub(crate) fn dialer(&self) -> &D {
+        &self.dial
+    }
+
+    /// Sends an HTTP/1 request at once over an idle connection, or gives it back where there is something to wait for.
+    ///
+    /// # Errors
+    /// The request.
+    pub(crate) fn send_now(&self, request: Request<Body>) -> Result<Sending, Box<Request<Body>>> {
+        self.http1.send_now(request)
+    }
+
+    /// Waits for the answer of a request that was sent at once.
+    pub(crate) async fn finish(
+        self: &Rc<Self>,
+        sending: Sending,
+        interim: &Interim<'_>,
+    ) -> Result<Response<Body>, Failure> {
+        match sending.answer(interim).await {
+            Ok(mut response) => {
+                wire::response_to_link(&mut response);
+                Ok(response)
+            }
+            // At once, over a new connection: there may be no other endpoint.
+            Err(Unanswered::Stale(request)) => Box::pin(self.send(*request, interim)).await,
+            Err(Unanswered::Failed(fault)) => Err(Http1Error::Exchange(fault).into()),
+            Err(Unanswered::RequestBody(error)) => Err(Http1Error::RequestBody(error).into()),
+        }
+    }
+
+    /// Sends an HTTP/2 request without a body at once over an open connection, or gives it back.
+    ///
+    /// # Errors
+    /// The request.
+    pub(crate) fn open_now(
+        &self,
+        request: Request<Body>,
+    ) -> Result<Result<Sent, Failure>, Box<Request<Body>>> {
+        if !request.body().is_end_stream() {
+            return Err(Box::new(request));
+        }
+        let Some(lease) = self.http2.try_acquire(|_| true) else { return Err(Box::new(request)) };
+        Ok(lease.slot.send_now(request.map(|_| ())).map_err(Failure::from))
+    }
+
+    /// Sends a request in the version its caller speaks.
+    pub(crate) async fn send(
+        self: &Rc<Self>,
+        request: Request<Body>,
+        interim: &Interim<'_>,
+    ) -> Result<Response<Body>, Failure> {
+        if request.version() == Version::HTTP_2 {
+            let lease = self.http2().await?;
+            let (parts, body) = request.into_parts();
+            let mut response = lease.slot.exchange(Request::from_parts(parts, ()), body, interim).await?;
+            wire::strip_internal(response.headers_mut());
+            return Ok(response);
+        }
+        let dial = async || self.dial_counted(&self.http1_connections).await;
+        let mut response = self.http1.send(request, interim, dial).await?;
+        wire::response_to_link(&mut response);
+        Ok(response)
+    }
+
+    /// Sends a request for an upgrade, or CONNECT.
+    pub(crate) async fn open(
+        self: &Rc<Self>,
+        mut request: Request<Body>,
+        original: Original,
+        interim: &Interim<'_>,
+    ) -> Result<Response<Behind>, Failure> {
+        if original.version == Version::HTTP_2 {
+            let lease = self.http2().await?;
+            let opened = lease.slot.open(request.map(drop), judge::is_tunnel).await?;
+            let mut response = match opened {
+                Opened::Stream(head, io) => head.map(|()| Behind::Tunnel(UpgradeIo::Http2(io))),
+                Opened::Answer(response) => response.map(Behind::Body),
+            };
+            wire::strip_internal(response.headers_mut());
+            return Ok(response);
+        }
+        if let Some(protocol) = original.upgrade {
+            wire::restore_upgrade(&mut request, protocol);
+        }
+        *request.body_mut() = Body::Empty;
+        let dial = async || self.dial_counted(&self.http1_connections).await;
+        let mut response = match self.http1.open(request, interim, dial).await? {
+            Http1Opened::Answer(response) => response.map(Behind::Body),
+            Http1Opened::Switched(head, rest) => head.map(|()| Behind::Tunnel(UpgradeIo::Http1(rest))),
+        };
+        wire::response_to_link(&mut response);
+        Ok(response)
+    }
+
+    /// A connection that is counted while it is open.
+    async fn dial_counted(
+        &self,
+        counts: &ConnectionCounts,
+    ) -> Result<(TcpStream, OpenConnection), DialError> {
+        let io = self.dial.dial().await?;
+        Ok((io, OpenConnection::new(counts)))
+    }
+
+    async fn http2(self: &Rc<Self>) -> Result<Lease<Http2Client>, DialError> {
+        self.http2.acquire(|_| true, || Rc::clone(self).open_http2()).await
+    }
+
+    async fn open_http2(self: Rc<Self>) -> Result<Http2Client, DialError> {
+        let (io, guard) = self.dial_counted(&self.http2_connections).await?;
+        let opened = Http2Client::handshake(io, &self.http2_limits, guard).await;
+        // Nothing was sent, so that it can be sent elsewhere.
+        opened.map_err(|error| {
+            let code = match error.is_library() && error.reason() != Some(h2::Reason::NO_ERROR) {
+                true => ErrorCode::UpstreamProtocol,
+                false => ErrorCode::ConnectFailed,
+            };
+            DialError::new(code, &error)
+        })
+    }
+}
+
+/// The pooled connections of one protocol.
+struct ConnectionCounts {
+    open: Gauge,
+    opened: Counter,
+}
+
+impl ConnectionCounts {
+    fn new(shard: &Shard, addr: EndpointAddr, protocol: &str) -> Self {
+        let labels = [&*addr.to_string(), protocol];
+        Self {
+            open: shard.gauge(&families::APP_CONNECTIONS_OPEN, &labels),
+            opened: shard.counter(&families::APP_CONNECTIONS_OPENED, &labels),
+        }
+    }
+}
+
+/// Counts a pooled connection as open.
+struct OpenConnection(Gauge);
+
+impl OpenConnection {
+    fn new(counts: &ConnectionCounts) -> Self {
+        counts.opened.inc();
+        counts.open.inc();
+        Self(counts.open.clone())
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
