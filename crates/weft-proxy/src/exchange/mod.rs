@@ -10,6 +10,7 @@ mod retry;
 #[cfg(test)]
 mod tests;
 
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -180,7 +181,7 @@ impl<S: Side> Exchange<S> {
         interim: &Interim<'_>,
     ) -> Result<Answer<Observed>, Abort> {
         let deadline = self.deadline(&record);
-        let answer = by(deadline, self.side.carry(waiting, interim, &mut record)).await;
+        let answer = by(deadline, pin!(self.side.carry(waiting, interim, &mut record))).await;
         self.conclude(answer, record)
     }
 
@@ -192,8 +193,8 @@ impl<S: Side> Exchange<S> {
         interim: &Interim<'_>,
     ) -> Result<Answer<Observed>, Abort> {
         let deadline = self.deadline(&record);
-        let opening = self.side.open(request, original, interim, &mut record);
-        let mut response = match by(deadline, opening).await {
+        let opened = by(deadline, pin!(self.side.open(request, original, interim, &mut record))).await;
+        let mut response = match opened {
             Ok(response) => response,
             Err(failure) => return record.failed_with(&failure),
         };
@@ -252,7 +253,7 @@ impl<S: Side> Handler for Exchange<S> {
                 Begun::Failed(failure, record) => record.failed_with(&failure),
                 Begun::Sent(sent, mut record) => {
                     let deadline = self.deadline(&record);
-                    let answer = by(deadline, self.side.finish(sent, &interim, &mut record)).await;
+                    let answer = by(deadline, pin!(self.side.finish(sent, &interim, &mut record))).await;
                     self.conclude(answer, record)
                 }
                 Begun::Waits(waits) => {
@@ -268,14 +269,13 @@ impl<S: Side> Handler for Exchange<S> {
     }
 }
 
-/// Waits for an answer until the deadline. The timer is apart, so that an exchange without one does not keep room for it.
+/// Waits for an answer until the deadline. Both are apart from this future, which an exchange without a deadline has as well.
 async fn by<T>(
     deadline: Option<Instant>,
-    answer: impl Future<Output = Result<T, Failure>>,
+    answer: Pin<&mut impl Future<Output = Result<T, Failure>>>,
 ) -> Result<T, Failure> {
-    let mut answer = std::pin::pin!(answer);
     let Some(deadline) = deadline else { return answer.await };
-    match Box::pin(tokio::time::timeout_at(deadline.into(), answer.as_mut())).await {
+    match Box::pin(tokio::time::timeout_at(deadline.into(), answer)).await {
         Ok(answer) => answer,
         Err(_) => Err(ErrorCode::UpstreamTimeout.into()),
     }
