@@ -5,7 +5,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Version};
 use libfuzzer_sys::fuzz_target;
 use weft_http::headers::is_internal;
-use weft_http::wire;
+use weft_http::{testing, wire};
 use weft_telemetry::trace::IdRng;
 use weft_telemetry::{Sampler, TraceContext, Tracer};
 
@@ -29,9 +29,17 @@ fn headers(text: &[u8]) -> HeaderMap {
 fuzz_target!(|input: &[u8]| {
     let Some((kind, text)) = input.split_first() else { return };
     let version = [Version::HTTP_10, Version::HTTP_11, Version::HTTP_2][usize::from(kind % 3)];
-    let mut request = Request::new(());
-    *request.version_mut() = version;
-    *request.headers_mut() = headers(text);
+    let mut request = if version == Version::HTTP_2 {
+        let mut request = Request::new(());
+        *request.version_mut() = version;
+        *request.headers_mut() = headers(text);
+        request
+    } else {
+        // Of HTTP/1, only what its parser has made.
+        let line: &[u8] = if version == Version::HTTP_10 { b"GET / HTTP/1.0\r\n" } else { b"GET / HTTP/1.1\r\n" };
+        let Some(request) = testing::request_head(&[line, text, b"\r\n\r\n"].concat()) else { return };
+        request
+    };
     let Ok(upgrade) = wire::clean_request(&mut request) else { return };
     assert!(!request.headers().keys().any(|name| is_internal(name.as_str())));
     if version != Version::HTTP_2 {

@@ -1,9 +1,7 @@
 //! Header hygiene between hops (RFC 9110 section 7.6.1, RFC 9113 section 8.2.2).
 
-use http::header::{CONNECTION, HOST, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
+use http::header::{CONNECTION, Entry, HeaderName, TE, TRAILER, TRANSFER_ENCODING, UPGRADE};
 use http::{HeaderMap, HeaderValue};
-
-use crate::judge;
 
 /// `keep-alive` (RFC 2068 section 19.7.1); the `http` crate has no constant for it.
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
@@ -60,11 +58,6 @@ impl Survey {
         }
         found
     }
-
-    /// The same after `Host` was written anew.
-    pub(crate) fn with_host(self, headers: &HeaderMap) -> Self {
-        Self { hosts: u8::from(headers.contains_key(HOST)), ..self }
-    }
 }
 
 /// Whether only the mesh may write a header of this name: [`RESERVED`], and who the caller is.
@@ -80,31 +73,24 @@ pub fn is_internal(name: &str) -> bool {
                 if wanted == b'-' { !byte.is_ascii_alphanumeric() } else { *byte == wanted }
             })
     };
-    name.get(..RESERVED.len()).is_some_and(|begin| reads_as(begin, RESERVED))
-        || reads_as(name, X_FORWARDED_CLIENT_CERT.as_str())
-}
-
-/// What the hop-by-hop headers of a message asked for, found while they were removed.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct HopByHop {
-    /// The `Upgrade` header, where `Connection` lists it and Weft passes it on ([`judge::is_upgrade`]).
-    pub upgrade: Option<HeaderValue>,
+    // Almost every name is told apart by its first letter.
+    match name.first() {
+        Some(b'w') => name.get(..RESERVED.len()).is_some_and(|begin| reads_as(begin, RESERVED)),
+        Some(b'x') => reads_as(name, X_FORWARDED_CLIENT_CERT.as_str()),
+        _ => false,
+    }
 }
 
 /// Removes everything that concerns one connection only, and all that `Connection` lists.
 ///
 /// `TE` stays when it asks for trailers, reduced to just that: it is the one value HTTP/2 allows, and h2 refuses a
 /// request with another.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap, survey: Survey) -> HopByHop {
-    let mut found = HopByHop::default();
+pub(crate) fn strip_hop_by_hop(headers: &mut HeaderMap, survey: Survey) {
     let wants_trailers = survey.te && headers.get_all(TE).iter().any(|value| has_token(value, "trailers"));
     if survey.connection && headers.get_all(CONNECTION).iter().all(is_option_alone) {
         headers.remove(CONNECTION);
     } else if survey.connection {
         let listed: Vec<HeaderValue> = headers.get_all(CONNECTION).iter().cloned().collect();
-        if listed.iter().any(|value| has_token(value, "upgrade")) {
-            found.upgrade = headers.get(UPGRADE).filter(|value| judge::is_upgrade(value)).cloned();
-        }
         for name in listed.iter().flat_map(listed_names) {
             headers.remove(name);
         }
@@ -120,7 +106,6 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap, survey: Survey) -> HopByHop {
     } else if survey.te {
         headers.remove(TE);
     }
-    found
 }
 
 /// `keep-alive` or `close` and no more, as almost every `Connection` has it. Neither is the name of a header to remove:
@@ -150,18 +135,22 @@ pub(crate) fn listed_names(connection: &HeaderValue) -> impl Iterator<Item = Hea
 /// Adds the address that a request came from behind those that it already names. The list stays one field: many
 /// applications read only the first.
 pub fn add_forwarded_for(headers: &mut HeaderMap, from: &HeaderValue) {
-    let Some(first) = headers.get(X_FORWARDED_FOR) else {
-        headers.insert(X_FORWARDED_FOR, from.clone());
-        return;
+    let mut present = match headers.entry(X_FORWARDED_FOR) {
+        Entry::Vacant(place) => {
+            place.insert(from.clone());
+            return;
+        }
+        Entry::Occupied(present) => present,
     };
-    let mut list = first.as_bytes().to_vec();
-    for value in headers.get_all(X_FORWARDED_FOR).iter().skip(1).chain([from]) {
-        list.extend_from_slice(b", ");
+    let mut list = Vec::new();
+    for value in present.iter() {
         list.extend_from_slice(value.as_bytes());
+        list.extend_from_slice(b", ");
     }
+    list.extend_from_slice(from.as_bytes());
     // Valid values and a separator make a valid value.
     if let Ok(list) = HeaderValue::from_maybe_shared(bytes::Bytes::from(list)) {
-        headers.insert(X_FORWARDED_FOR, list);
+        present.insert(list);
     }
 }
 
@@ -184,9 +173,9 @@ fn tokens(value: &HeaderValue) -> impl Iterator<Item = &str> {
 mod tests {
     use super::*;
 
-    fn strip(headers: &mut HeaderMap) -> HopByHop {
+    fn strip(headers: &mut HeaderMap) {
         let survey = Survey::of(headers);
-        strip_hop_by_hop(headers, survey)
+        strip_hop_by_hop(headers, survey);
     }
 
     fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
@@ -207,7 +196,7 @@ mod tests {
             ("x-private", "1"),
             ("x-public", "2"),
         ]);
-        assert_eq!(strip(&mut headers), HopByHop::default());
+        strip(&mut headers);
         assert_eq!(headers, map(&[("x-public", "2")]));
     }
 
@@ -225,26 +214,12 @@ mod tests {
     }
 
     #[test]
-    fn finds_an_upgrade_but_not_h2c() {
-        let mut headers = map(&[("connection", "Upgrade"), ("upgrade", "websocket")]);
-        assert_eq!(strip(&mut headers).upgrade, Some(HeaderValue::from_static("websocket")));
-        assert!(headers.is_empty());
-        let mut headers =
-            map(&[("connection", "Upgrade, HTTP2-Settings"), ("upgrade", "h2c"), ("http2-settings", "AAM")]);
-        assert_eq!(strip(&mut headers).upgrade, None);
-        assert!(headers.is_empty());
-        // Without Connection it is not a request for anything.
-        let mut headers = map(&[("upgrade", "websocket")]);
-        assert_eq!(strip(&mut headers).upgrade, None);
-    }
-
-    #[test]
     fn one_odd_byte_in_a_list_hides_nothing() {
         let odd = |value: &'static [u8]| HeaderValue::from_bytes(value).unwrap();
         let mut headers = map(&[("http2-settings", "AAM"), ("x-private", "1")]);
         headers.insert("connection", odd(b"upgrade, \xe9, x-private"));
         headers.insert("upgrade", odd(b"h2c, \xe9"));
-        assert_eq!(strip(&mut headers).upgrade, None, "an upgrade to HTTP/2 is hidden");
+        strip(&mut headers);
         assert!(headers.is_empty(), "{headers:?}");
         assert!(has_token(&odd(b"\xff,\tclose "), "close"));
     }

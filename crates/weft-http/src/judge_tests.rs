@@ -1,6 +1,7 @@
 use http::Request;
 
 use super::*;
+use crate::testing::request_head;
 use crate::wire::{clean_request, from_link, to_link};
 
 /// A request in a line or two: `METHOD target` and headers, as `name: value` with `|` between them.
@@ -14,9 +15,20 @@ fn built(version: Version, line: &str, headers: &str) -> Request<()> {
     builder.body(()).unwrap()
 }
 
-/// From an application.
+/// From an application: over HTTP/1 it comes from the parser.
+fn sent(version: Version, line: &str, headers: &str) -> Option<Request<()>> {
+    let version = match version {
+        Version::HTTP_2 => return Some(built(version, line, headers)),
+        Version::HTTP_10 => "1.0",
+        _ => "1.1",
+    };
+    let fields = headers.split('|').filter(|header| !header.is_empty());
+    let lines = fields.map(|header| format!("{header}\r\n")).collect::<String>();
+    request_head(format!("{line} HTTP/{version}\r\n{lines}\r\n").as_bytes())
+}
+
 fn own(version: Version, line: &str, headers: &str) -> Option<Request<()>> {
-    let mut request = built(version, line, headers);
+    let mut request = sent(version, line, headers)?;
     clean_request(&mut request).ok().map(|_| request)
 }
 
@@ -115,11 +127,14 @@ fn a_length_is_there_once_and_a_number() {
             "-1",
             "",
             "0x5",
-            "5 ",
+            "5 5",
             "18446744073709551616",
         ] {
             assert!(!is_taken(version, "POST /", &format!("host: a|content-length: {lengths}")), "{lengths}");
         }
+        // In HTTP/1 a space behind it is none of the value.
+        let spaced = format!("host: a|content-length: 5 {}", mark(version));
+        assert!(linked("POST /", &spaced).is_none());
     }
 }
 
@@ -176,7 +191,7 @@ fn the_marks_of_a_link_are_ones_that_weft_writes() {
 fn a_head_behind_which_another_protocol_begins_declares_no_body() {
     let upgrade = "host: a|connection: upgrade|upgrade: SPDY/3.1";
     for rest in ["", "|content-length: 0", "|content-length: 000", "|expect: 100-continue", "|trailer: x"] {
-        let mut request = built(Version::HTTP_11, "POST /", &format!("{upgrade}{rest}"));
+        let mut request = sent(Version::HTTP_11, "POST /", &format!("{upgrade}{rest}")).unwrap();
         let asked = clean_request(&mut request).unwrap();
         assert_eq!(asked.as_ref().unwrap(), "SPDY/3.1", "{rest}");
         assert_eq!(request.headers().len(), 1, "{rest}: {request:?}");
@@ -188,14 +203,15 @@ fn a_head_behind_which_another_protocol_begins_declares_no_body() {
     }
     // With a body it is an ordinary request.
     for (rest, kept) in [("content-length: 40", 2), ("transfer-encoding: chunked", 1)] {
-        let mut request = built(Version::HTTP_11, "POST /", &format!("{upgrade}|{rest}"));
+        let mut request = sent(Version::HTTP_11, "POST /", &format!("{upgrade}|{rest}")).unwrap();
         assert_eq!(clean_request(&mut request), Ok(None), "{rest}");
         assert_eq!(request.headers().len(), kept, "{rest}: {request:?}");
     }
     // As with a protocol that is HTTP again, or none.
     for to in ["h2c", "H2C", "HTTP/2.0", "http/1.1", "websocket, h2c", "h2c, \u{e9}", "a b", "", "a/"] {
         let headers = format!("host: a|connection: upgrade|upgrade: {to}");
-        assert_eq!(clean_request(&mut built(Version::HTTP_11, "GET /", &headers)), Ok(None), "{to}");
+        let mut request = sent(Version::HTTP_11, "GET /", &headers).unwrap();
+        assert_eq!(clean_request(&mut request), Ok(None), "{to}");
     }
 }
 

@@ -20,7 +20,7 @@ use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderName, TRAILER, TRANSFER_E
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 
 use crate::h1::{NameCase, RawTarget, Reason, Upgrade};
-use crate::headers::{HopByHop, Survey, is_internal, strip_hop_by_hop};
+use crate::headers::{Survey, is_internal, strip_hop_by_hop};
 use crate::{ErrorCode, WEFT_ERROR, judge};
 
 /// Marks a request whose application speaks HTTP/1.0 (`1.0`) or HTTP/2 (`2`).
@@ -37,43 +37,38 @@ pub const WEFT_REASON: HeaderName = HeaderName::from_static("weft-reason");
 
 /// Checks ([`crate::judge`]) and cleans a request from an application, whatever its version.
 ///
+/// One of HTTP/1 is clean: only the parser makes such a head ([`crate::serve_http1`]), which leaves out all that is to be
+/// removed here, and [`crate::serve_http2`] makes none but those of HTTP/2.
+///
 /// Returns the upgrade it asks for, which only HTTP/1.1 without a body has.
 ///
 /// # Errors
 /// `bad-request`.
 pub fn clean_request<B>(request: &mut Request<B>) -> Result<Option<HeaderValue>, ErrorCode> {
     let version = request.version();
+    if version != Version::HTTP_2 {
+        debug_assert!(is_clean_request(request), "not from the parser: {:?}", request.headers());
+        let upgrade = request.extensions_mut().remove::<Upgrade>().map(|upgrade| upgrade.0);
+        take_over_if(request, upgrade.as_ref());
+        return Ok(upgrade);
+    }
     let survey = Survey::of(request.headers());
     if survey.internal {
         remove_internal(request.headers_mut());
     }
-    if version == Version::HTTP_2 {
-        if survey.connection || survey.hop_by_hop {
-            return Err(ErrorCode::BadRequest);
-        }
-        judge::request(request, survey, version)?;
-        take_over_if(request, None);
-        return Ok(None);
+    if survey.connection || survey.hop_by_hop {
+        return Err(ErrorCode::BadRequest);
     }
-    match survey.hosts {
-        1 => {}
-        0 if version == Version::HTTP_10 => {}
-        _ => return Err(ErrorCode::BadRequest),
-    }
-    if let Some(authority) = request.uri().authority() {
-        // An absolute-form target overrides Host (RFC 9112 section 3.2.2); so does that of CONNECT (section 3.3).
-        let host = HeaderValue::from_str(authority.as_str()).map_err(|_| ErrorCode::BadRequest)?;
-        request.headers_mut().insert(HOST, host);
-    }
-    judge::request(request, survey.with_host(request.headers()), version)?;
-    // Before the coding is removed.
-    let bodiless = judge::is_bodiless(request.headers());
-    let listed = strip_hop_by_hop(request.headers_mut(), survey).upgrade;
-    let upgrade = request.extensions_mut().remove::<Upgrade>().map(|upgrade| upgrade.0).or(listed);
-    // RFC 9110 section 7.8: a server ignores an upgrade in HTTP/1.0.
-    let upgrade = upgrade.filter(|_| bodiless && version == Version::HTTP_11);
-    take_over_if(request, upgrade.as_ref());
-    Ok(upgrade)
+    judge::request(request, survey, version)?;
+    take_over_if(request, None);
+    Ok(None)
+}
+
+/// Whether the parser of HTTP/1 has left nothing in a request that may not go on.
+fn is_clean_request<B>(request: &Request<B>) -> bool {
+    let survey = Survey::of(request.headers());
+    let judged = judge::request(request, survey, request.version());
+    !survey.internal && !survey.connection && !survey.hop_by_hop && judged.is_ok()
 }
 
 /// The head of a request behind which another protocol begins declares no body: whoever reads it on the way, or in the
@@ -207,16 +202,16 @@ pub fn restore_upgrade<B>(request: &mut Request<B>, protocol: HeaderValue) {
     request.extensions_mut().insert(Upgrade(protocol));
 }
 
-/// Cleans an HTTP/1 application's answer and marks it for the link. An accepted upgrade becomes a marked 200.
+/// Marks an HTTP/1 application's answer for the link; as it comes from the parser, it is clean. An accepted upgrade becomes a
+/// marked 200.
 pub fn response_to_link<B>(response: &mut Response<B>) {
+    debug_assert!(is_clean_answer(response.headers()), "not from the parser: {:?}", response.headers());
     let extensions = response.extensions_mut();
     let (upgrade, reason, case) =
         (extensions.remove::<Upgrade>(), extensions.remove::<Reason>(), extensions.remove::<NameCase>());
     let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    let survey = Survey::of(response.headers());
-    let listed = clean(response.headers_mut(), survey).upgrade;
     if switched {
-        let protocol = upgrade.map(|upgrade| upgrade.0).or(listed);
+        let protocol = upgrade.map(|upgrade| upgrade.0);
         let headers = response.headers_mut();
         // Some send a length of 0, which over HTTP/2 would be the end of the stream's bytes.
         headers.remove(CONTENT_LENGTH);
@@ -229,6 +224,12 @@ pub fn response_to_link<B>(response: &mut Response<B>) {
     let headers = response.headers_mut();
     insert(headers, WEFT_REASON, reason.map(|reason| Bytes::copy_from_slice(reason.as_bytes())));
     insert(headers, WEFT_CASE, case.map(|case| case.to_wire()));
+}
+
+/// The same of an answer.
+fn is_clean_answer(headers: &HeaderMap) -> bool {
+    let survey = Survey::of(headers);
+    !survey.internal && !survey.connection && !survey.hop_by_hop
 }
 
 /// Whether a message that came over a link may have something that only the mesh says.
@@ -303,11 +304,11 @@ pub(crate) fn clean_interim(headers: &mut HeaderMap) {
 }
 
 /// Takes out what only the mesh may say, and what concerns one connection.
-fn clean(headers: &mut HeaderMap, survey: Survey) -> HopByHop {
+fn clean(headers: &mut HeaderMap, survey: Survey) {
     if survey.internal {
         remove_internal(headers);
     }
-    strip_hop_by_hop(headers, survey)
+    strip_hop_by_hop(headers, survey);
 }
 
 /// Takes out of trailers what they may not have: what only the mesh may say, and what says where a message ends or goes
@@ -345,22 +346,26 @@ fn remove_internal(headers: &mut HeaderMap) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::{answer_head, request_head};
 
-    fn built(builder: http::request::Builder) -> Request<()> {
-        builder.body(()).unwrap()
+    /// A request as an application sends it over HTTP/1, of a line and fields with `|` between them.
+    fn sent(line: &str, fields: &str) -> Option<Request<()>> {
+        let fields = fields.split('|').map(|field| format!("{field}\r\n")).collect::<String>();
+        request_head(format!("{line}\r\n{fields}\r\n").as_bytes())
     }
 
     #[test]
     fn a_request_round_trips_in_every_version_and_form() {
-        for (version, target) in [
-            (Version::HTTP_11, "/a?b=c"),
-            (Version::HTTP_11, "*"),
-            (Version::HTTP_11, "http://orders.shop/a"),
-            (Version::HTTP_10, "/a"),
-            (Version::HTTP_2, "http://orders.shop/a"),
+        let own = |line| sent(line, "Host: orders.shop").unwrap();
+        let h2 = Request::builder().version(Version::HTTP_2).uri("http://orders.shop/a");
+        for mut before in [
+            own("GET /a?b=c HTTP/1.1"),
+            own("OPTIONS * HTTP/1.1"),
+            own("GET http://orders.shop/a HTTP/1.1"),
+            own("GET /a HTTP/1.0"),
+            h2.header("host", "orders.shop").body(()).unwrap(),
         ] {
-            let mut before =
-                built(Request::builder().version(version).uri(target).header("host", "orders.shop"));
+            let version = before.version();
             assert_eq!(clean_request(&mut before).unwrap(), None);
             let mut after = before.clone();
             to_link(&mut after, None);
@@ -373,14 +378,8 @@ mod tests {
 
     #[test]
     fn an_upgrade_travels_as_a_marked_request_and_answer() {
-        let mut request = built(
-            Request::builder()
-                .uri("/ws")
-                .header("host", "a")
-                .header("connection", "Upgrade")
-                .header("upgrade", "websocket")
-                .header("sec-websocket-key", "x"),
-        );
+        let fields = "Host: a|Connection: Upgrade|Upgrade: websocket|Sec-Websocket-Key: x";
+        let mut request = sent("GET /ws HTTP/1.1", fields).unwrap();
         let upgrade = clean_request(&mut request).unwrap();
         to_link(&mut request, upgrade);
         assert!(!request.headers().contains_key("connection"));
@@ -399,10 +398,8 @@ mod tests {
 
     #[test]
     fn what_a_uri_cannot_hold_travels_beside_it() {
-        let mut request = built(Request::builder().uri("/%3Ca%3E").header("host", "a"));
+        let mut request = sent("GET /<a> HTTP/1.1", "host: a").unwrap();
         let target = RawTarget::from_wire(b"/<a>", request.uri()).unwrap();
-        request.extensions_mut().insert(target.clone());
-        request.extensions_mut().insert(NameCase::Lower);
         assert_eq!(clean_request(&mut request).unwrap(), None);
         to_link(&mut request, None);
         assert_eq!(request.headers().len(), 3);
@@ -425,33 +422,39 @@ mod tests {
 
     #[test]
     fn applications_cannot_speak_the_internal_headers() {
-        let spoofed = || {
-            built(
-                Request::builder()
-                    .uri("/")
-                    .header("host", "a")
-                    .header("weft-wire", "2")
-                    .header("weft-error", "tls-failed")
-                    .header("weft-error", "loop-detected")
-                    .header("Weft-Whatever", "x")
-                    .header("weft-upgrade", "x")
-                    .header("x-forwarded-client-cert", "URI=spiffe://a")
-                    .header("X_Forwarded-Client_Cert", "URI=spiffe://b")
-                    .header("X.Forwarded!Client~Cert", "URI=spiffe://c")
-                    .header("weft_error", "x")
-                    .header("weftless", "stays"),
-            )
+        let spoofed = |version| {
+            let fields = [
+                ("host", "a"),
+                ("weft-wire", "2"),
+                ("weft-error", "tls-failed"),
+                ("weft-error", "loop-detected"),
+                ("Weft-Whatever", "x"),
+                ("weft-upgrade", "x"),
+                ("x-forwarded-client-cert", "URI=spiffe://a"),
+                ("X_Forwarded-Client_Cert", "URI=spiffe://b"),
+                ("X.Forwarded!Client~Cert", "URI=spiffe://c"),
+                ("weft_error", "x"),
+                ("weftless", "stays"),
+            ];
+            if version == Version::HTTP_11 {
+                let lines = fields.map(|(name, value)| format!("{name}: {value}"));
+                return sent("GET / HTTP/1.1", &lines.join("|")).unwrap();
+            }
+            let builder = Request::builder().version(version);
+            let all = fields.iter().fold(builder, |builder, (name, value)| builder.header(*name, *value));
+            all.body(()).unwrap()
         };
-        let mut request = spoofed();
-        clean_request(&mut request).unwrap();
-        assert_eq!(request.headers().len(), 2);
+        for version in [Version::HTTP_11, Version::HTTP_2] {
+            let mut request = spoofed(version);
+            clean_request(&mut request).unwrap();
+            assert_eq!(request.headers().len(), 2);
+        }
         // A peer that is not Weft, on a link.
-        let mut request = spoofed();
+        let mut request = spoofed(Version::HTTP_2);
         request.headers_mut().remove("weft-upgrade");
         from_link(&mut request).unwrap();
         assert_eq!(request.headers().len(), 2);
-        let mut answer =
-            Response::builder().header("weft-upgrade", "x").header("weft-error", "x").body(()).unwrap();
+        let mut answer = answer_head(b"HTTP/1.1 200 OK\r\nweft-upgrade: x\r\nweft-error: x\r\n\r\n").unwrap();
         response_to_link(&mut answer);
         assert!(answer.headers().is_empty());
     }
@@ -506,13 +509,10 @@ mod tests {
 
     #[test]
     fn host_must_be_there_once() {
-        let none = Request::builder().uri("/");
-        assert_eq!(clean_request(&mut built(none)), Err(ErrorCode::BadRequest));
-        let two = Request::builder().uri("/").header("host", "a").header("host", "b");
-        assert_eq!(clean_request(&mut built(two)), Err(ErrorCode::BadRequest));
-        let old = Request::builder().version(Version::HTTP_10).uri("/");
-        assert_eq!(clean_request(&mut built(old)), Ok(None));
-        let mut absolute = built(Request::builder().uri("http://real/").header("host", "lie"));
+        assert!(sent("GET / HTTP/1.1", "A: b").is_none());
+        assert!(sent("GET / HTTP/1.1", "Host: a|Host: b").is_none());
+        assert_eq!(clean_request(&mut sent("GET / HTTP/1.0", "A: b").unwrap()), Ok(None));
+        let mut absolute = sent("GET http://real/ HTTP/1.1", "Host: lie").unwrap();
         clean_request(&mut absolute).unwrap();
         assert_eq!(absolute.headers()["host"], "real");
     }

@@ -28,6 +28,20 @@ pub struct Rewritten {
     pub refused: bool,
 }
 
+/// The head of a request as a connection hands it on: what HTTP/1 requests are made of, and nothing else.
+pub fn request_head(bytes: &[u8]) -> Option<Request<()>> {
+    parse::request(&mut BytesMut::from(bytes), &Http1Limits::default())
+        .ok()
+        .flatten()
+        .map(|head| head.request)
+}
+
+/// The same of an answer to GET.
+pub fn answer_head(bytes: &[u8]) -> Option<Response<()>> {
+    let head = parse::answer(&mut BytesMut::from(bytes), &Method::GET, &Http1Limits::default());
+    head.ok().flatten().map(|head| head.response)
+}
+
 /// Reads requests that come in `pieces`, and writes them to a socket that takes `step` octets at once.
 pub fn rewrite_requests(pieces: &[&[u8]], step: usize) -> Rewritten {
     let limits = Http1Limits::default();
