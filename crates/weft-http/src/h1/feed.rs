@@ -67,7 +67,12 @@ where
                 Poll::Ready(Some(Err(error))) => Err(error),
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => {
-                        feeding.encoder.data(&mut conn.borrow_mut().output, data).map_err(BodyError::from)
+                        let queued = feeding.encoder.data(&mut conn.borrow_mut().output, data);
+                        // The end leaves with the last piece, whose own write it would otherwise need.
+                        if queued.is_ok() && feeding.body.is_end_stream() {
+                            return self.end(conn).map(Fed::Whole);
+                        }
+                        queued.map_err(BodyError::from)
                     }
                     Err(frame) => {
                         feeding.trailers = frame.into_trailers().ok();
