@@ -43,6 +43,8 @@ struct Heads {
 struct HeadInUse {
     taken: Rc<Cell<usize>>,
     size: usize,
+    /// It has the mark of an upgrade.
+    upgrade: bool,
 }
 
 impl Heads {
@@ -52,8 +54,11 @@ impl Heads {
 
     /// Counts a head, unless there is no room for it. One that is alone is bounded by its own limit.
     fn admit(&self, request: &Request<RecvStream>) -> Option<HeadInUse> {
-        let fields: usize =
-            request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        let (mut fields, mut upgrade) = (0, false);
+        for (name, value) in request.headers() {
+            fields += name.as_str().len() + value.len();
+            upgrade |= *name == WEFT_UPGRADE;
+        }
         let path = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
         let size = fields + path + FIELD * request.headers().len();
         let taken = self.taken.get();
@@ -61,7 +66,7 @@ impl Heads {
             return None;
         }
         self.taken.set(taken + size);
-        Some(HeadInUse { taken: Rc::clone(&self.taken), size })
+        Some(HeadInUse { taken: Rc::clone(&self.taken), size, upgrade })
     }
 }
 
@@ -295,8 +300,7 @@ async fn serve_stream<H: Handler>(
     in_use: HeadInUse,
     wire: Rc<Wire>,
 ) {
-    let marked = handler.is_link() && request.headers().contains_key(&WEFT_UPGRADE);
-    if marked || request.method() == Method::CONNECT {
+    if (in_use.upgrade && handler.is_link()) || request.method() == Method::CONNECT {
         // Boxed: every stream would have its room.
         return Box::pin(serve_upgrade(handler, request, respond, in_use, wire)).await;
     }

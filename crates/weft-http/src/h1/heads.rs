@@ -3,7 +3,6 @@
 //! Length, coding, connection and upgrade are derived from the message that is sent, never from fields that came in:
 //! those are left out, whatever they say.
 
-use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderName};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::SizeHint;
@@ -205,35 +204,49 @@ enum Length {
 fn fields(out: &mut Vec<u8>, headers: &HeaderMap, case: Option<&NameCase>, length: Length) {
     let mut told = false;
     for (name, value) in headers {
-        match name.as_str() {
-            "content-length" => {
-                if !told && let Some(value) = length.of(value.as_bytes()) {
-                    field(out, CONTENT_LENGTH.as_str(), &value, case);
+        let (name, value) = (name.as_str(), value.as_bytes());
+        match (name.len(), name) {
+            (14, "content-length") => {
+                if !told && let Some(octets) = length.of(value) {
+                    number(out, CONTENT_LENGTH.as_str(), octets, case);
                     told = true;
                 }
             }
-            "transfer-encoding" | "connection" | "keep-alive" | "proxy-connection" | "upgrade" => {}
-            name => field(out, name, value.as_bytes(), case),
+            (17, "transfer-encoding") | (10, "connection" | "keep-alive") => {}
+            (16, "proxy-connection") | (7, "upgrade") => {}
+            _ => field(out, name, value, case),
         }
     }
     if !told && let Length::Is(length) = length {
-        field(out, CONTENT_LENGTH.as_str(), decimal(length).as_ref(), case);
+        number(out, CONTENT_LENGTH.as_str(), length, case);
     }
 }
 
 impl Length {
-    fn of(self, said: &[u8]) -> Option<Bytes> {
+    fn of(self, said: &[u8]) -> Option<u64> {
         match self {
-            Self::Is(length) => Some(decimal(length)),
-            Self::ZeroIfSaid => Some(Bytes::from_static(b"0")),
-            Self::AsSaid => super::table::parse_length(said).map(decimal),
+            Self::Is(length) => Some(length),
+            Self::ZeroIfSaid => Some(0),
+            Self::AsSaid => super::table::parse_length(said),
             Self::Absent => None,
         }
     }
 }
 
-fn decimal(number: u64) -> Bytes {
-    Bytes::from(number.to_string())
+/// A field whose value is a number.
+fn number(out: &mut Vec<u8>, name: &str, mut number: u64, case: Option<&NameCase>) {
+    // As many as the largest has.
+    let mut digits = [b'0'; 20];
+    let mut used = 0;
+    for digit in digits.iter_mut().rev() {
+        *digit = b'0' + (number % 10) as u8;
+        number /= 10;
+        used += 1;
+        if number == 0 {
+            break;
+        }
+    }
+    field(out, name, digits.get(digits.len() - used..).unwrap_or_default(), case);
 }
 
 fn field(out: &mut Vec<u8>, name: &str, value: &[u8], case: Option<&NameCase>) {

@@ -52,21 +52,38 @@ pub(super) struct CaseReader {
     exact: Vec<u8>,
 }
 
+/// What an octet of a name is. From a table, for it is asked of every octet of every head.
+const KIND: [u8; 256] = {
+    let mut kind = [0; 256];
+    let mut letter = 0;
+    while letter < 26 {
+        kind[(b'a' + letter) as usize] = LOWER_LETTER;
+        kind[(b'A' + letter) as usize] = UPPER_LETTER;
+        letter += 1;
+    }
+    kind[b'-' as usize] = HYPHEN;
+    kind
+};
+const LOWER_LETTER: u8 = 1;
+const UPPER_LETTER: u8 = 2;
+const HYPHEN: u8 = 4;
+
 impl CaseReader {
     pub(super) fn new() -> Self {
         Self { all_lower: true, exact: Vec::new() }
     }
 
     pub(super) fn take(&mut self, name: &[u8]) {
-        let mut start = true;
-        let (mut train, mut lower) = (true, true);
+        // What is not in Train-Case: a lower letter at the start or behind a hyphen, an upper one anywhere else.
+        let (mut wrong, mut odd, mut seen) = (LOWER_LETTER, 0, 0);
         for byte in name {
-            train &= if start { !byte.is_ascii_lowercase() } else { !byte.is_ascii_uppercase() };
-            lower &= !byte.is_ascii_uppercase();
-            start = *byte == b'-';
+            let kind = KIND.get(usize::from(*byte)).copied().unwrap_or(0);
+            odd |= kind & wrong;
+            seen |= kind;
+            wrong = if kind == HYPHEN { LOWER_LETTER } else { UPPER_LETTER };
         }
-        self.all_lower &= lower;
-        if !train && self.exact.len() + name.len() < MOST_EXACT {
+        self.all_lower &= seen & UPPER_LETTER == 0;
+        if odd != 0 && self.exact.len() + name.len() < MOST_EXACT {
             if !self.exact.is_empty() {
                 self.exact.push(b',');
             }
@@ -89,12 +106,19 @@ pub(super) fn write_name(out: &mut Vec<u8>, name: &str, case: Option<&NameCase>)
         Some(NameCase::Lower) => out.extend_from_slice(name.as_bytes()),
         Some(exact) if let Some(name) = exact.of(name) => out.extend_from_slice(name),
         _ => {
-            let mut start = true;
-            out.extend(name.bytes().map(|byte| {
-                let written = if start { byte.to_ascii_uppercase() } else { byte };
-                start = byte == b'-';
-                written
-            }));
+            let begin = out.len();
+            out.extend_from_slice(name.as_bytes());
+            let mut rest = out.get_mut(begin..).unwrap_or_default();
+            while let Some((first, others)) = rest.split_first_mut() {
+                first.make_ascii_uppercase();
+                let hyphen = if *first == b'-' {
+                    Some(0)
+                } else {
+                    others.iter().position(|byte| *byte == b'-').map(|at| at + 1)
+                };
+                let Some(hyphen) = hyphen else { break };
+                rest = others.get_mut(hyphen..).unwrap_or_default();
+            }
         }
     }
 }

@@ -389,20 +389,20 @@ impl Fields {
         let mut listed = Vec::new();
         for (name_at, value_at) in places {
             let name = head.get(name_at.0..name_at.0 + name_at.1).unwrap_or_default();
-            let mut value = slice(head, *value_at);
-            if value.iter().any(|byte| matches!(byte, b'\r' | b'\n')) {
-                value = unfolded(&value);
-            }
-            let value = HeaderValue::from_maybe_shared(value).map_err(|_| ErrorCode::BadRequest)?;
+            let value = match HeaderValue::from_maybe_shared(slice(head, *value_at)) {
+                Ok(value) => value,
+                // Line ends, for one.
+                Err(_) => unfolded(&slice(head, *value_at))?,
+            };
             if fields.is_for_this_connection(name, &value, &mut listed) {
                 continue;
             }
-            let name = HeaderName::from_bytes(name).map_err(|_| ErrorCode::BadRequest)?;
-            if is_internal(name.as_str()) {
+            let known = HeaderName::from_bytes(name).map_err(|_| ErrorCode::BadRequest)?;
+            if is_internal(known.as_str()) {
                 continue;
             }
-            case.take(head.get(name_at.0..name_at.0 + name_at.1).unwrap_or_default());
-            fields.map.append(name, value);
+            case.take(name);
+            fields.map.append(known, value);
         }
         if !listed.is_empty() {
             fields.map = without_listed(fields.map, &listed);
@@ -512,7 +512,7 @@ fn without_listed(map: HeaderMap, listed: &[HeaderValue]) -> HeaderMap {
 }
 
 /// A folded value on one line (RFC 9112 section 5.2).
-fn unfolded(value: &[u8]) -> Bytes {
+fn unfolded(value: &[u8]) -> Result<HeaderValue, ErrorCode> {
     let mut line = Vec::with_capacity(value.len());
     for part in value.split(|byte| *byte == b'\n') {
         let part = part.trim_ascii();
@@ -521,7 +521,7 @@ fn unfolded(value: &[u8]) -> Bytes {
         }
         line.extend_from_slice(part);
     }
-    line.into()
+    HeaderValue::from_maybe_shared(Bytes::from(line)).map_err(|_| ErrorCode::BadRequest)
 }
 
 /// The fields behind a chunked body. `None`: they are not there as a whole yet.
