@@ -11,7 +11,8 @@
 //! CONNECT passes as what it is.
 //!
 //! What `http`'s types cannot hold travels beside the rest: a target that is no URI ([`WEFT_TARGET`]), how names are written
-//! ([`WEFT_CASE`]), a reason phrase ([`WEFT_REASON`]). Within a proxy they are extensions of the message.
+//! ([`WEFT_CASE`]), a reason phrase ([`WEFT_REASON`]); and what HTTP does not know: whose connection a request came over, where that
+//! matters ([`WEFT_LOGIN`]). Within a proxy they are extensions of the message.
 //!
 //! These headers exist only on mesh links: they are removed from what applications send and from what they receive.
 
@@ -19,7 +20,7 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderName, TRAILER, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 
-use crate::h1::{NameCase, RawTarget, Reason, Upgrade};
+use crate::h1::{Login, NameCase, RawTarget, Reason, Upgrade};
 use crate::headers::{Survey, is_internal, strip_hop_by_hop};
 use crate::{ErrorCode, WEFT_ERROR, judge};
 
@@ -32,6 +33,8 @@ pub const WEFT_UPGRADE: HeaderName = HeaderName::from_static("weft-upgrade");
 pub const WEFT_TARGET: HeaderName = HeaderName::from_static("weft-target");
 /// How the names of an HTTP/1 head were written, where not in Train-Case.
 pub const WEFT_CASE: HeaderName = HeaderName::from_static("weft-case");
+/// The secret name of an HTTP/1 client's connection on which a login was seen that belongs to its connection (NTLM).
+pub const WEFT_LOGIN: HeaderName = HeaderName::from_static("weft-login");
 /// The reason phrase of an HTTP/1 answer, where it is not the usual one.
 pub const WEFT_REASON: HeaderName = HeaderName::from_static("weft-reason");
 
@@ -91,7 +94,11 @@ pub fn to_link<B>(request: &mut Request<B>, upgrade: Option<HeaderValue>) {
     };
     let target = request.extensions_mut().remove::<RawTarget>();
     let case = request.extensions_mut().remove::<NameCase>();
+    let login = request.extensions_mut().remove::<Login>();
     let headers = request.headers_mut();
+    if let Some(login) = login.and_then(|login| login.to_wire()) {
+        headers.insert(WEFT_LOGIN, login);
+    }
     if let Some(version) = version {
         headers.insert(WEFT_WIRE, HeaderValue::from_static(version));
     }
@@ -163,7 +170,8 @@ pub fn from_link<B>(request: &mut Request<B>) -> Result<Original, ErrorCode> {
 fn unpack<B>(request: &mut Request<B>, original: &Original) -> Result<(), ErrorCode> {
     let target = one(request.headers_mut(), &WEFT_TARGET)?;
     let case = one(request.headers_mut(), &WEFT_CASE)?;
-    if original.version == Version::HTTP_2 && (target.is_some() || case.is_some()) {
+    let login = one(request.headers_mut(), &WEFT_LOGIN)?;
+    if original.version == Version::HTTP_2 && (target.is_some() || case.is_some() || login.is_some()) {
         return Err(ErrorCode::BadRequest);
     }
     if let Some(target) = target {
@@ -173,6 +181,10 @@ fn unpack<B>(request: &mut Request<B>, original: &Original) -> Result<(), ErrorC
     if let Some(case) = case {
         let case = NameCase::from_wire(case.as_bytes()).ok_or(ErrorCode::BadRequest)?;
         request.extensions_mut().insert(case);
+    }
+    if let Some(login) = login {
+        let login = Login::from_wire(&login).ok_or(ErrorCode::BadRequest)?;
+        request.extensions_mut().insert(login);
     }
     Ok(())
 }

@@ -16,6 +16,8 @@ mod differential;
 mod faults;
 #[path = "http1/forwarding.rs"]
 mod forwarding;
+#[path = "http1/logins.rs"]
+mod logins;
 #[path = "http1/ragged.rs"]
 mod ragged;
 #[path = "http1/reference.rs"]

@@ -9,8 +9,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use http::header::{AUTHORIZATION, HeaderName, WWW_AUTHENTICATE};
-use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 
 use super::conn::{Conn, Rest, SharedConn};
@@ -19,9 +18,9 @@ use super::heads::{self, Outgoing};
 use super::linger::Ticks;
 use super::output::Sent;
 use super::parse::{self, AnswerHead, Upgrade};
-use super::pool::{Http1Pool, Lease, Meeting};
+use super::pool::{Http1Pool, Keep, Lease, Meeting};
 use super::table::Framing;
-use super::{Http1Fault, NameCase};
+use super::{Http1Fault, Login, NameCase};
 use crate::judge::switches_to;
 use crate::{Body, BodyError, Interim};
 
@@ -158,7 +157,7 @@ impl Exchange {
 
     fn conclude(&mut self, head: AnswerHead) -> Result<Answered, Failed> {
         let Some(slot) = self.slot.take() else { return Err(Http1Fault::NoAnswer.into()) };
-        let AnswerHead { response, framing, keep_alive, declares_body } = head;
+        let AnswerHead { response, framing, keep_alive, declares_body, binds_login } = head;
         let connect = *self.request.method() == Method::CONNECT;
         let asked = self.request.extensions().get::<Upgrade>();
         let named = response.extensions().get::<Upgrade>().map(|upgrade| &upgrade.0);
@@ -177,24 +176,25 @@ impl Exchange {
         }
         // Where something else was asked for, the application may have understood more than we: it is not used again.
         let old = self.request.version() == Version::HTTP_10;
-        let bound = binds_login(self.request.headers(), &AUTHORIZATION)
-            || binds_login(response.headers(), &WWW_AUTHENTICATE)
-            || binds_login(response.headers(), &AUTHENTICATION_INFO);
-        let keep = keep_alive && !connect && asked.is_none() && !old && !bound;
+        let login = self.request.extensions().get::<Login>();
+        // Whose it is must be known.
+        let nobodys = (binds_login || self.upload.binds_login) && login.is_none();
+        let keep = keep_alive && !connect && asked.is_none() && !old && !nobodys;
+        let keep = keep.then(|| Keep { pool: Rc::clone(&self.pool), login: login.cloned() });
         Ok(Answered::Answer(response.map(|()| self.body(slot, framing, keep))))
     }
 
     /// The answer's body. Its connection goes back to the pool by the two proofs that both messages are whole.
-    fn body(&mut self, slot: Slot, framing: Framing, keep: bool) -> Body {
+    fn body(&mut self, slot: Slot, framing: Framing, keep: Option<Keep>) -> Body {
         let Slot { conn, guard, .. } = slot;
         let mut upload = std::mem::replace(&mut self.upload, Upload::nothing());
         // What is queued but not written is still being sent.
         let written = conn.borrow().output.is_empty();
-        let lease = match upload.sent.take_if(|_| written) {
-            Some(sent) if keep => Lease::alone(&self.pool, guard, sent),
-            Some(_) => Lease::Closing(guard),
-            None => {
-                let (meeting, lease) = Meeting::new(&self.pool, guard, keep);
+        let lease = match (upload.sent.take_if(|_| written), keep) {
+            (Some(sent), Some(keep)) => Lease::Alone { keep, guard, sent },
+            (Some(_), None) => Lease::Closing(guard),
+            (None, keep) => {
+                let (meeting, lease) = Meeting::new(guard, keep);
                 tokio::task::spawn_local(upload.finish(Rc::clone(&conn), meeting));
                 lease
             }
@@ -212,33 +212,17 @@ impl Exchange {
     }
 }
 
-/// Set by servers that answer a login; the `http` crate has no constant for it (RFC 9110 section 11.6.3).
-const AUTHENTICATION_INFO: HeaderName = HeaderName::from_static("authentication-info");
-
-/// Whether a login belongs to its connection and not to its request: NTLM, and Negotiate where servers make it so
-/// (RFC 4559 section 6). Whoever used such a connection next would be taken for the one who logged in.
-fn binds_login(headers: &HeaderMap, name: &HeaderName) -> bool {
-    headers.get_all(name).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).any(
-        |challenge| {
-            let challenge = challenge.trim_ascii();
-            [&b"ntlm"[..], b"negotiate"].iter().any(|scheme| {
-                challenge.get(..scheme.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(scheme))
-                    && challenge.get(scheme.len()).is_none_or(|next| !next.is_ascii_alphanumeric())
-            })
-        },
-    )
-}
-
 /// A request's body on its way.
 pub(super) struct Upload {
     feed: Feed<Body>,
     sent: Option<Sent>,
     had_none: bool,
+    binds_login: bool,
 }
 
 impl Upload {
     fn nothing() -> Self {
-        Self { feed: Feed::none(), sent: None, had_none: true }
+        Self { feed: Feed::none(), sent: None, had_none: true, binds_login: false }
     }
 
     fn begin(conn: &mut Conn, request: &Request<()>, body: Body) -> Self {
@@ -246,9 +230,9 @@ impl Upload {
         let body = if heads::takes_over(request) { Body::Empty } else { body };
         let ended = body.is_end_stream();
         let framing = Outgoing::of_request(ended, &body.size_hint());
-        heads::request(conn.output.flat(), request, framing);
+        let binds_login = heads::request(conn.output.flat(), request, framing);
         let case = request.extensions().get::<NameCase>().filter(|_| !ended).cloned();
-        Self { feed: Feed::new(body, framing, case), sent: None, had_none: ended }
+        Self { feed: Feed::new(body, framing, case), sent: None, had_none: ended, binds_login }
     }
 
     /// Ready: all is written, or the application takes no more; what it answered may still come. An error is the client's.
@@ -262,7 +246,8 @@ impl Upload {
             match conn.borrow_mut().poll_flush(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => {
-                    *self = Self { had_none: self.had_none, ..Self::nothing() };
+                    *self =
+                        Self { had_none: self.had_none, binds_login: self.binds_login, ..Self::nothing() };
                     return Poll::Ready(Ok(()));
                 }
                 Poll::Pending => return Poll::Pending,

@@ -7,6 +7,7 @@ use http::header::{CONTENT_LENGTH, HeaderName};
 use http::{HeaderMap, Method, Request, Response, StatusCode, Version};
 use http_body::SizeHint;
 
+use super::login;
 use super::names::{NameCase, Reason, write_name};
 use super::parse::Upgrade;
 use super::target::RawTarget;
@@ -59,8 +60,8 @@ pub(super) fn takes_over(request: &Request<()>) -> bool {
     request.method() == Method::CONNECT || request.extensions().get::<Upgrade>().is_some()
 }
 
-/// Writes the head of a request to an application.
-pub(crate) fn request(out: &mut Vec<u8>, request: &Request<()>, framing: Outgoing) {
+/// Writes the head of a request to an application. Whether it logs in by a scheme whose logins belong to their connection.
+pub(crate) fn request(out: &mut Vec<u8>, request: &Request<()>, framing: Outgoing) -> bool {
     let extensions = request.extensions();
     out.extend_from_slice(request.method().as_str().as_bytes());
     out.push(b' ');
@@ -81,7 +82,7 @@ pub(crate) fn request(out: &mut Vec<u8>, request: &Request<()>, framing: Outgoin
         Outgoing::None => Length::ZeroIfSaid,
         Outgoing::Chunked | Outgoing::UntilClose => Length::Absent,
     };
-    fields(out, request.headers(), case, length);
+    let binds_login = fields(out, request.headers(), case, length);
     if framing == Outgoing::Chunked && !takes_over {
         field(out, "transfer-encoding", b"chunked", case);
     }
@@ -89,6 +90,7 @@ pub(crate) fn request(out: &mut Vec<u8>, request: &Request<()>, framing: Outgoin
         upgrade(out, protocol.as_bytes(), case);
     }
     out.extend_from_slice(b"\r\n");
+    binds_login
 }
 
 /// Methods whose requests usually have a body.
@@ -201,8 +203,9 @@ enum Length {
     Absent,
 }
 
-fn fields(out: &mut Vec<u8>, headers: &HeaderMap, case: Option<&NameCase>, length: Length) {
-    let mut told = false;
+/// `true`: among them are credentials of a scheme whose logins belong to their connection.
+fn fields(out: &mut Vec<u8>, headers: &HeaderMap, case: Option<&NameCase>, length: Length) -> bool {
+    let (mut told, mut binds_login) = (false, false);
     for (name, value) in headers {
         let (name, value) = (name.as_str(), value.as_bytes());
         match (name.len(), name) {
@@ -214,12 +217,17 @@ fn fields(out: &mut Vec<u8>, headers: &HeaderMap, case: Option<&NameCase>, lengt
             }
             (17, "transfer-encoding") | (10, "connection" | "keep-alive") => {}
             (16, "proxy-connection") | (7, "upgrade") => {}
+            (13, "authorization") | (19, "proxy-authorization") => {
+                binds_login |= login::binds(value);
+                field(out, name, value, case);
+            }
             _ => field(out, name, value, case),
         }
     }
     if !told && let Length::Is(length) = length {
         number(out, CONTENT_LENGTH.as_str(), length, case);
     }
+    binds_login
 }
 
 impl Length {

@@ -16,6 +16,7 @@
 //! | [`conn`] | a socket with both, and the incoming body that others read from it |
 //! | [`server`], [`linger`] | serves a client's connection |
 //! | [`exchange`], [`pool`] | sends requests to an application; a connection is used again by proof |
+//! | [`login`] | logins that belong to a connection (NTLM): whose connection to the application is whose |
 //! | [`testing`] | readers and writers from bytes to bytes, for fuzz targets |
 //! | [`names`], [`target`] | what `http`'s types cannot hold: the case of names, raw targets, reason phrases |
 //!
@@ -30,6 +31,7 @@ mod feed;
 pub(crate) mod heads;
 mod input;
 mod linger;
+mod login;
 mod names;
 mod output;
 mod parse;
@@ -45,6 +47,7 @@ pub use pool::{Http1Error, Http1Pool, Opened, Sending, Unanswered};
 pub use server::{Ended, serve_http1};
 pub use target::RawTarget;
 
+pub(crate) use login::Login;
 pub(crate) use parse::Upgrade;
 
 use std::io;

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 
+use super::login;
 use super::names::{CaseReader, Reason};
 use super::table::{Declared, Framing};
 use super::target;
@@ -27,6 +28,8 @@ pub(crate) struct RequestHead {
     pub(crate) keep_alive: bool,
     /// It asked to be told to send its body.
     pub(crate) expects_continue: bool,
+    /// It logs in by a scheme whose logins belong to their connection.
+    pub(crate) binds_login: bool,
 }
 
 /// The upgrade that a request asks for, or that an answer has accepted (RFC 9110 section 7.8).
@@ -43,6 +46,8 @@ pub(crate) struct AnswerHead {
     pub(crate) keep_alive: bool,
     /// A length or a coding was declared, whatever the table made of it.
     pub(crate) declares_body: bool,
+    /// It speaks of a scheme whose logins belong to their connection.
+    pub(crate) binds_login: bool,
 }
 
 /// Most fields that are parsed without an allocation.
@@ -108,8 +113,9 @@ pub(crate) fn request(buf: &mut BytesMut, limits: &Http1Limits) -> Result<Option
     *request.uri_mut() = uri;
     let keep_alive = fields.keep_alive(line.version);
     let expects_continue = fields.expects_continue && line.version == Version::HTTP_11;
+    let binds_login = fields.binds_login;
     *request.headers_mut() = fields.map;
-    Ok(Some(RequestHead { request, framing, keep_alive, expects_continue }))
+    Ok(Some(RequestHead { request, framing, keep_alive, expects_continue, binds_login }))
 }
 
 /// Sees to it that there is one host and that it is one (RFC 9112 section 3.2).
@@ -281,8 +287,9 @@ pub(crate) fn answer(
         && framing != Framing::UntilClose
         && !fields.declared.is_doubtful(line.version)
         && !(line.status == StatusCode::NO_CONTENT && fields.declared.promises_content());
+    let binds_login = fields.binds_login;
     *response.headers_mut() = fields.map;
-    Ok(Some(AnswerHead { response, framing, keep_alive, declares_body }))
+    Ok(Some(AnswerHead { response, framing, keep_alive, declares_body, binds_login }))
 }
 
 /// A status line, and where in the head its phrase is.
@@ -369,6 +376,7 @@ struct Fields {
     close: bool,
     keep: bool,
     expects_continue: bool,
+    binds_login: bool,
 }
 
 impl Fields {
@@ -384,6 +392,7 @@ impl Fields {
             close: false,
             keep: false,
             expects_continue: false,
+            binds_login: false,
         };
         let mut case = CaseReader::new();
         let mut listed = Vec::new();
@@ -458,14 +467,25 @@ impl Fields {
                 self.declared.content_length(value.as_bytes());
                 false
             }
+            13 if is("authorization") => self.login(value),
             14 if is("http2-settings") => true,
+            16 if is("www-authenticate") => self.login(value),
             16 if is("proxy-connection") => true,
             17 if is("transfer-encoding") => {
                 self.declared.transfer_encoding(value.as_bytes());
                 true
             }
+            18 if is("proxy-authenticate") => self.login(value),
+            19 if is("proxy-authorization") || is("authentication-info") => self.login(value),
+            25 if is("proxy-authentication-info") => self.login(value),
             _ => false,
         }
+    }
+
+    /// It goes on.
+    fn login(&mut self, value: &HeaderValue) -> bool {
+        self.binds_login |= login::binds(value.as_bytes());
+        false
     }
 
     fn connection(&mut self, value: &HeaderValue, listed: &mut Vec<HeaderValue>) {

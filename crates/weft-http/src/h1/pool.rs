@@ -2,6 +2,8 @@
 //!
 //! A connection comes back by proof only: [`Sent`] says that all of the request was written, [`Whole`] that all of the
 //! answer was read and nothing follows it. Whoever has not both can do nothing but close it.
+//!
+//! One that carried the requests of a client's connection with a login of its own ([`Login`]) is given to that client alone.
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::future::poll_fn;
@@ -15,13 +17,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::conn::{Conn, Incoming, SharedConn, Whole};
 use super::exchange::{Answered, Exchange, Failed, Guard, Slot};
 use super::output::Sent;
-use super::{Http1Fault, Rest};
+use super::{Http1Fault, Login, Rest};
 use crate::{Body, BodyError, Http1Limits, Interim};
 
 /// The idle connections of one worker to one application address, the last used first.
 #[derive(Debug)]
 pub struct Http1Pool {
     idle: RefCell<Vec<Idle>>,
+    /// The same of those that have an owner, the last used last.
+    owned: RefCell<Vec<(Login, Idle)>>,
     limits: Http1Limits,
     /// A task closes what has been idle for too long, and what the application closes or speaks on. One for all: a timer
     /// for each connection would have to be looked at with each request.
@@ -54,6 +58,10 @@ impl Idle {
     /// next request then.
     fn is_spoiled(&self, cx: &mut Context<'_>) -> bool {
         self.conn.borrow_mut().poll_fill(cx).is_ready()
+    }
+
+    fn into_slot(self) -> Slot {
+        Slot { conn: self.conn, guard: self.guard, reused: true }
     }
 }
 
@@ -132,7 +140,13 @@ fn may_repeat(request: &Request<()>) -> bool {
 impl Http1Pool {
     /// An empty pool.
     pub fn new(limits: Http1Limits) -> Rc<Self> {
-        Rc::new(Self { idle: RefCell::default(), limits, watcher: OnceCell::new(), watched: Cell::default() })
+        Rc::new(Self {
+            idle: RefCell::default(),
+            owned: RefCell::default(),
+            limits,
+            watcher: OnceCell::new(),
+            watched: Cell::default(),
+        })
     }
 
     /// Sends a request over an idle connection or a new one. What `connect` gives beside a connection is held as long as
@@ -173,7 +187,7 @@ impl Http1Pool {
         S: AsyncRead + AsyncWrite + Unpin + 'static,
         G: 'static,
     {
-        let mut slot = self.take_idle();
+        let mut slot = self.take_idle(&request);
         loop {
             let reused = match slot.take() {
                 Some(slot) => slot,
@@ -197,31 +211,43 @@ impl Http1Pool {
     /// # Errors
     /// The request.
     pub fn send_now(self: &Rc<Self>, request: Request<Body>) -> Result<Sending, Box<Request<Body>>> {
-        let Some(slot) = self.take_idle() else { return Err(Box::new(request)) };
+        let Some(slot) = self.take_idle(&request) else { return Err(Box::new(request)) };
         Ok(Sending(Box::new(Exchange::begin(Rc::clone(self), slot, request))))
     }
 
     /// How many connections are idle.
     pub fn idle(&self) -> usize {
-        self.idle.borrow().len()
+        self.idle.borrow().len() + self.owned.borrow().len()
     }
 
-    /// Takes the connection that was used last, and no look at the many below it.
-    fn take_idle(&self) -> Option<Slot> {
+    /// Takes the connection of the request's client, where it has one of its own; else the one that was used last, and no look
+    /// at the many below it.
+    fn take_idle(&self, request: &Request<Body>) -> Option<Slot> {
+        let owner = request.extensions().get::<Login>();
+        if let Some(slot) = owner.and_then(|owner| self.take_owned(owner)) {
+            return Some(slot);
+        }
         let mut idle = self.idle.borrow_mut();
         while let Some(last) = idle.pop() {
             // Whoever waits for the answer registers anew.
             let mut cx = Context::from_waker(Waker::noop());
             if !last.is_spoiled(&mut cx) {
-                let Idle { conn, guard, .. } = last;
-                return Some(Slot { conn, guard, reused: true });
+                return Some(last.into_slot());
             }
         }
         None
     }
 
+    fn take_owned(&self, owner: &Login) -> Option<Slot> {
+        let mut owned = self.owned.borrow_mut();
+        let at = owned.iter().position(|(login, _)| login == owner)?;
+        let (_, idle) = owned.remove(at);
+        let mut cx = Context::from_waker(Waker::noop());
+        (!idle.is_spoiled(&mut cx)).then(|| idle.into_slot())
+    }
+
     /// Takes a connection back whose messages are whole.
-    fn put(self: &Rc<Self>, conn: SharedConn, guard: Guard, _: Sent, _: Whole) {
+    fn put(self: &Rc<Self>, login: Option<Login>, conn: SharedConn, guard: Guard, _: Sent, _: Whole) {
         let idle = Idle { conn, guard, looks: 0 };
         {
             let mut conn = idle.conn.borrow_mut();
@@ -230,7 +256,7 @@ impl Http1Pool {
             }
             conn.incoming = Incoming::Head;
         }
-        if self.idle.borrow().len() >= MAX_IDLE {
+        if login.is_none() && self.idle.borrow().len() >= MAX_IDLE {
             return;
         }
         let noop = Waker::noop();
@@ -238,20 +264,30 @@ impl Http1Pool {
         if idle.is_spoiled(&mut Context::from_waker(watcher)) {
             return;
         }
-        self.idle.borrow_mut().push(idle);
+        match login {
+            None => self.idle.borrow_mut().push(idle),
+            Some(login) => {
+                let mut owned = self.owned.borrow_mut();
+                if owned.len() >= MAX_IDLE {
+                    // Nobody is told when a client has gone, so that the oldest is most likely nobody's.
+                    owned.remove(0);
+                }
+                owned.push((login, idle));
+            }
+        }
         if !self.watched.replace(true) {
             tokio::task::spawn_local(watch(Rc::downgrade(self), self.limits.idle / LOOKS));
         }
     }
 
-    /// Closes what the application has spoiled; `aged`: and what has been idle for the limit. `false`: there is none left.
-    fn look(&self, cx: &mut Context<'_>, aged: bool) -> bool {
-        let mut idle = self.idle.borrow_mut();
-        idle.retain_mut(|idle| {
+    /// Closes what the application has spoiled; `aged`: and what has been idle for the limit.
+    fn look(&self, cx: &mut Context<'_>, aged: bool) {
+        let mut stays = |idle: &mut Idle| {
             idle.looks += u32::from(aged);
             idle.looks <= LOOKS && !idle.is_spoiled(cx)
-        });
-        !idle.is_empty()
+        };
+        self.idle.borrow_mut().retain_mut(&mut stays);
+        self.owned.borrow_mut().retain_mut(|(_, idle)| stays(idle));
     }
 
     async fn connect<S, G, C>(
@@ -286,10 +322,23 @@ async fn watch(pool: Weak<Http1Pool>, every: Duration) {
     .await;
 }
 
+/// Where a connection goes that may be used again.
+pub(super) struct Keep {
+    pub(super) pool: Rc<Http1Pool>,
+    /// Whose it is.
+    pub(super) login: Option<Login>,
+}
+
+impl Keep {
+    fn put(self, conn: SharedConn, guard: Guard, sent: Sent, whole: Whole) {
+        self.pool.put(self.login, conn, guard, sent, whole);
+    }
+}
+
 /// Brings a connection back to its pool when the answer has ended.
 pub(super) enum Lease {
     /// The request was sent before the answer began: the usual case.
-    Alone { pool: Rc<Http1Pool>, guard: Guard, sent: Sent },
+    Alone { keep: Keep, guard: Guard, sent: Sent },
     /// It is not used again; what belongs to it is held for as long.
     Closing(#[expect(dead_code, reason = "held, not read")] Guard),
     /// It is still being sent.
@@ -297,13 +346,9 @@ pub(super) enum Lease {
 }
 
 impl Lease {
-    pub(super) fn alone(pool: &Rc<Http1Pool>, guard: Guard, sent: Sent) -> Self {
-        Self::Alone { pool: Rc::clone(pool), guard, sent }
-    }
-
     pub(super) fn answered(self, conn: SharedConn, whole: Whole) {
         match self {
-            Self::Alone { pool, guard, sent } => pool.put(conn, guard, sent, whole),
+            Self::Alone { keep, guard, sent } => keep.put(conn, guard, sent, whole),
             Self::Closing(_) => {}
             Self::Shared(end) => end.answered(whole),
         }
@@ -313,9 +358,9 @@ impl Lease {
 /// Where an answer's body and an upload that outlives the answer's head meet: the second of them brings the connection
 /// back.
 pub(super) struct Meeting {
-    pool: Rc<Http1Pool>,
+    /// Where the connection goes, if it may be used again.
+    keep: Cell<Option<Keep>>,
     guard: Cell<Option<Guard>>,
-    keep: bool,
     whole: Cell<Option<Whole>>,
     sent: Cell<Option<(SharedConn, Sent)>>,
     /// The answer has ended well.
@@ -329,11 +374,10 @@ pub(super) struct Meeting {
 pub(super) struct AnswerEnd(Option<Rc<Meeting>>);
 
 impl Meeting {
-    pub(super) fn new(pool: &Rc<Http1Pool>, guard: Guard, keep: bool) -> (Rc<Self>, Lease) {
+    pub(super) fn new(guard: Guard, keep: Option<Keep>) -> (Rc<Self>, Lease) {
         let meeting = Rc::new(Self {
-            pool: Rc::clone(pool),
+            keep: Cell::new(keep),
             guard: Cell::new(Some(guard)),
-            keep,
             whole: Cell::default(),
             answered: Cell::default(),
             sent: Cell::default(),
@@ -370,8 +414,8 @@ impl Meeting {
     }
 
     fn put(&self, conn: SharedConn, sent: Sent, whole: Whole) {
-        if let Some(guard) = self.guard.take().filter(|_| self.keep) {
-            self.pool.put(conn, guard, sent, whole);
+        if let (Some(guard), Some(keep)) = (self.guard.take(), self.keep.take()) {
+            keep.put(conn, guard, sent, whole);
         }
     }
 }

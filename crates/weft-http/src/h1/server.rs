@@ -14,6 +14,7 @@ use super::conn::{Conn, Drained, Incoming, Rest, SharedConn};
 use super::feed::{Fed, Feed};
 use super::heads::{self, Outgoing, Persistence};
 use super::linger::{self, Ticks};
+use super::login::{self, Login};
 use super::parse::{self, RequestHead};
 use super::{Http1Fault, NameCase};
 use crate::handler::InterimSink;
@@ -49,7 +50,7 @@ where
     H: Handler,
 {
     let conn = Conn::new(Box::new(io), *limits);
-    let mut server = Server { conn, handler, drain, ticks: Ticks::new(limits) };
+    let mut server = Server { conn, handler, drain, ticks: Ticks::new(limits), login: None };
     let mut drained = server.drain.clone();
     let mut draining = std::pin::pin!(async move { drained.draining().await });
     loop {
@@ -80,6 +81,8 @@ struct Server<H> {
     handler: Rc<H>,
     drain: Drain,
     ticks: Ticks,
+    /// There was a login on it, or the application has asked for one, that belongs to its connection.
+    login: Option<Login>,
 }
 
 impl<H> Drop for Server<H> {
@@ -175,7 +178,13 @@ impl<H: Handler> Server<H> {
     }
 
     async fn exchange(&mut self, head: RequestHead) -> Result<After, Http1Fault> {
-        let RequestHead { request, framing, keep_alive, expects_continue } = head;
+        let RequestHead { mut request, framing, keep_alive, expects_continue, binds_login } = head;
+        if binds_login && self.login.is_none() {
+            self.login = Some(Login::new());
+        }
+        if let Some(login) = &self.login {
+            request.extensions_mut().insert(login.clone());
+        }
         let asked = Asked {
             method: request.method().clone(),
             version: request.version(),
@@ -244,6 +253,11 @@ impl<H: Handler> Server<H> {
     {
         let (parts, body) = response.into_parts();
         let head = Response::from_parts(parts, ());
+        let asks =
+            matches!(head.status(), StatusCode::UNAUTHORIZED | StatusCode::PROXY_AUTHENTICATION_REQUIRED);
+        if asks && self.login.is_none() && login::is_asked_for(head.headers()) {
+            self.login = Some(Login::new());
+        }
         let keep = upgrade.is_none() && self.may_keep(&asked, continued, &head, &body);
         let persistence = match asked.version {
             Version::HTTP_10 if keep => Persistence::KeepAlive,

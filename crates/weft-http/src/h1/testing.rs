@@ -49,7 +49,9 @@ pub fn rewrite_requests(pieces: &[&[u8]], step: usize) -> Rewritten {
         let head = parse::request(buf, &limits).map_err(drop)?;
         Ok(head.map(|head| (head.request, head.framing)))
     };
-    let write = |out: &mut Vec<u8>, head: &Request<()>, framing| heads::request(out, head, framing);
+    let write = |out: &mut Vec<u8>, head: &Request<()>, framing| {
+        heads::request(out, head, framing);
+    };
     let case = |head: &Request<()>| head.extensions().get::<NameCase>().cloned();
     Rewriter { read, write, case, limits, step, done: Rewritten::default() }.run(pieces)
 }
