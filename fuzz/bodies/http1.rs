@@ -113,9 +113,9 @@ pub(crate) fn http1_client(input: &[u8]) {
         let handler = Rc::new(Simple { manner: *manner, heard: RefCell::default() });
         let served = {
             let handler = Rc::clone(&handler);
-            tokio::task::spawn_local(
-                async move { serve_http1(far, handler, &limits(), Drain::never()).await },
-            )
+            tokio::task::spawn_local(async move {
+                serve_http1(far, |_| (), handler, &limits(), Drain::never()).await
+            })
         };
         let mut sent = Vec::new();
         for mut piece in cut(bytes, *first, *second) {

@@ -2,6 +2,8 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test that is surprised may panic")]
 #![expect(clippy::print_stderr, reason = "what is skipped is said")]
 
+#[path = "http1/aborted.rs"]
+mod aborted;
 #[path = "http1/applications.rs"]
 mod applications;
 #[path = "../../../fuzz/bodies/http1.rs"]

@@ -242,8 +242,7 @@ fn endings_table() -> Vec<Case> {
             "reset in an answer to the end, for HTTP/1.0",
             vec![say("GET / HTTP/1.0\r\n\r\n"), rest()],
             vec![vec![whole(), say("HTTP/1.0 200 OK\r\n\r\nsome"), wait(50), reset()]],
-        )
-        .fault(17),
+        ),
         case(
             "a chunk size that is none",
             vec![say(GET), rest()],

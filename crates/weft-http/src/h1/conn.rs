@@ -19,12 +19,12 @@ use super::input::Input;
 use super::output::Output;
 use super::pool::Lease;
 use super::table::Framing;
-use super::{Http1Fault, Io};
+use super::{Http1Fault, Io, Resettable, Socket};
 use crate::Http1Limits;
 
 /// A socket, what was read from it, what is to be written to it.
 pub(super) struct Conn {
-    pub(super) io: Box<dyn Io>,
+    pub(super) io: Box<dyn Socket>,
     pub(super) input: Input,
     pub(super) output: Output,
     pub(super) incoming: Incoming,
@@ -65,9 +65,10 @@ pub(super) type SharedConn = Rc<RefCell<Conn>>;
 pub(super) struct Whole(());
 
 impl Conn {
-    pub(super) fn new(io: Box<dyn Io>, limits: Http1Limits) -> SharedConn {
+    /// `reset_on_close` has a socket reset when it is closed.
+    pub(super) fn new<S: Io + 'static>(io: S, reset_on_close: fn(&S), limits: Http1Limits) -> SharedConn {
         Rc::new(RefCell::new(Self {
-            io,
+            io: socket(io, reset_on_close),
             input: Input::default(),
             output: Output::default(),
             incoming: Incoming::Head,
@@ -237,8 +238,17 @@ impl Conn {
     /// Closes the socket, whoever still holds the connection.
     pub(super) fn close(&mut self) {
         self.give_up_body();
-        self.io = Box::new(tokio::io::empty());
+        self.io = none();
     }
+}
+
+fn socket<S: Io + 'static>(io: S, reset_on_close: fn(&S)) -> Box<dyn Socket> {
+    Box::new(Resettable { io, reset_on_close })
+}
+
+/// In the place of a socket that is gone.
+fn none() -> Box<dyn Socket> {
+    socket(tokio::io::empty(), |_| ())
 }
 
 /// What came of throwing a body away.
@@ -330,7 +340,7 @@ impl std::fmt::Debug for IncomingBody {
 
 /// A connection that has left HTTP, with what was read of it in front.
 pub struct Rest {
-    io: Box<dyn Io>,
+    io: Box<dyn Socket>,
     ahead: Bytes,
     /// What lives as long as the connection.
     _guard: Option<Guard>,
@@ -343,7 +353,7 @@ impl Rest {
         if !matches!(conn.incoming, Incoming::Head | Incoming::Ended) || !conn.output.is_empty() {
             return None;
         }
-        let io = std::mem::replace(&mut conn.io, Box::new(tokio::io::empty()));
+        let io = std::mem::replace(&mut conn.io, none());
         Some(Self { io, ahead: std::mem::take(&mut conn.input.buf).freeze(), _guard: guard })
     }
 }

@@ -51,6 +51,10 @@ pub(crate) use login::Login;
 pub(crate) use parse::Upgrade;
 
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// What ended a connection or a message before its time.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +79,60 @@ pub enum Http1Fault {
     WrongLength,
 }
 
+/// Bytes both ways.
+pub(crate) trait Io: AsyncRead + AsyncWrite + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Unpin> Io for T {}
+
 /// A socket, of whatever kind.
-pub(crate) trait Io: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin {}
-impl<T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin> Io for T {}
+pub(crate) trait Socket: Io {
+    /// Has it reset when it is closed, so that the peer does not take what it got for all there is.
+    fn reset_on_close(&self);
+}
+
+/// One of which somebody else knows how it is reset.
+struct Resettable<S> {
+    io: S,
+    reset_on_close: fn(&S),
+}
+
+impl<S: Io> Socket for Resettable<S> {
+    fn reset_on_close(&self) {
+        (self.reset_on_close)(&self.io);
+    }
+}
+
+impl<S: Io> AsyncRead for Resettable<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl<S: Io> AsyncWrite for Resettable<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

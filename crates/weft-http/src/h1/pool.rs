@@ -299,7 +299,7 @@ impl Http1Pool {
         G: 'static,
     {
         let (io, guard) = connect().await.map_err(Http1Error::Connect)?;
-        Ok(Slot { conn: Conn::new(Box::new(io), self.limits), guard: Box::new(guard), reused: false })
+        Ok(Slot { conn: Conn::new(io, |_| (), self.limits), guard: Box::new(guard), reused: false })
     }
 }
 

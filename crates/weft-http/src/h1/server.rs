@@ -37,10 +37,14 @@ pub enum Ended {
 /// answered. Requests of one connection are answered in order, also when they are pipelined. A connection that becomes
 /// another protocol's is served until that ends.
 ///
+/// `reset_on_close` has the socket answer with a reset when it is closed. An answer without a length ends with its
+/// connection, so that an ordinary end of one that broke off would make it a whole one.
+///
 /// # Errors
 /// What broke the connection; a client that goes away is not an error.
 pub async fn serve_http1<S, H>(
     io: S,
+    reset_on_close: fn(&S),
     handler: Rc<H>,
     limits: &Http1Limits,
     drain: Drain,
@@ -49,7 +53,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
     H: Handler,
 {
-    let conn = Conn::new(Box::new(io), *limits);
+    let conn = Conn::new(io, reset_on_close, *limits);
     let mut server = Server { conn, handler, drain, ticks: Ticks::new(limits), login: None };
     let mut drained = server.drain.clone();
     let mut draining = std::pin::pin!(async move { drained.draining().await });
@@ -447,6 +451,8 @@ impl InterimSink for Sink<'_> {
 struct Sending<B> {
     feed: Feed<B>,
     broken: bool,
+    /// The end of the connection is its end.
+    until_close: bool,
 }
 
 enum Sent {
@@ -473,7 +479,7 @@ where
         // Where it has none whatever it declares, what a peer sends all the same is thrown away.
         let bodyless = framing == Outgoing::None;
         let feed = if bodyless { Feed::none() } else { Feed::new(body, framing, case) };
-        Self { feed, broken: false }
+        Self { feed, broken: false, until_close: framing == Outgoing::UntilClose }
     }
 
     fn poll(
@@ -492,6 +498,7 @@ where
                 Poll::Ready(Err(_)) => return Poll::Ready(Ok(Sent::BrokenOff)),
                 Poll::Pending => {
                     if ticks.poll_moving(cx, conn.moved, true).is_ready() {
+                        self.deny(&conn);
                         return Poll::Ready(Err(Http1Fault::Stalled));
                     }
                     return Poll::Pending;
@@ -499,17 +506,25 @@ where
             }
             // What was handed on before it broke has left.
             if self.broken {
+                self.deny(&conn);
                 return Poll::Ready(Ok(Sent::BrokenOff));
             }
             if self.feed.is_over() {
                 return Poll::Ready(Ok(Sent::Whole));
             }
             if waits {
-                return match Self::poll_wait(&mut conn, ticks, cx) {
-                    Poll::Ready(()) => Poll::Ready(Ok(Sent::BrokenOff)),
-                    Poll::Pending => Poll::Pending,
-                };
+                return Self::poll_wait(&mut conn, ticks, cx).map(|()| {
+                    self.deny(&conn);
+                    Ok(Sent::BrokenOff)
+                });
             }
+        }
+    }
+
+    /// An answer that broke off must not look like a whole one.
+    fn deny(&self, conn: &Conn) {
+        if self.until_close {
+            conn.io.reset_on_close();
         }
     }
 

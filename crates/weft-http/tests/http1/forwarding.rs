@@ -197,7 +197,9 @@ pub(crate) async fn run(bytes: Vec<u8>, client: Client, manner: Manner, acts: Ve
     let (near, far) = tokio::io::duplex(256);
     let far = Ragged::new(far, manner);
     let served =
-        tokio::task::spawn_local(async move { serve_http1(far, handler, &limits, Drain::never()).await });
+        tokio::task::spawn_local(
+            async move { serve_http1(far, |_| (), handler, &limits, Drain::never()).await },
+        );
     let (mut read, mut write) = tokio::io::split(near);
     let sending = async move {
         let bytes = &bytes[..bytes.len() - client.leaves.min(bytes.len())];

@@ -27,7 +27,7 @@ impl Mesh {
         let (near, far) = tokio::io::duplex(4096);
         let handler = Rc::new(Through(Rc::clone(self)));
         tokio::task::spawn_local(async move {
-            serve_http1(far, handler, &Http1Limits::default(), Drain::never()).await
+            serve_http1(far, |_| (), handler, &Http1Limits::default(), Drain::never()).await
         });
         Client(near)
     }

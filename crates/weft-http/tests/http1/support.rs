@@ -188,7 +188,9 @@ impl Client {
         let script = Rc::new(Script::default());
         let handler = Rc::new(Shared(Rc::clone(&script)));
         let served =
-            tokio::task::spawn_local(async move { serve_http1(server, handler, &limits, drain).await });
+            tokio::task::spawn_local(
+                async move { serve_http1(server, |_| (), handler, &limits, drain).await },
+            );
         Self { io, script, served }
     }
 

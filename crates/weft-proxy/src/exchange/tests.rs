@@ -213,7 +213,7 @@ impl Scene {
         let handler = Exchange::new(side, &ways.telemetry, facts, self.times);
         let limits = ways.limits.http1;
         tokio::task::spawn_local(async move {
-            let _ = serve_http1(io, handler, &limits, Drain::never()).await;
+            let _ = serve_http1(io, |_| (), handler, &limits, Drain::never()).await;
         });
         client
     }

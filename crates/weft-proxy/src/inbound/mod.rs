@@ -281,8 +281,8 @@ async fn serve_link(link: Link, io: MeshStream) {
     }
 }
 
-/// Serves requests as an application sent them: in plaintext, or in a mesh link of bytes.
-async fn serve_client<S>(link: Link, io: S, http2: bool)
+/// Serves requests as an application sent them: in plaintext, or in a mesh link of bytes. `reset_on_close`: see [`serve_http1`].
+async fn serve_client<S>(link: Link, io: S, reset_on_close: fn(&S), http2: bool)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
@@ -294,7 +294,7 @@ where
         if http2 {
             serve_http2(io, handler, &door.limits.http2, draining).await.map_err(|error| error.to_string())
         } else {
-            serve_http1(io, handler, &door.limits.http1, draining)
+            serve_http1(io, reset_on_close, handler, &door.limits.http1, draining)
                 .await
                 .map(drop)
                 .map_err(|error| error.to_string())
@@ -357,7 +357,8 @@ async fn serve_bytes(link: Link, mut stream: MeshStream) {
 /// Requests in a mesh link of bytes.
 async fn served(link: Link, first: BytesMut, stream: MeshStream) {
     let http2 = matches!(detect(&first), Detection::Done(Detected::Http2));
-    serve_client(link, Prefixed::new(first.freeze(), stream), http2).await;
+    // One that ends without a close_notify has broken off: TLS says so itself.
+    serve_client(link, Prefixed::new(first.freeze(), stream), |_| (), http2).await;
 }
 
 /// Bytes from a mesh link to the application.

@@ -58,7 +58,8 @@ pub(super) async fn serve(
             detections.inc(detected.label());
             let (link, stream) = link(visit);
             let io = Prefixed::new(first.freeze(), stream);
-            tokio::task::spawn_local(serve_client(link, io, detected == Detected::Http2));
+            let http2 = detected == Detected::Http2;
+            tokio::task::spawn_local(serve_client(link, io, weft_net::reset_on_drop, http2));
         }
         Spoke::Client(detected) => {
             detections.inc(detected.label());

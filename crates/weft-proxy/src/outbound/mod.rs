@@ -177,7 +177,9 @@ async fn serve1(call: Call, destination: Rc<Destination>, first: BytesMut) {
     let Call { accepted, listed, _open, .. } = call;
     listed.update(|info| info.protocol = "http/1");
     let io = rewind(accepted.stream, first);
-    if let Err(error) = serve_http1(io, handler, &door.limits.http1, until_the_end()).await {
+    if let Err(error) =
+        serve_http1(io, weft_net::reset_on_drop, handler, &door.limits.http1, until_the_end()).await
+    {
         tracing::debug!(%error, client = %accepted.client, "outbound HTTP/1 connection failed");
     }
 }
