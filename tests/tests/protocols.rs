@@ -5,6 +5,7 @@
 //! | `pair` | two pods with sidecars, and a raw connection to talk over |
 //! | `http1` | versions, framing, heads, what is refused |
 //! | `interim` | `Expect: 100-continue`, 103 |
+//! | `logins` | NTLM: logins that belong to a connection |
 //! | `bodies` | large ones, early answers, clients that leave |
 //! | `headers` | hop-by-hop, the verified caller, request ids |
 //! | `http2` | an HTTP/2 library at both ends: resets, 1xx, trailers |
@@ -19,6 +20,7 @@ mod protocols {
     mod http1;
     mod http2;
     mod interim;
+    mod logins;
     mod outside;
     mod pair;
     mod server_first;
