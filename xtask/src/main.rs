@@ -15,6 +15,8 @@ mod collector;
 mod demo;
 mod dist;
 mod fuzz;
+mod go;
+mod interop;
 mod pgo;
 mod process;
 mod pypi;
@@ -44,6 +46,8 @@ enum Command {
     Dist(dist::Options),
     /// A real Kubernetes cluster on this machine, for tests.
     Cluster(cluster::Options),
+    /// Run public conformance suites directly and through a sidecar pair, and compare.
+    Interop(interop::Options),
     /// Run the fuzz targets, each for a fixed time.
     Fuzz(fuzz::Options),
     /// Record how the sidecar behaves under load, for the compiler.
@@ -60,6 +64,7 @@ fn main() -> ExitCode {
         Command::Bench(options) => bench::run(&options),
         Command::Dist(options) => dist::run(&options),
         Command::Cluster(options) => cluster::run(&options),
+        Command::Interop(options) => interop::run(&options),
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Pgo(options) => pgo::run(&options),
         Command::Hold(options) => bench::hold::run(&options),

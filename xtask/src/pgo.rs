@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use crate::bench::{self, training};
 use crate::cargo;
 use crate::process;
+use crate::setup;
 
 /// Options of `cargo xtask pgo`.
 #[derive(clap::Args)]
@@ -39,7 +40,7 @@ fn recorder() -> PathBuf {
 
 /// Records the profile.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
-    bench::ground("cargo xtask pgo")?;
+    bench::ground("cargo xtask pgo", setup::BENCH)?;
     let merge = merger()?;
     let raw = tempfile::tempdir()?;
     let instrumented = match &options.instrumented {
@@ -77,7 +78,7 @@ fn merger() -> Result<PathBuf> {
     if file.is_file() {
         return Ok(file);
     }
-    Err(crate::setup::Missing(
+    Err(setup::Missing(
         "cargo xtask pgo merges profiles with a program of the Rust toolchain.\n  \
          Please run:  rustup component add llvm-tools"
             .to_owned(),

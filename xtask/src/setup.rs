@@ -86,6 +86,18 @@ pub(crate) const BENCH: &[Need] = &[
     program("h2load", "nghttp2-client"),
 ];
 
+/// The conformance suites, beside what Go builds (`interop/programs.rs`).
+pub(crate) const INTEROP: &[Need] = &[
+    program("ip", "iproute2"),
+    program("iptables", "iptables"),
+    program("nsenter", "util-linux"),
+    program("setpriv", "util-linux"),
+    program("taskset", "util-linux"),
+    program("openssl", "openssl"),
+    program("curl", "curl"),
+    program("nghttpd", "nghttp2-server"),
+];
+
 /// Debian's nginx has its TCP proxy as a module.
 pub(crate) const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";
 

@@ -7,14 +7,14 @@
 
 mod backend;
 mod bars;
-mod certs;
+pub(crate) mod certs;
 pub(crate) mod hold;
 mod instructions;
 mod load;
 pub(crate) mod measure;
-mod peers;
+pub(crate) mod peers;
 pub(crate) mod report;
-mod topology;
+pub(crate) mod topology;
 pub(crate) mod training;
 mod work;
 
@@ -108,7 +108,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
 }
 
 fn prepare(options: &Options) -> Result<()> {
-    ground("cargo xtask bench")?;
+    ground("cargo xtask bench", setup::BENCH)?;
     if options.instructions {
         setup::ensure("cargo xtask bench --instructions", &[setup::CALLGRIND])?;
     }
@@ -118,9 +118,9 @@ fn prepare(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What a pair and its load need of the machine.
-pub(crate) fn ground(command: &str) -> Result<()> {
-    setup::ensure(command, &[setup::BENCH])?;
+/// What a pair needs of the machine, beside these programs.
+pub(crate) fn ground(command: &str, needs: &[setup::Need]) -> Result<()> {
+    setup::ensure(command, &[needs])?;
     if setup::namespaces() != setup::Namespaces::AsRoot {
         return Err(Missing(format!(
             "{command} makes network namespaces joined by links, and needs root for that.\n  \
@@ -141,7 +141,7 @@ const SCRATCH: &str = "weft-bench-";
 
 /// A directory for this run. Those of runs that were killed are removed: processes end with a run by themselves, files
 /// do not.
-fn scratch() -> Result<tempfile::TempDir> {
+pub(crate) fn scratch() -> Result<tempfile::TempDir> {
     for entry in std::fs::read_dir(std::env::temp_dir())?.flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         let process = name.strip_prefix(SCRATCH).and_then(|rest| rest.split('-').next());
@@ -160,14 +160,14 @@ fn weft_binary(options: &Options) -> Result<PathBuf> {
     dist::release()
 }
 
-fn open_to_all(path: &Path) -> Result<()> {
+pub(crate) fn open_to_all(path: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
     Ok(())
 }
 
 /// Keys of a throw-away CA that lives as long as this run.
-fn open_keys(certificates: &Certificates) -> Result<()> {
+pub(crate) fn open_keys(certificates: &Certificates) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     for side in [Side::Client, Side::Server] {
         std::fs::set_permissions(certificates.key(side), std::fs::Permissions::from_mode(0o644))?;

@@ -71,10 +71,15 @@ impl Namespace {
         Ok(())
     }
 
+    /// Where it can be entered.
+    pub(crate) fn path(&self) -> String {
+        format!("/proc/{}/ns/net", self.holder.id())
+    }
+
     /// `nsenter` into this namespace; the words that follow are the program.
     pub(crate) fn enter(&self) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net=/proc/{}/ns/net", self.holder.id()));
+        command.arg(format!("--net={}", self.path()));
         command
     }
 

@@ -12,11 +12,11 @@ use anyhow::{Context, Result, bail};
 
 use super::cgroup::Groups;
 use super::layout::Layout;
-use super::{images, needs, open, parts, running, up};
+use super::{images, needs, open, running, up};
 use crate::cargo::{self, Profile};
 use crate::dist::oci::Image;
 use crate::dist::{self, libs};
-use crate::{process, setup};
+use crate::{go, process, setup};
 
 /// Options of `cargo xtask cluster e2e`.
 #[derive(clap::Args)]
@@ -95,7 +95,7 @@ fn obstacle(name: &str) -> Option<String> {
     if !dist::check::possible() {
         return Some("only root, of the machine rather than of a user namespace, can make one".to_owned());
     }
-    if parts::find_go().is_none() {
+    if go::find_go().is_none() {
         return Some("there is no Go (1.26 or later) to build Kubernetes with".to_owned());
     }
     let spaces = ["unshare", "--net", "--mount", "--uts", "true"];

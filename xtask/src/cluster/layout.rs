@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-use super::parts;
 use super::plan::{check_name, node_name};
+use crate::go;
 
 /// Directories that a node has for itself, and in which its files therefore cannot come from the machine.
 const HIDDEN: &[&str] = &["/run", "/var/run", "/var/lib", "/var/log"];
@@ -31,7 +31,7 @@ impl Layout {
     /// There is no cache directory, or it is where a node could not see it.
     pub(crate) fn of(name: &str) -> Result<Self> {
         check_name(name)?;
-        let cache = parts::cache()?;
+        let cache = go::cache()?;
         if let Some(hidden) = HIDDEN.iter().find(|hidden| cache.starts_with(hidden)) {
             bail!(
                 "the cache is {}, and the cluster's nodes have a {hidden} of their own: set WEFT_CACHE to another place",
@@ -44,7 +44,7 @@ impl Layout {
 
     /// The names of all clusters that have a directory.
     pub(crate) fn names() -> Result<Vec<String>> {
-        let Ok(entries) = fs::read_dir(parts::cache()?.join("cluster/run")) else { return Ok(Vec::new()) };
+        let Ok(entries) = fs::read_dir(go::cache()?.join("cluster/run")) else { return Ok(Vec::new()) };
         let mut names: Vec<String> = entries
             .flatten()
             .filter(|entry| entry.path().is_dir())

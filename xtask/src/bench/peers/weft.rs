@@ -27,12 +27,19 @@ pub(crate) struct Weft {
     binary: PathBuf,
     callgrind: Option<(Side, PathBuf)>,
     counts: Option<PathBuf>,
+    traces: bool,
 }
 
 impl Weft {
     /// A pair of this binary.
     pub(crate) fn new(binary: PathBuf) -> Self {
-        Self { binary, callgrind: None, counts: None }
+        Self { binary, callgrind: None, counts: None, traces: true }
+    }
+
+    /// Exports no traces: for beds without a sink.
+    pub(crate) fn without_traces(mut self) -> Self {
+        self.traces = false;
+        self
     }
 
     /// Runs one side under callgrind from the next start on; its counts go to `file`.
@@ -46,7 +53,8 @@ impl Weft {
     }
 
     fn side(&self, bed: &Bed, certificates: &Certificates, side: Side) -> Result<process::Background> {
-        let file = bed.write(&format!("weft-{}.yaml", side.name()), &config(side, certificates))?;
+        let file =
+            bed.write(&format!("weft-{}.yaml", side.name()), &config(side, certificates, self.traces))?;
         let namespace = bed.namespace(side);
         let user = PROXY_USER.to_string();
         let mut words: Vec<std::ffi::OsString> = Vec::new();
@@ -121,9 +129,10 @@ impl Peer for Weft {
     }
 }
 
-fn config(side: Side, certificates: &Certificates) -> String {
+fn config(side: Side, certificates: &Certificates, traces: bool) -> String {
     let address = if side == Side::Client { CLIENT_IP } else { SERVER_IP };
     let tcp = backend::port(LISTENERS[2]);
+    let telemetry = if traces { tracing() } else { String::new() };
     format!(
         "workload:
   name: {name}
@@ -145,15 +154,21 @@ inbound:
   opaquePorts: [{tcp}]
 outbound:
   opaquePorts: [{tcp}]
-telemetry:
-  tracing:
-    endpoint: http://127.0.0.1:{SINK_PORT}
-    protocol: http
-    sampling: 0.01
-",
+{telemetry}",
         name = side.name(),
         certificate = certificates.certificate(side).display(),
         key = certificates.key(side).display(),
         bundle = certificates.ca().display(),
+    )
+}
+
+fn tracing() -> String {
+    format!(
+        "telemetry:
+  tracing:
+    endpoint: http://127.0.0.1:{SINK_PORT}
+    protocol: http
+    sampling: 0.01
+"
     )
 }

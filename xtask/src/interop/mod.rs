@@ -1,0 +1,227 @@
+//! `cargo xtask interop`: public conformance suites, each run twice: straight at the reference that it talks to, and
+//! through a pair of sidecars. A mesh changes nothing, so what passes directly must pass through it.
+//!
+//! Both runs are made on the same ground (`bench::topology`), by the same programs at the same addresses. The pair is
+//! the bench's: `weft init` rules, mutual TLS in between.
+
+mod connect;
+mod grpc;
+mod h2spec;
+mod outcome;
+mod programs;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::bench::certs::{Certificates, Side};
+use crate::bench::peers::{Pair, Peer as _, Weft};
+use crate::bench::topology::{Bed, Core};
+use crate::bench::{self, open_keys, open_to_all};
+use crate::cargo::{self, Profile};
+use crate::{process, setup};
+use outcome::{ACCEPTED, Judgement, Outcome};
+use programs::Programs;
+
+const TASK: &str = "cargo xtask interop";
+
+/// Options of `cargo xtask interop`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Only these suites.
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "SUITES")]
+    suite: Vec<Suite>,
+    /// Test this binary instead of building one.
+    #[arg(long, value_name = "FILE")]
+    weft: Option<PathBuf>,
+    /// Keep configurations, logs and all that the suites say here.
+    #[arg(long, value_name = "DIRECTORY")]
+    keep: Option<PathBuf>,
+}
+
+/// A suite, in one of its modes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+pub(crate) enum Suite {
+    /// Frames of HTTP/2.
+    H2spec,
+    /// gRPC's interop cases.
+    Grpc,
+    /// Connect, gRPC and gRPC-Web: odd requests.
+    ConnectServer,
+    /// Connect, gRPC and gRPC-Web: odd answers.
+    ConnectClient,
+}
+
+impl Suite {
+    /// All, in the order of the output.
+    pub(crate) const ALL: [Self; 4] = [Self::H2spec, Self::Grpc, Self::ConnectServer, Self::ConnectClient];
+
+    /// Its name in the output, in the file of accepted differences and on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::H2spec => "h2spec",
+            Self::Grpc => "grpc",
+            Self::ConnectServer => "connect-server",
+            Self::ConnectClient => "connect-client",
+        }
+    }
+
+    fn run(self, run: &Run<'_>) -> Result<Outcome> {
+        match self {
+            Self::H2spec => h2spec::run(run),
+            Self::Grpc => grpc::run(run),
+            Self::ConnectServer => connect::run(run, Side::Client),
+            Self::ConnectClient => connect::run(run, Side::Server),
+        }
+    }
+}
+
+/// One run of a suite: where, and with what.
+pub(crate) struct Run<'a> {
+    bed: &'a Bed,
+    programs: &'a Programs,
+}
+
+/// What a program said until it ended.
+pub(crate) struct Said {
+    success: bool,
+    stdout: String,
+    stderr: String,
+}
+
+impl Said {
+    /// The last lines of both.
+    fn tail(&self) -> String {
+        let all = self.stdout.lines().chain(self.stderr.lines()).collect::<Vec<_>>();
+        all[all.len().saturating_sub(12)..].join("\n")
+    }
+}
+
+impl Run<'_> {
+    /// Runs a program on one side to its end, which is at most `limit` away.
+    fn to_the_end(&self, name: &str, side: Side, limit: Duration, words: &[&str]) -> Result<Said> {
+        let limit = limit.as_secs().to_string();
+        let all = [&["timeout", "--kill-after=5", &limit, "setpriv", "--pdeathsig", "KILL"], words].concat();
+        let files = ["out", "err"].map(|what| self.bed.scratch.join(format!("{name}.{what}")));
+        let mut command = self.bed.namespace(side).program(Core::Load, None, &all);
+        command.stdin(Stdio::null()).stdout(File::create(&files[0])?).stderr(File::create(&files[1])?);
+        let success = process::stream(&mut command)?;
+        let [stdout, stderr] = files.map(|file| fs::read(file).unwrap_or_default());
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ok(Said { success, stdout: text(stdout), stderr: text(stderr) })
+    }
+}
+
+/// Runs the command.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    let suites = if options.suite.is_empty() { Suite::ALL.to_vec() } else { options.suite.clone() };
+    let accepted = outcome::accepted()?;
+    bench::ground(TASK, setup::INTEROP)?;
+    let programs: Vec<Programs> = suites.iter().copied().map(Programs::ensure).collect::<Result<_>>()?;
+    let weft = weft_binary(options)?;
+    let temporary = bench::scratch()?;
+    let scratch = match &options.keep {
+        Some(directory) => {
+            fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+            directory.canonicalize()?
+        }
+        None => temporary.path().to_owned(),
+    };
+    let ground = Ground::make(&scratch, &weft)?;
+    let mut holds = true;
+    for (suite, programs) in suites.into_iter().zip(&programs) {
+        let [direct, through] = ground.both(suite, programs)?;
+        let judged =
+            Judgement::new(&direct, &through, accepted.get(suite.name()).unwrap_or(&outcome::Reasons::new()));
+        report(suite, &direct, &through, &judged);
+        holds &= judged.holds();
+    }
+    Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn weft_binary(options: &Options) -> Result<PathBuf> {
+    if let Some(file) = &options.weft {
+        return file.canonicalize().with_context(|| format!("cannot find {}", file.display()));
+    }
+    // With assertions, and as `test` builds it.
+    cargo::build(Profile::Debug, &["--workspace", "--all-targets"])?;
+    cargo::binary(Profile::Debug, "weft")
+}
+
+/// Two beds, of which one has a pair of sidecars.
+struct Ground {
+    plain: Bed,
+    mesh: Bed,
+    _pair: Pair,
+}
+
+impl Ground {
+    fn make(scratch: &Path, weft: &Path) -> Result<Self> {
+        // The proxies run as a user of their own.
+        open_to_all(scratch)?;
+        let copy = scratch.join("weft-under-test");
+        fs::copy(weft, &copy).with_context(|| format!("cannot copy {}", weft.display()))?;
+        open_to_all(&copy)?;
+        let certificates = Certificates::make(scratch)?;
+        open_keys(&certificates)?;
+        let plain = Bed::new(scratch.join("direct"))?;
+        let mesh = Bed::new(scratch.join("weft"))?;
+        for bed in [&plain, &mesh] {
+            open_to_all(&bed.scratch)?;
+        }
+        let _pair = Weft::new(copy).without_traces().start(&mesh, &certificates)?;
+        Ok(Self { plain, mesh, _pair })
+    }
+
+    /// Runs a suite directly and through the pair.
+    fn both(&self, suite: Suite, programs: &Programs) -> Result<[Outcome; 2]> {
+        let one = |bed, way: &str| {
+            eprint!("{} {way} ... ", suite.name());
+            let begun = Instant::now();
+            let outcome = suite.run(&Run { bed, programs });
+            match &outcome {
+                Ok(outcome) => eprintln!(
+                    "{} of {} pass, {} s",
+                    outcome.passed(),
+                    outcome.cases,
+                    begun.elapsed().as_secs()
+                ),
+                Err(_) => eprintln!("failed"),
+            }
+            outcome.with_context(|| format!("{} {way}", suite.name()))
+        };
+        Ok([one(&self.plain, "directly")?, one(&self.mesh, "through Weft")?])
+    }
+}
+
+/// One line for the suite, and what is to be said of its cases.
+fn report(suite: Suite, direct: &Outcome, through: &Outcome, judged: &Judgement) {
+    println!(
+        "{:<15} {} cases: {} pass directly, {} through Weft; {} differ as documented, {} faults",
+        suite.name(),
+        direct.cases,
+        direct.passed(),
+        through.passed(),
+        judged.accepted.len(),
+        judged.faults.len(),
+    );
+    for (case, reason) in &judged.accepted {
+        println!("  as documented: {case}\n      {reason}");
+    }
+    for case in &judged.better {
+        println!("  passes through Weft alone: {case}");
+    }
+    for (case, told) in &judged.faults {
+        println!("  FAULT: {case}");
+        told.lines().for_each(|line| println!("      {line}"));
+    }
+    if let Some([direct, through]) = judged.counts {
+        println!("  FAULT: {direct} cases were run directly, {through} through Weft");
+    }
+    for case in &judged.stale {
+        println!("  STALE: {case} does not differ any more, and is in {ACCEPTED}");
+    }
+}
