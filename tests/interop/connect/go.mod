@@ -1,3 +1,4 @@
+// Connect's conformance suite: tools of this module, so that go.sum pins what they are made of.
 module weft.dev/tests/interop/connect
 
 go 1.26.0

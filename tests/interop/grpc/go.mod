@@ -1,3 +1,4 @@
+// gRPC's own interop programs: tools of this module, so that go.sum pins what they are made of.
 module weft.dev/tests/interop/grpc
 
 go 1.26.0

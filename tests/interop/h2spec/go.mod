@@ -1,3 +1,4 @@
+// h2spec, which asks an HTTP/2 server odd things: a tool of this module, so that go.sum pins what it is made of.
 module weft.dev/tests/interop/h2spec
 
 go 1.26.0

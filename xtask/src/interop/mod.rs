@@ -28,6 +28,12 @@ use programs::Programs;
 
 const TASK: &str = "cargo xtask interop";
 
+/// Where a sidecar's metrics are, in its own pod (`bind.metrics`).
+const METRICS: &str = "http://127.0.0.1:15020/metrics";
+
+/// What counts the requests that came to an application.
+const REQUESTS: &str = "http_server_request_duration_seconds_count";
+
 /// Options of `cargo xtask interop`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
@@ -176,6 +182,16 @@ impl Ground {
         Ok(Self { plain, mesh, _pair })
     }
 
+    /// How many requests have come to the server's side by mutual TLS.
+    fn carried(&self) -> Result<f64> {
+        let mut command = self.mesh.server.enter();
+        let page = process::text(command.args(["curl", "--silent", "--fail", "--max-time", "5", METRICS]))
+            .context("cannot ask the sidecar for its metrics")?;
+        let mutual = |line: &&str| line.starts_with(REQUESTS) && line.contains("tls=\"mutual\"");
+        let value = |line: &str| line.rsplit(' ').next().and_then(|value| value.parse::<f64>().ok());
+        Ok(page.lines().filter(mutual).filter_map(value).sum())
+    }
+
     /// Runs a suite directly and through the pair.
     fn both(&self, suite: Suite, programs: &Programs) -> Result<[Outcome; 2]> {
         let one = |bed, way: &str| {
@@ -193,7 +209,18 @@ impl Ground {
             }
             outcome.with_context(|| format!("{} {way}", suite.name()))
         };
-        Ok([one(&self.plain, "directly")?, one(&self.mesh, "through Weft")?])
+        let direct = one(&self.plain, "directly")?;
+        let before = self.carried()?;
+        let through = one(&self.mesh, "through Weft")?;
+        let carried = self.carried()? - before;
+        eprintln!("{} {carried} requests came by mutual TLS", suite.name());
+        // A pair that is walked past would pass everything. Hardly a case is without a request.
+        anyhow::ensure!(
+            carried * 2.0 > through.cases as f64,
+            "{} cases, but only {carried} requests came to the server's sidecar by mutual TLS",
+            through.cases
+        );
+        Ok([direct, through])
     }
 }
 
@@ -210,6 +237,9 @@ fn report(suite: Suite, direct: &Outcome, through: &Outcome, judged: &Judgement)
     );
     for (case, reason) in &judged.accepted {
         println!("  as documented: {case}\n      {reason}");
+    }
+    for (case, told) in through.failed.iter().filter(|(case, _)| direct.failed.contains_key(*case)) {
+        println!("  fails both ways: {case} ({})", told.lines().next().unwrap_or_default());
     }
     for case in &judged.better {
         println!("  passes through Weft alone: {case}");
