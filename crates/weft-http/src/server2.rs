@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, Stream};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use http::{Method, Request};
+use http::{Method, Request, Version};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use weft_core::Drain;
@@ -287,6 +287,7 @@ impl End {
 
 /// A request with its body, whose length the head may tell. (Not in the future of a stream: that would have room for both.)
 fn with_body(request: Request<RecvStream>) -> Request<Body> {
+    debug_assert_eq!(request.version(), Version::HTTP_2, "what is of HTTP/1 counts as clean");
     let (head, recv) = request.into_parts();
     let body = Body::from_stream(recv).declared(&head.headers);
     Request::from_parts(head, body)

@@ -85,6 +85,12 @@ fn take_over_if<B>(request: &mut Request<B>, upgrade: Option<&HeaderValue>) {
     }
 }
 
+/// Whether a client's request, before it is marked for a link, belongs to a login of its connection: the application that
+/// has it must get them all.
+pub fn has_own_login<B>(request: &Request<B>) -> bool {
+    request.extensions().get::<Login>().is_some()
+}
+
 /// Marks a clean request for the link.
 pub fn to_link<B>(request: &mut Request<B>, upgrade: Option<HeaderValue>) {
     let version = match request.version() {

@@ -8,7 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
-use weft_testbed::{Pod, Task, story};
+use weft_testbed::{Pod, Service, Task, story};
 
 use super::pair::{APP, Pair, Wire, pods};
 
@@ -140,5 +140,32 @@ fn each_client_logs_in_on_a_connection_of_its_own() {
         })?;
         drop(until);
         serving.join()
+    });
+}
+
+#[test]
+fn a_login_stays_at_one_of_many_endpoints() {
+    story("proto-logins-many", |mesh| {
+        mesh.ca()?;
+        let client = mesh.pod("client.shop").start()?;
+        let servers = [
+            mesh.pod("app-1.shop").start()?,
+            mesh.pod("app-2.shop").start()?,
+            mesh.pod("app-3.shop").start()?,
+        ];
+        mesh.dns().set(Service::virtual_ip(APP).port(PORT, PORT).on(&servers.each_ref()))?;
+        let serving = servers.iter().map(serve).collect::<Result<Vec<_>>>()?;
+        let mut sidecars = vec![mesh.sidecar(&client)?.start()?];
+        for server in &servers {
+            sidecars.push(mesh.sidecar(server)?.start()?);
+        }
+        for user in ["anna", "bert", "carl"] {
+            let said = curl(&client, &["--ntlm", "-u", &format!("{user}:x")], 20)?;
+            assert_eq!(said, format!("{user}\n200 ").repeat(20));
+        }
+        serving.into_iter().try_for_each(|(until, serving)| {
+            drop(until);
+            serving.join()
+        })
     });
 }

@@ -168,6 +168,19 @@ impl Cluster {
 
     /// The same without waiting, for when the endpoints are known.
     pub(crate) fn pick_now(&self, now: Timestamp, tried: &[EndpointAddr]) -> Option<Picked> {
+        self.pick_by(now, |endpoints| {
+            let skip =
+                |i: usize| !tried.is_empty() && endpoints.get(i).is_some_and(|e| tried.contains(&e.addr()));
+            Picker::PowerOfTwo.pick(endpoints, &mut self.ways.rng.borrow_mut(), now, skip)
+        })
+    }
+
+    /// Takes the endpoint of this address, while it is one of the service's.
+    pub(crate) fn pick_at(&self, now: Timestamp, addr: EndpointAddr) -> Option<Picked> {
+        self.pick_by(now, |endpoints| endpoints.iter().position(|endpoint| endpoint.addr() == addr))
+    }
+
+    fn pick_by(&self, now: Timestamp, by: impl FnOnce(&[Arc<Endpoint>]) -> Option<usize>) -> Option<Picked> {
         let service = self.service.borrow();
         let set = service.known()?;
         let mut view = self.view.borrow_mut();
@@ -177,10 +190,7 @@ impl Cluster {
             *view = Some(View::follow(snapshot, view.as_ref(), self.ways.max_connections));
         }
         let view = view.as_ref()?;
-        let endpoints = &view.snapshot.endpoints;
-        let skip =
-            |i: usize| !tried.is_empty() && endpoints.get(i).is_some_and(|e| tried.contains(&e.addr()));
-        let index = Picker::PowerOfTwo.pick(endpoints, &mut self.ways.rng.borrow_mut(), now, skip)?;
+        let index = by(&view.snapshot.endpoints)?;
         let links = Rc::clone(view.endpoints.get(index)?);
         let in_flight = links.endpoint.begin(now);
         Some(Picked { links, in_flight })

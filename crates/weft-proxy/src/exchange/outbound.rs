@@ -1,5 +1,6 @@
 //! Requests of the own application, over mesh links.
 
+use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -26,6 +27,9 @@ use crate::record::{ConnectionFacts, RequestRecord, complete};
 pub(crate) struct Outbound {
     /// Holds it: what the configuration changes about it reaches this connection.
     destination: Rc<Destination>,
+    /// The client's login belongs to its connection, and so to one endpoint: its last.
+    login: Cell<bool>,
+    home: Cell<Option<EndpointAddr>>,
 }
 
 /// Where a request goes: over a mesh link, or in plaintext where the mode allows it.
@@ -69,7 +73,7 @@ impl Attempt {
 
 impl Outbound {
     pub(crate) fn new(destination: Rc<Destination>) -> Self {
-        Self { destination }
+        Self { destination, login: Cell::default(), home: Cell::default() }
     }
 
     /// What the requests of one connection have in common.
@@ -90,11 +94,31 @@ impl Outbound {
         &self.destination.cluster
     }
 
+    /// The endpoint that has the client's login.
+    fn pick_home(&self, now: Timestamp) -> Option<Picked> {
+        self.cluster().pick_at(now, self.home.get()?)
+    }
+
+    /// A request of the client goes to this endpoint.
+    fn settle(&self, picked: &Picked) {
+        if self.login.get() {
+            self.home.set(Some(picked.links.endpoint.addr()));
+        }
+    }
+
     /// Picks an endpoint and gets a way to it, trying others where one cannot be reached: nothing was sent yet.
     async fn way(&self, tried: &mut Vec<EndpointAddr>) -> Result<(Picked, Way), DialError> {
         let connect = async |picked: &Picked| self.connect(picked, Timestamp::now()).await;
-        let (mut picked, way) = self.cluster().reach(tried, connect).await?;
+        let at_home = match self.pick_home(Timestamp::now()).filter(|_| tried.is_empty()) {
+            Some(picked) => connect(&picked).await.ok().map(|way| (picked, way)),
+            None => None,
+        };
+        let (mut picked, way) = match at_home {
+            Some(found) => found,
+            None => self.cluster().reach(tried, connect).await?,
+        };
         picked.in_flight.sent(Timestamp::now());
+        self.settle(&picked);
         Ok((picked, way))
     }
 
@@ -286,6 +310,7 @@ impl Side for Outbound {
     fn restore(&self, request: &mut Request<Body>) -> Result<Original, ErrorCode> {
         let version = request.version();
         let upgrade = wire::clean_request(request)?;
+        self.login.set(wire::has_own_login(request));
         Ok(Original { version, upgrade })
     }
 
@@ -317,11 +342,13 @@ impl Side for Outbound {
         }
         let request = request.map(drop);
         let strict = cluster.mode() == MtlsMode::Strict;
-        let picked = strict.then(|| cluster.pick_now(Timestamp::at(record.started()), &[])).flatten();
+        let now = Timestamp::at(record.started());
+        let picked = strict.then(|| self.pick_home(now).or_else(|| cluster.pick_now(now, &[]))).flatten();
         let found = picked.and_then(|picked| Some((picked.links.link_now(&cluster.ways)?, picked)));
         let Some((Lease { connection: link, slot }, picked)) = found else {
             return Start::Waits(Attempt::first(request, Body::Empty));
         };
+        self.settle(&picked);
         let links = Rc::clone(&picked.links);
         let spare = Spare::head(&request, cluster.ways.retries.connect_attempts > 1);
         Serving { cluster, picked, record: &mut *record }.over_link(&link, version);
