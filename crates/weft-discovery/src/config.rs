@@ -31,6 +31,9 @@ pub struct StaticService {
 pub struct DiscoveryConfig {
     /// Where queries go.
     pub upstreams: Upstreams,
+    /// The resolv.conf with the search domains of the application, where `upstreams` is not one. Servers may take steps
+    /// along them by themselves (CoreDNS' `autopath`), and then they tell which name was meant.
+    pub search_from: Option<PathBuf>,
     /// How long one server has for one try. `None`: `options timeout:` of the resolv.conf, else 2 s.
     pub query_timeout: Option<Duration>,
     /// How often the whole list of servers is tried. `None`: `options attempts:` of the resolv.conf, else 2.
@@ -76,6 +79,7 @@ impl Default for DiscoveryConfig {
     fn default() -> Self {
         Self {
             upstreams: Upstreams::ResolvConf("/etc/resolv.conf".into()),
+            search_from: None,
             query_timeout: None,
             attempts: None,
             min_ttl: Duration::ZERO,
