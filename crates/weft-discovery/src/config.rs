@@ -49,6 +49,10 @@ pub struct DiscoveryConfig {
     pub max_stale: Duration,
     /// Answers in the cache.
     pub cache_entries: usize,
+    /// What they may take together, in octets of memory.
+    pub cache_octets: usize,
+    /// An answer that takes more is passed on and not kept.
+    pub answer_octets: usize,
     /// Addresses whose names are remembered.
     pub learned_entries: usize,
     /// An address keeps its name for so long after it was last answered or last connected to.
@@ -87,6 +91,10 @@ impl Default for DiscoveryConfig {
             max_negative_ttl: Duration::from_secs(30),
             max_stale: Duration::from_secs(3600),
             cache_entries: 4096,
+            // 2 KiB for each of the entries on average, where most answers take a quarter of that.
+            cache_octets: 8 << 20,
+            // A thousand addresses and more; at least 128 of the largest fit.
+            answer_octets: 64 << 10,
             learned_entries: 16_384,
             learned_grace: Duration::from_secs(3600),
             max_in_flight: 512,

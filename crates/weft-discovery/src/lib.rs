@@ -123,6 +123,11 @@ impl Discovery {
         self.resolver.cached_answers()
     }
 
+    /// What the answers in the cache take, in octets.
+    pub fn cached_octets(&self) -> usize {
+        self.resolver.cached_octets()
+    }
+
     /// Addresses whose name is known.
     pub fn learned_addresses(&self) -> usize {
         self.learned.len()

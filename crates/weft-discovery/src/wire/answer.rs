@@ -251,6 +251,16 @@ pub(crate) fn failure(query: &Query, code: u8) -> Answer {
 }
 
 impl Answer {
+    /// What it takes in memory.
+    pub(crate) fn octets(&self) -> usize {
+        let names = self.aliases.iter().map(|name| name.as_str().len() + size_of::<DnsName>()).sum::<usize>();
+        size_of::<Self>()
+            + self.bytes.len()
+            + size_of_val(&*self.ttl_at)
+            + size_of_val(&*self.addresses)
+            + names
+    }
+
     /// The packet, for decoding.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
