@@ -11,9 +11,11 @@ use http_body::{Body as _, Frame, SizeHint};
 use tokio::sync::oneshot;
 
 use crate::client2::InUse;
+use crate::frames::Wire;
 use crate::h1::{Http1Fault, IncomingBody};
+use crate::recv::{RecvHalf, Watch};
 use crate::replay::Replayed;
-use crate::wire;
+use crate::{Http2Limits, wire};
 
 /// Why a body ended early.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +32,9 @@ pub enum BodyError {
     /// The request is being sent again, and its body is read there.
     #[error("the request is being sent again")]
     SentAgain,
+    /// The HTTP/2 client sent nothing more of it for too long.
+    #[error("HTTP/2 body: the peer sent nothing for too long")]
+    Paused,
 }
 
 impl BodyError {
@@ -37,7 +42,7 @@ impl BodyError {
     pub fn reset_reason(&self) -> h2::Reason {
         match self {
             Self::Http2(error) => error.reason().unwrap_or(h2::Reason::CANCEL),
-            Self::Http1(_) | Self::TimedOut | Self::SentAgain => h2::Reason::CANCEL,
+            Self::Http1(_) | Self::TimedOut | Self::SentAgain | Self::Paused => h2::Reason::CANCEL,
         }
     }
 }
@@ -87,7 +92,7 @@ pub struct CountedBody {
 /// The receiving half of an HTTP/2 stream as a body.
 #[derive(Debug)]
 pub struct StreamBody {
-    recv: h2::RecvStream,
+    half: RecvHalf,
     data_ended: bool,
     /// Octets that are still to come, where the head has told; h2 holds the peer to it.
     left: Option<u64>,
@@ -98,19 +103,34 @@ pub struct StreamBody {
 }
 
 impl Body {
-    /// Wraps what an HTTP/2 stream receives; a stream that has already ended is [`Body::Empty`].
+    /// Wraps what an HTTP/2 stream receives that has nothing to do with a connection of ours.
     pub fn from_stream(recv: h2::RecvStream) -> Self {
-        if recv.is_end_stream() {
-            Self::Empty
-        } else {
-            Self::Http2(StreamBody { recv, data_ended: false, left: None, upload: None, in_use: None })
-        }
+        Self::received(recv, &Wire::new(&Http2Limits::default()))
     }
 
-    /// Like [`Body::from_stream`]; `upload` is dropped when the body is dropped before its end, which tells the task
+    /// Wraps what a stream of a connection receives; a stream that has already ended is [`Body::Empty`].
+    pub(crate) fn received(recv: h2::RecvStream, wire: &Rc<Wire>) -> Self {
+        if recv.is_end_stream() {
+            return Self::Empty;
+        }
+        let half = RecvHalf::new(recv, wire);
+        Self::Http2(StreamBody { half, data_ended: false, left: None, upload: None, in_use: None })
+    }
+
+    /// Has `upload` told when the body has ended. It is dropped when the body is dropped before that, which tells the task
     /// that still sends the request that nobody waits for the answer any more.
-    pub(crate) fn from_stream_with_upload(recv: h2::RecvStream, upload: oneshot::Sender<()>) -> Self {
-        Self::Http2(StreamBody { recv, data_ended: false, left: None, upload: Some(upload), in_use: None })
+    pub(crate) fn uploading(mut self, upload: oneshot::Sender<()>) -> Self {
+        if let Self::Http2(stream) = &mut self {
+            stream.upload = Some(upload);
+        } else {
+            let _ = upload.send(());
+        }
+        self
+    }
+
+    /// Who may limit the pauses of what an HTTP/2 stream receives.
+    pub(crate) fn watch(&self) -> Option<Watch> {
+        if let Self::Http2(stream) = self { Some(stream.half.watch()) } else { None }
     }
 
     /// Notes the length that the head of its message declares.
@@ -195,21 +215,26 @@ impl Body {
 impl StreamBody {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if !self.data_ended {
-            match ready!(self.recv.poll_data(cx)) {
+            match ready!(self.half.poll_data(cx)) {
                 Some(Ok(data)) => {
-                    // The next hop takes the chunk at once and is polled again only when it has room, so the window
-                    // opens by what was handed on.
-                    self.recv.flow_control().release_capacity(data.len())?;
                     self.left = self.left.map(|left| left.saturating_sub(data.len() as u64));
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 None => self.data_ended = true,
             }
         }
-        let trailers = ready!(self.recv.poll_trailers(cx))?;
-        self.finish();
-        Poll::Ready(trailers.map(|trailers: HeaderMap| Ok(Frame::trailers(trailers))))
+        match ready!(self.half.poll_trailers(cx)) {
+            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            Some(Ok(trailers)) => {
+                self.finish();
+                Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+            }
+            None => {
+                self.finish();
+                Poll::Ready(None)
+            }
+        }
     }
 
     /// The answer came whole; a request body that is still on its way may finish (RFC 9113 section 8.1).
@@ -224,7 +249,7 @@ impl StreamBody {
 impl Drop for StreamBody {
     fn drop(&mut self) {
         // A reader that trusts `is_end_stream` does not poll for the end.
-        if self.recv.is_end_stream() {
+        if self.half.is_end_stream() {
             self.finish();
         }
     }
@@ -246,7 +271,7 @@ impl http_body::Body for Body {
             Self::Empty => true,
             Self::Full(bytes) => bytes.is_empty(),
             Self::Http1(incoming) => incoming.is_end_stream(),
-            Self::Http2(stream) => stream.recv.is_end_stream(),
+            Self::Http2(stream) => stream.half.is_end_stream(),
             Self::Counted(counted) => counted.body.is_end_stream(),
             Self::Replayed(replayed) => replayed.is_end_stream(),
             Self::Broken(broken) => broken.error.is_none(),

@@ -24,8 +24,11 @@ use tokio::sync::{Notify, oneshot};
 use self::drive::{drive, first_settings, look, probe};
 use crate::credit::Owner;
 use crate::frames::{Frames, Wire};
+use crate::handler::{InterimLeft, TooManyInterim};
 use crate::pump::{First, Pump, Side, first_frame};
+use crate::recv::RecvHalf;
 use crate::reset::Leaving;
+use crate::send::{Ended, SendHalf};
 use crate::{Body, BodyError, Http2Limits, Interim, ResetCode, StreamIo};
 
 /// Streams a peer is assumed to take where its SETTINGS do not come (RFC 9113 section 6.5.2 recommends no less than 100).
@@ -57,8 +60,9 @@ struct Root {
 #[derive(Debug, Default)]
 struct State {
     active: Cell<usize>,
-    /// How many streams the peer takes at once.
+    /// How many streams may be open at once: as many as the peer takes, and our windows have room for.
     limit: Cell<usize>,
+    most: usize,
     /// Counts requests; tells the idle timer whether there were any.
     started: Cell<u64>,
     closed: Cell<bool>,
@@ -74,15 +78,11 @@ pub struct StreamSlot(Rc<Root>);
 #[derive(Debug)]
 pub(crate) enum InUse {
     /// The request has ended.
-    Alone {
-        stream: SendStream<Bytes>,
-        #[expect(dead_code, reason = "held for its drop")]
-        slot: StreamSlot,
-    },
+    Alone { stream: Ended, slot: StreamSlot },
     /// A task sends the request's body.
     Both(Rc<Upload>),
     /// What carries the stream's bytes resets it.
-    Open(#[expect(dead_code, reason = "held for its drop")] StreamSlot),
+    Open(StreamSlot),
 }
 
 /// The request of an answer that has begun.
@@ -90,15 +90,23 @@ pub(crate) enum InUse {
 pub(crate) struct Upload {
     /// The code by which the client has given it up.
     left: Cell<Option<ResetCode>>,
-    #[expect(dead_code, reason = "held for its drop")]
     slot: StreamSlot,
+}
+
+impl InUse {
+    fn wire(&self) -> &Rc<Wire> {
+        match self {
+            Self::Alone { slot, .. } | Self::Open(slot) => &slot.0.wire,
+            Self::Both(upload) => &upload.slot.0.wire,
+        }
+    }
 }
 
 impl Drop for InUse {
     fn drop(&mut self) {
         let Some(code) = Leaving::code() else { return };
         match self {
-            Self::Alone { stream, .. } => stream.send_reset(code.into()),
+            Self::Alone { stream, .. } => stream.reset(code),
             Self::Both(upload) => upload.left.set(Some(code)),
             Self::Open(_) => {}
         }
@@ -158,6 +166,9 @@ pub enum ExchangeError {
     /// The request cannot be said in HTTP/2. The connection is as good as before.
     #[error("not sent: {0}")]
     Unsendable(#[source] h2::Error),
+    /// The peer sends interim answers without an end.
+    #[error("too many interim answers")]
+    TooManyInterim,
     /// The client's request body broke off.
     #[error("request body: {0}")]
     RequestBody(#[source] BodyError),
@@ -218,7 +229,8 @@ impl Http2Client {
         if let Ok(ended) = tokio::time::timeout(SETTINGS_PATIENCE, settings).await {
             ended?;
         }
-        let state = Rc::new(State::default());
+        let most = usize::try_from(limits.max_concurrent_streams).unwrap_or(usize::MAX);
+        let state = Rc::new(State { most, ..State::default() });
         let root = Rc::new(Root {
             send: RefCell::new(send),
             state: Rc::clone(&state),
@@ -243,7 +255,7 @@ impl Http2Client {
         !self.0.state.closed.get()
     }
 
-    /// How many streams the peer takes at once.
+    /// How many streams may be open at once.
     pub fn limit(&self) -> usize {
         self.0.state.limit.get()
     }
@@ -299,19 +311,21 @@ impl StreamSlot {
             return self.send_now(request)?.head(interim).await;
         }
         let (response, stream) = self.send(request, false)?;
-        let mut upload = Uploading::start(body, stream, first, &self.0.wire)?;
+        let stream = SendHalf::new(stream, &self.0.wire);
+        let mut upload = Uploading::start(body, stream, first)?;
         let response = await_head(response, interim, &mut upload).await?;
-        Ok(with_body(response, |recv| match upload.take() {
-            Sending::Nothing => Body::from_stream(recv).keeping(InUse::Open(self)),
-            Sending::Done(stream) => Body::from_stream(recv).keeping(InUse::Alone { stream, slot: self }),
+        let in_use = match upload.take() {
+            Sending::Nothing => InUse::Open(self),
+            Sending::Done(stream) => InUse::Alone { stream, slot: self },
             Sending::Body(pump) => {
                 let (keep, cancelled) = oneshot::channel();
                 // To the peer, the stream is there until both directions have ended.
                 let upload = Rc::new(Upload { left: Cell::default(), slot: self });
                 tokio::task::spawn_local(finish_upload(pump, cancelled, Rc::clone(&upload)));
-                Body::from_stream_with_upload(recv, keep).keeping(InUse::Both(upload))
+                return Ok(with_body(response, InUse::Both(upload)).map(|body| body.uploading(keep)));
             }
-        }))
+        };
+        Ok(with_body(response, in_use))
     }
 
     /// Sends a request without a body at once.
@@ -320,6 +334,7 @@ impl StreamSlot {
     /// See [`ExchangeError`].
     pub fn send_now(self, request: Request<()>) -> Result<Sent, ExchangeError> {
         let (response, stream) = self.send(request, true)?;
+        let stream = Ended::with_head(stream);
         Ok(Sent { response, in_use: InUse::Alone { stream, slot: self } })
     }
 
@@ -332,16 +347,18 @@ impl StreamSlot {
         request: Request<()>,
         accepted: impl FnOnce(StatusCode, &HeaderMap) -> bool,
     ) -> Result<Opened, ExchangeError> {
-        let (response, mut stream) = self.send(request, false)?;
-        let response = response.await.map_err(ExchangeError::from_response)?;
+        let (response, stream) = self.send(request, false)?;
+        let mut stream = SendHalf::new(stream, &self.0.wire);
+        let response = final_head(response, &Interim::Nowhere).await?;
         let in_use = InUse::Open(self);
         if accepted(response.status(), response.headers()) {
             let (head, recv) = response.into_parts();
+            let recv = RecvHalf::new(recv, in_use.wire());
             Ok(Opened::Stream(Response::from_parts(head, ()), StreamIo::new(stream, recv).keeping(in_use)))
         } else {
             // The answer is an ordinary one, and the request has no body.
-            let _ = stream.send_data(Bytes::new(), true);
-            Ok(Opened::Answer(with_body(response, |recv| Body::from_stream(recv).keeping(in_use))))
+            let _ = stream.end();
+            Ok(Opened::Answer(with_body(response, in_use)))
         }
     }
 
@@ -382,21 +399,16 @@ impl Sent {
     /// # Errors
     /// See [`ExchangeError`].
     pub async fn head(self, interim: &Interim<'_>) -> Result<Response<Body>, ExchangeError> {
-        let Self { mut response, in_use } = self;
-        let head = poll_fn(|cx| {
-            poll_interim(&mut response, interim, cx);
-            Pin::new(&mut response).poll(cx)
-        })
-        .await
-        .map_err(ExchangeError::from_response)?;
-        Ok(with_body(head, |recv| Body::from_stream(recv).keeping(in_use)))
+        let Self { response, in_use } = self;
+        let head = final_head(response, interim).await?;
+        Ok(with_body(head, in_use))
     }
 }
 
 /// An answer with its body, whose length the head may tell.
-fn with_body(response: Response<RecvStream>, body: impl FnOnce(RecvStream) -> Body) -> Response<Body> {
+fn with_body(response: Response<RecvStream>, in_use: InUse) -> Response<Body> {
     let (head, recv) = response.into_parts();
-    let body = body(recv).declared(&head.headers);
+    let body = Body::received(recv, in_use.wire()).keeping(in_use).declared(&head.headers);
     Response::from_parts(head, body)
 }
 
@@ -405,20 +417,15 @@ struct Uploading(Sending);
 
 enum Sending {
     Body(Pump<Body>),
-    Done(SendStream<Bytes>),
+    Done(Ended),
     Nothing,
 }
 
 impl Uploading {
-    fn start(
-        body: Body,
-        stream: SendStream<Bytes>,
-        first: First,
-        wire: &Rc<Wire>,
-    ) -> Result<Self, ExchangeError> {
-        match Pump::new(body, stream, first, wire, Side::Request) {
+    fn start(body: Body, stream: SendHalf, first: First) -> Result<Self, ExchangeError> {
+        match Pump::new(body, stream, first, Side::Request) {
             (pump, None) => Ok(Self(Sending::Body(pump))),
-            (pump, Some(Ok(()))) => Ok(Self(Sending::Done(pump.into_stream()))),
+            (pump, Some(Ok(()))) => Ok(Self(Sending::Done(pump.ended()))),
             (_, Some(Err(error))) => Err(ExchangeError::RequestBody(error)),
         }
     }
@@ -429,7 +436,7 @@ impl Uploading {
 
     fn done(&mut self) {
         if let Sending::Body(pump) = self.take() {
-            self.0 = Sending::Done(pump.into_stream());
+            self.0 = Sending::Done(pump.ended());
         }
     }
 }
@@ -439,7 +446,7 @@ impl Drop for Uploading {
         let Some(code) = Leaving::code() else { return };
         match &mut self.0 {
             Sending::Body(pump) => pump.cancel(code),
-            Sending::Done(stream) => stream.send_reset(code.into()),
+            Sending::Done(stream) => stream.reset(code),
             Sending::Nothing => {}
         }
     }
@@ -451,8 +458,9 @@ async fn await_head(
     interim: &Interim<'_>,
     upload: &mut Uploading,
 ) -> Result<Response<RecvStream>, ExchangeError> {
+    let mut left = InterimLeft::default();
     poll_fn(|cx| {
-        poll_interim(&mut response, interim, cx);
+        poll_interim(&mut response, interim, &mut left, cx)?;
         if let Poll::Ready(head) = Pin::new(&mut response).poll(cx) {
             return Poll::Ready(head.map_err(ExchangeError::from_response));
         }
@@ -470,10 +478,30 @@ async fn await_head(
     .await
 }
 
-fn poll_interim(response: &mut ResponseFuture, interim: &Interim<'_>, cx: &mut Context<'_>) {
+/// Waits for the response head of a request that is sent, passing 1xx on.
+async fn final_head(
+    mut response: ResponseFuture,
+    interim: &Interim<'_>,
+) -> Result<Response<RecvStream>, ExchangeError> {
+    let mut left = InterimLeft::default();
+    poll_fn(|cx| {
+        poll_interim(&mut response, interim, &mut left, cx)?;
+        Pin::new(&mut response).poll(cx).map_err(ExchangeError::from_response)
+    })
+    .await
+}
+
+fn poll_interim(
+    response: &mut ResponseFuture,
+    interim: &Interim<'_>,
+    left: &mut InterimLeft,
+    cx: &mut Context<'_>,
+) -> Result<(), ExchangeError> {
     while let Poll::Ready(Some(Ok(head))) = response.poll_informational(cx) {
+        left.take().map_err(|TooManyInterim| ExchangeError::TooManyInterim)?;
         interim.send(head);
     }
+    Ok(())
 }
 
 /// Sends the rest of a request body after the answer has begun, unless the answer is given up before its end.

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::Http2Limits;
+use crate::recv::Inbox;
 use crate::ticker::Ticker;
 
 /// The client's part of the preface, before its first frame (RFC 9113 section 3.4).
@@ -30,7 +31,7 @@ const HEADS_A_TURN: u32 = 64;
 const FRAMES_A_TURN: u32 = 512;
 const OCTETS_A_TURN: usize = 1 << 20;
 
-/// What may wait in `h2` for a peer that does not read, before bodies are no longer asked for more.
+/// What may wait in `h2` to be written, before bodies are no longer asked for more.
 const QUEUED_MOST: usize = 1 << 20;
 /// What may be held outside of `h2` for streams whose peer has given no window, all streams of a connection together,
 /// before their bodies are no longer asked for more.
@@ -42,6 +43,7 @@ pub(crate) struct Wire {
     /// Frames that carry nothing, a second.
     most_control: u32,
     write_stall: Option<Duration>,
+    pause: Option<Duration>,
     flooded: Cell<bool>,
     calming: Cell<bool>,
     /// Counts turns.
@@ -54,11 +56,13 @@ pub(crate) struct Wire {
     written: Cell<u64>,
     /// DATA frames given to `h2`.
     sent: Cell<u64>,
-    /// Octets of bodies given to `h2` since all of its frames had left.
+    /// Octets of bodies and interim heads given to `h2` since all of its frames had left.
     queued: Cell<usize>,
     held: Cell<usize>,
     /// Who waits for frames to leave.
     waiting: RefCell<Vec<Waker>>,
+    /// The receiving halves of its streams.
+    pub(crate) inbox: Inbox,
 }
 
 impl Wire {
@@ -66,6 +70,7 @@ impl Wire {
         Rc::new(Self {
             most_control: limits.max_control_frames,
             write_stall: limits.write_stall,
+            pause: limits.pause,
             flooded: Cell::default(),
             calming: Cell::default(),
             turn: Cell::default(),
@@ -76,12 +81,18 @@ impl Wire {
             queued: Cell::default(),
             held: Cell::default(),
             waiting: RefCell::default(),
+            inbox: Inbox::default(),
         })
     }
 
     /// How long a write may make no progress.
     pub(crate) fn write_stall(&self) -> Option<Duration> {
         self.write_stall
+    }
+
+    /// How long a client may send nothing in the middle of a body.
+    pub(crate) fn pause(&self) -> Option<Duration> {
+        self.pause
     }
 
     /// Whether the peer has sent more frames that carry nothing than it may. Nothing is read any more then.
@@ -111,13 +122,20 @@ impl Wire {
         self.queued.set(self.queued.get() + octets);
     }
 
+    /// A head was given to `h2`, which has no window.
+    pub(crate) fn queue_head(&self, octets: usize) {
+        self.queued.set(self.queued.get() + octets);
+    }
+
     /// Frames that the peer may have had reason to send so far.
     fn earned(&self) -> u64 {
         self.sent.get() * EARNED_BY_DATA + self.written.get() / OCTETS_PER_EARNED
     }
 
-    fn is_full(&self) -> bool {
-        self.blocked.get() && self.queued.get() >= QUEUED_MOST
+    /// Whether so much waits to be written that nothing should be added.
+    pub(crate) fn is_full(&self) -> bool {
+        // Not only where a write waits: many streams may give out much before the connection has its turn to write.
+        self.queued.get() >= QUEUED_MOST
     }
 
     /// Whether bodies should be asked for nothing before there is a way for it.

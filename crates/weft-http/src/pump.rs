@@ -2,17 +2,14 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
-use h2::{Reason, SendStream};
+use h2::Reason;
 use http::{HeaderMap, HeaderValue, Response};
 use http_body::{Body as HttpBody, Frame};
-use tokio::time::{Instant, Sleep};
 
-use crate::frames::Wire;
+use crate::send::{Ended, SendHalf, Sent};
 use crate::{BodyError, ErrorCode, ResetCode, is_grpc};
 
 /// A body and the stream it goes to. Dropping it before [`Pump::poll`] is ready leaves the stream without an end; h2
@@ -20,24 +17,9 @@ use crate::{BodyError, ErrorCode, ResetCode, is_grpc};
 #[derive(Debug)]
 pub(crate) struct Pump<B> {
     body: B,
-    stream: SendStream<Bytes>,
-    held: Held,
-    stall: Stalled,
+    stream: SendHalf,
     /// Whether the body is that of an answer.
     side: Side,
-}
-
-/// What the window had no room for.
-#[derive(Debug)]
-struct Held {
-    chunk: Bytes,
-    wire: Rc<Wire>,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        self.wire.release(self.chunk.len());
-    }
 }
 
 /// Which way a body goes.
@@ -57,43 +39,17 @@ impl Side {
     }
 }
 
-/// Notices that the peer has given no window for a while. The timer is not touched by progress; when it fires it looks.
-#[derive(Debug, Default)]
-struct Stalled {
-    limit: Option<Duration>,
-    timer: Option<Pin<Box<Sleep>>>,
-    progressed: bool,
-}
-
-impl Stalled {
-    /// Ready when there was no progress for the limit's time.
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some(limit) = self.limit else { return Poll::Pending };
-        if self.timer.is_none() {
-            self.progressed = false;
-        }
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            if !std::mem::take(&mut self.progressed) {
-                return Poll::Ready(());
-            }
-            timer.as_mut().reset(Instant::now() + limit);
-        }
-    }
-}
-
 /// Tells the peer that a body has broken off: by the code that came, by what gRPC says of a server that is gone, or by a
 /// code of our own.
-pub(crate) fn break_off(stream: &mut SendStream<Bytes>, side: Side, error: &BodyError) {
+pub(crate) fn break_off(stream: &mut SendHalf, side: Side, error: &BodyError) {
     let code = match (ResetCode::of(error), side) {
         (Some(code), _) => code,
         (None, Side::Request) => ResetCode::CANCEL,
         (None, _) if matches!(error, BodyError::TimedOut) => ResetCode::CANCEL,
-        (None, Side::GrpcAnswer) if stream.send_trailers(unavailable()).is_ok() => return,
+        (None, Side::GrpcAnswer) if stream.end_with(unavailable()).is_ok() => return,
         (None, Side::Answer | Side::GrpcAnswer) => ResetCode::INTERNAL_ERROR,
     };
-    stream.send_reset(code.into());
+    stream.reset(code);
 }
 
 /// How a gRPC answer ends whose server is gone: as a client that had the connection to it would say itself.
@@ -135,14 +91,11 @@ where
     /// A pump with the first frame in it. Ready frames are on their way to the stream when this returns.
     pub(crate) fn new(
         body: B,
-        stream: SendStream<Bytes>,
+        stream: SendHalf,
         first: First,
-        wire: &Rc<Wire>,
         side: Side,
     ) -> (Self, Option<Result<(), BodyError>>) {
-        let stall = Stalled { limit: wire.write_stall(), ..Stalled::default() };
-        let held = Held { chunk: Bytes::new(), wire: Rc::clone(wire) };
-        let mut pump = Self { body, stream, held, stall, side };
+        let mut pump = Self { body, stream, side };
         let done = first.and_then(|frame| pump.take(frame));
         (pump, done)
     }
@@ -151,16 +104,17 @@ where
     /// fails, in which case the stream is reset with the body's reason.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
         loop {
-            if !self.held.chunk.is_empty() {
-                match self.poll_send_chunk(cx) {
-                    Poll::Ready(Ok(true)) => return Poll::Ready(Ok(())),
-                    Poll::Ready(Ok(false)) => {}
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            if self.stream.holds() {
+                match self.stream.poll_held(self.body.is_end_stream(), cx) {
+                    Poll::Ready(Some(Ok(()))) if self.stream.holds() || !self.body.is_end_stream() => {}
+                    // The end, or the stream is closed for sending: the peer has all it wants.
+                    Poll::Ready(Some(Ok(())) | None) => return Poll::Ready(Ok(())),
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.into())),
                     Poll::Pending => return self.poll_blocked(cx),
                 }
                 continue;
             }
-            if self.poll_room(cx).is_pending() {
+            if self.stream.poll_wanted(cx).is_pending() {
                 return self.poll_blocked(cx);
             }
             match Pin::new(&mut self.body).poll_frame(cx) {
@@ -174,22 +128,11 @@ where
                     return Poll::Ready(Err(error));
                 }
                 Poll::Ready(None) => {
-                    return Poll::Ready(self.stream.send_data(Bytes::new(), true).map_err(BodyError::from));
+                    return Poll::Ready(self.stream.end().map_err(BodyError::from));
                 }
                 Poll::Pending => return self.poll_reset(cx),
             }
         }
-    }
-
-    /// Pending where the body has to wait: for what others have sent to leave, or for window where too much is held.
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        ready!(self.held.wire.poll_room(cx));
-        if !self.held.wire.holds_much() || self.stream.capacity() > 0 {
-            return Poll::Ready(());
-        }
-        self.stream.reserve_capacity(1);
-        // An error shows again when something is sent.
-        self.stream.poll_capacity(cx).map(drop)
     }
 
     /// The peer takes nothing now.
@@ -197,70 +140,40 @@ where
         if let Poll::Ready(done) = self.poll_reset(cx) {
             return Poll::Ready(done);
         }
-        ready!(self.stall.poll(cx));
-        self.stream.send_reset(Reason::CANCEL);
+        ready!(self.stream.poll_stalled(cx));
         Poll::Ready(Err(BodyError::TimedOut))
     }
 
     /// Resets the stream because nobody wants the exchange any more.
     pub(crate) fn cancel(&mut self, code: ResetCode) {
-        self.stream.send_reset(code.into());
+        self.stream.reset(code);
     }
 
     /// The stream, for which there is nothing more to send.
-    pub(crate) fn into_stream(self) -> SendStream<Bytes> {
-        self.stream
+    pub(crate) fn ended(self) -> Ended {
+        self.stream.ended()
     }
 
     /// Takes one frame of the body; trailers and a last chunk that fits the window end it.
     fn take(&mut self, frame: Frame<Bytes>) -> Option<Result<(), BodyError>> {
         match frame.into_data() {
             Ok(data) => {
-                if self.body.is_end_stream() && data.is_empty() {
-                    return Some(self.stream.send_data(data, true).map_err(BodyError::from));
+                let last = self.body.is_end_stream();
+                if last && data.is_empty() {
+                    return Some(self.stream.end().map_err(BodyError::from));
                 }
-                self.stream.reserve_capacity(data.len());
-                if self.stream.capacity() >= data.len() && !data.is_empty() {
-                    let last = self.body.is_end_stream();
-                    let sent = self.send(data, last);
-                    return (last || sent.is_err()).then_some(sent);
+                match self.stream.send_or_hold(data, last) {
+                    Ok(Sent::Held) => None,
+                    Ok(Sent::All) => last.then_some(Ok(())),
+                    Err(error) => Some(Err(error.into())),
                 }
-                self.held.wire.hold(data.len());
-                self.held.chunk = data;
-                None
             }
             Err(frame) => match frame.into_trailers() {
-                Ok(trailers) => Some(self.stream.send_trailers(trailers).map_err(BodyError::from)),
+                Ok(trailers) => Some(self.stream.end_with(trailers).map_err(BodyError::from)),
                 // Neither data nor trailers: a frame kind that does not exist today carries nothing we could send.
                 Err(_) => None,
             },
         }
-    }
-
-    /// Sends as much of the chunk as the window allows; true when that was the end of the body.
-    fn poll_send_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, BodyError>> {
-        let mut room = self.stream.capacity();
-        if room == 0 {
-            self.stream.reserve_capacity(self.held.chunk.len());
-            room = match self.stream.poll_capacity(cx) {
-                Poll::Ready(Some(Ok(room))) => room,
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error.into())),
-                // The stream is closed for sending: the peer has all it wants.
-                Poll::Ready(None) => return Poll::Ready(Ok(true)),
-                Poll::Pending => return Poll::Pending,
-            };
-        }
-        let piece = self.held.chunk.split_to(room.min(self.held.chunk.len()));
-        self.held.wire.release(piece.len());
-        self.stall.progressed = true;
-        let last = self.held.chunk.is_empty() && self.body.is_end_stream();
-        self.send(piece, last)?;
-        Poll::Ready(Ok(last))
-    }
-
-    fn send(&mut self, data: Bytes, last: bool) -> Result<(), BodyError> {
-        self.held.wire.queue(data.len());
-        Ok(self.stream.send_data(data, last)?)
     }
 
     fn poll_reset(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BodyError>> {

@@ -11,17 +11,23 @@ use bytes::Bytes;
 use futures_util::stream::{FuturesUnordered, Stream};
 use h2::server::SendResponse;
 use h2::{Reason, RecvStream};
-use http::{Method, Request, Version};
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, Method, Request, Response, Version};
 use http_body::Body as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use weft_core::Drain;
 
 use crate::frames::{Frames, Stall, Wire};
 use crate::pump::{Pump, Side, break_off, first_frame};
+use crate::recv::{LOOKS, RecvHalf, Watch};
 use crate::reset::Leaving;
+use crate::send::SendHalf;
 use crate::ticker::Ticker;
 use crate::wire::WEFT_UPGRADE;
-use crate::{Abort, Answer, Body, Handler, Http2Limits, Interim, ResetCode, StreamIo, UpgradeIo};
+use crate::{
+    Abort, Answer, Body, BodyError, ErrorCode, Handler, Http2Limits, Interim, InterimSink, Refusal,
+    ResetCode, StreamIo, UpgradeIo, is_grpc,
+};
 
 /// Bytes that the future of a stream may have. It is moved and allocated whole for every request, so what is rare or large
 /// in it is boxed.
@@ -103,6 +109,7 @@ where
     let mut connection = connection?;
     let heads = Heads::new(limits.head_budget);
     let mut stall = Stall::new(&wire);
+    let mut looks = limits.pause.map(|pause| Ticker::new(pause / LOOKS));
     let mut streams = FuturesUnordered::new();
     let mut draining = std::pin::pin!(async move { drain.draining().await });
     let mut drained = false;
@@ -145,6 +152,13 @@ where
         if stall.poll(&wire, cx) {
             tracing::debug!("HTTP/2 peer does not read");
             return Poll::Ready(Ok(()));
+        }
+        if let Some(ticker) = &mut looks
+            && !wire.inbox.is_empty()
+        {
+            while ticker.poll_tick(cx).is_ready() {
+                wire.inbox.look();
+            }
         }
         if end.poll(&mut connection, streams.is_empty(), handler.is_valid(), cx) {
             return Poll::Ready(Ok(()));
@@ -285,12 +299,26 @@ impl End {
     }
 }
 
-/// A request with its body, whose length the head may tell. (Not in the future of a stream: that would have room for both.)
-fn with_body(request: Request<RecvStream>) -> Request<Body> {
+/// A request with its body, whose length the head may tell, and who looks after its pauses. (Not in the future of a stream: that
+/// would have room for both.)
+fn with_body(request: Request<RecvStream>, wire: &Rc<Wire>) -> (Request<Body>, Option<Watch>) {
     debug_assert_eq!(request.version(), Version::HTTP_2, "what is of HTTP/1 counts as clean");
     let (head, recv) = request.into_parts();
-    let body = Body::from_stream(recv).declared(&head.headers);
-    Request::from_parts(head, body)
+    let body = Body::received(recv, wire).declared(&head.headers);
+    let watch = wire.pause().and_then(|_| body.watch());
+    if let Some(watch) = watch
+        && !goes_both_ways(&head.headers)
+    {
+        wire.inbox.limit(watch, true);
+    }
+    (Request::from_parts(head, body), watch)
+}
+
+/// Whether a call's client may wait for the server's word before it says more, and the server answers with its first message
+/// only: gRPC, and the calls of Connect that stream (<https://connectrpc.com/docs/protocol>).
+fn goes_both_ways(headers: &HeaderMap) -> bool {
+    is_grpc(headers)
+        || headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/connect+"))
 }
 
 /// One request from its head to the end of its answer.
@@ -305,20 +333,29 @@ async fn serve_stream<H: Handler>(
         // Boxed: every stream would have its room.
         return Box::pin(serve_upgrade(handler, request, respond, in_use, wire)).await;
     }
-    let request = with_body(request);
-    let Some((Answer { response, .. }, mut respond)) = answer(&*handler, request, respond).await else {
-        return;
-    };
+    let (request, watch) = with_body(request, &wire);
+    let answered = answer(&*handler, request, respond, &wire, watch).await;
+    let Some((Answer { response, .. }, respond)) = answered else { return };
     drop(in_use);
+    // Until the answer has ended, both may be silent as long as they like.
+    let _talking = watch.map(|watch| wire.inbox.talking(watch));
+    send_answer(response, respond, &wire).await;
+}
+
+/// Sends an answer to its end.
+async fn send_answer<B>(response: Response<B>, mut respond: SendResponse<Bytes>, wire: &Rc<Wire>)
+where
+    B: http_body::Body<Data = Bytes, Error = BodyError> + Unpin,
+{
     let (head, mut body) = response.into_parts();
-    let head = http::Response::from_parts(head, ());
+    let head = Response::from_parts(head, ());
     let first = if wire.is_strained() { Ok(None) } else { first_frame(&mut body).await };
     let first = match first {
         Ok(first) => first,
         Err(error) => {
             let side = Side::answer(&head);
-            if let Ok(mut stream) = respond.send_response(head, false) {
-                break_off(&mut stream, side, &error);
+            if let Ok(stream) = respond.send_response(head, false) {
+                break_off(&mut SendHalf::new(stream, wire), side, &error);
             }
             return;
         }
@@ -330,7 +367,7 @@ async fn serve_stream<H: Handler>(
     }
     let side = Side::answer(&head);
     let Ok(stream) = respond.send_response(head, false) else { return };
-    if let (mut pump, None) = Pump::new(body, stream, first, &wire, side)
+    if let (mut pump, None) = Pump::new(body, SendHalf::new(stream, wire), first, side)
         && let Err(error) = poll_fn(|cx| pump.poll(cx)).await
     {
         // The client's code, if it was the client: what the body itself said has ended it already.
@@ -349,53 +386,101 @@ async fn serve_upgrade<H: Handler>(
 ) {
     let (head, recv) = request.into_parts();
     let request = Request::from_parts(head, Body::Empty);
-    let Some((Answer { response, upgrade }, mut respond)) = answer(&*handler, request, respond).await else {
+    let Some((Answer { response, upgrade }, mut respond)) =
+        answer(&*handler, request, respond, &wire, None).await
+    else {
         return;
     };
     drop(in_use);
     let (head, body) = response.into_parts();
     let ended = upgrade.is_none() && body.is_end_stream();
-    let Ok(stream) = respond.send_response(http::Response::from_parts(head, ()), ended) else { return };
+    let Ok(stream) = respond.send_response(Response::from_parts(head, ()), ended) else { return };
     if let Some(task) = upgrade {
-        task(UpgradeIo::Http2(StreamIo::new(stream, recv))).await;
-    } else if !ended && let (mut pump, None) = Pump::new(body, stream, None, &wire, Side::Answer) {
+        let io = StreamIo::new(SendHalf::new(stream, &wire), RecvHalf::new(recv, &wire));
+        task(UpgradeIo::Http2(io)).await;
+    } else if !ended
+        && let (mut pump, None) = Pump::new(body, SendHalf::new(stream, &wire), None, Side::Answer)
+    {
         let _ = poll_fn(|cx| pump.poll(cx)).await;
     }
 }
 
-/// Calls the handler; a reset by the client drops the call. `None` means that the stream has ended.
+/// How a call came to its end.
+enum Called<B> {
+    Answered(Result<Answer<B>, Abort>),
+    /// The client has reset the stream.
+    Left(Result<Reason, h2::Error>),
+    /// The client has paused for too long.
+    Late,
+}
+
+/// The way back to the client of one request.
+struct Respond<'a> {
+    stream: RefCell<SendResponse<Bytes>>,
+    wire: &'a Wire,
+}
+
+impl InterimSink for Respond<'_> {
+    fn send(&self, head: Response<()>) {
+        if self.wire.is_full() {
+            return;
+        }
+        let fields = head.headers().iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD);
+        self.wire.queue_head(FIELD + fields.sum::<usize>());
+        // Failure means the stream is gone, which the final response will find out.
+        let _ = self.stream.borrow_mut().send_informational(head);
+    }
+}
+
+/// Calls the handler; a reset by the client drops the call, and so does a pause that is too long. `None` means that the stream
+/// has ended.
 async fn answer<H: Handler>(
     handler: &H,
     request: Request<Body>,
     respond: SendResponse<Bytes>,
+    wire: &Wire,
+    watch: Option<Watch>,
 ) -> Option<(Answer<H::Body>, SendResponse<Bytes>)> {
-    let respond = RefCell::new(respond);
+    let respond = Respond { stream: RefCell::new(respond), wire };
     let mut leaving = None;
-    let result = {
+    let called = {
         let mut call = std::pin::pin!(handler.call(request, Interim::Http2(&respond)));
-        let result = poll_fn(|cx| {
-            if let Poll::Ready(result) = call.as_mut().poll(cx) {
-                return Poll::Ready(Ok(result));
+        let called = poll_fn(|cx| {
+            // Before whoever reads the body is told.
+            if watch.is_some_and(|watch| wire.inbox.is_given_up(watch)) {
+                return Poll::Ready(Called::Late);
             }
-            respond.borrow_mut().poll_reset(cx).map(Err)
+            if let Poll::Ready(result) = call.as_mut().poll(cx) {
+                return Poll::Ready(Called::Answered(result));
+            }
+            respond.stream.borrow_mut().poll_reset(cx).map(Called::Left)
         })
         .await;
-        if let Err(reset) = &result {
+        if let Called::Left(reset) = &called {
             leaving = Some(Leaving::by(reset.as_ref().ok().map(|reason| ResetCode::from(*reason))));
         }
-        result
+        called
     };
     drop(leaving);
-    match result {
-        Ok(Ok(answer)) => Some((answer, respond.into_inner())),
-        Ok(Err(Abort(code))) => {
-            respond.into_inner().send_reset(code.into());
-            None
+    let mut respond = respond.stream.into_inner();
+    match called {
+        Called::Answered(Ok(answer)) => return Some((answer, respond)),
+        Called::Answered(Err(Abort(code))) => respond.send_reset(code.into()),
+        Called::Left(_) => respond.send_reset(Reason::CANCEL),
+        Called::Late => {
+            handler.refused(ErrorCode::RequestTimeout);
+            refuse(respond, ErrorCode::RequestTimeout);
         }
-        Err(_) => {
-            respond.into_inner().send_reset(Reason::CANCEL);
-            None
-        }
+    }
+    None
+}
+
+/// Answers in the handler's place.
+fn refuse(mut respond: SendResponse<Bytes>, code: ErrorCode) {
+    let (head, body) = Refusal { code, grpc: false }.response().into_parts();
+    if let Ok(mut stream) = respond.send_response(Response::from_parts(head, ()), false) {
+        let text = if let Body::Full(text) = body { text } else { Bytes::new() };
+        let _ = stream.send_data(text, true);
     }
 }
 

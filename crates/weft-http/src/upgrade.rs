@@ -5,29 +5,42 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use h2::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::BodyError;
 use crate::client2::InUse;
 use crate::h1::Rest;
+use crate::recv::RecvHalf;
+use crate::send::SendHalf;
 
 /// An HTTP/2 stream as bytes. Dropping it before its end resets the stream.
+///
+/// What is written waits until the peer gives window and the connection has room, and never in a buffer of its own. A write
+/// that makes no progress for [`Http2Limits::write_stall`](crate::Http2Limits::write_stall) resets the stream and fails with
+/// [`io::ErrorKind::TimedOut`].
 #[derive(Debug)]
 pub struct StreamIo {
-    send: SendStream<Bytes>,
-    recv: RecvStream,
+    send: SendHalf,
+    recv: RecvHalf,
     unread: Bytes,
     _in_use: Option<InUse>,
 }
 
 impl StreamIo {
-    pub(crate) fn new(send: SendStream<Bytes>, recv: RecvStream) -> Self {
+    pub(crate) fn new(send: SendHalf, recv: RecvHalf) -> Self {
         Self { send, recv, unread: Bytes::new(), _in_use: None }
     }
 
     pub(crate) fn keeping(mut self, in_use: InUse) -> Self {
         self._in_use = Some(in_use);
         self
+    }
+}
+
+fn unread(error: BodyError) -> io::Error {
+    match error {
+        BodyError::Http2(error) => broken(error),
+        other => io::Error::new(io::ErrorKind::TimedOut, other),
     }
 }
 
@@ -48,14 +61,13 @@ impl AsyncRead for StreamIo {
         while self.unread.is_empty() {
             match ready!(self.recv.poll_data(cx)) {
                 Some(Ok(data)) => self.unread = data,
-                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
+                Some(Err(error)) => return Poll::Ready(Err(unread(error))),
                 None => return Poll::Ready(Ok(())),
             }
         }
         let taken = self.unread.len().min(buf.remaining());
         buf.put_slice(&self.unread[..taken]);
         self.unread.advance(taken);
-        self.recv.flow_control().release_capacity(taken).map_err(broken)?;
         Poll::Ready(Ok(()))
     }
 }
@@ -65,17 +77,24 @@ impl AsyncWrite for StreamIo {
         if buf.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        let mut room = self.send.capacity();
-        if room == 0 {
-            self.send.reserve_capacity(buf.len());
-            room = match ready!(self.send.poll_capacity(cx)) {
-                Some(Ok(room)) => room,
-                Some(Err(error)) => return Poll::Ready(Err(broken(error))),
-                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-            };
-        }
+        let room = match self.send.poll_room(cx) {
+            Poll::Ready(()) => self.send.poll_window(buf.len(), cx),
+            Poll::Pending => Poll::Pending,
+        };
+        let room = match room {
+            Poll::Ready(Some(Ok(room))) => room,
+            Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(broken(error))),
+            Poll::Ready(None) => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+            Poll::Pending => {
+                if let Poll::Ready(reset) = self.send.poll_reset(cx) {
+                    return Poll::Ready(Err(broken(reset.map_or_else(|error| error, h2::Error::from))));
+                }
+                ready!(self.send.poll_stalled(cx));
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes nothing")));
+            }
+        };
         let taken = room.min(buf.len());
-        self.send.send_data(Bytes::copy_from_slice(&buf[..taken]), false).map_err(broken)?;
+        self.send.send(Bytes::copy_from_slice(&buf[..taken]), false).map_err(broken)?;
         Poll::Ready(Ok(taken))
     }
 
@@ -85,7 +104,7 @@ impl AsyncWrite for StreamIo {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(self.send.send_data(Bytes::new(), true).map_err(broken))
+        Poll::Ready(self.send.end().map_err(broken))
     }
 }
 

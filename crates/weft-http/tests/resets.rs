@@ -170,3 +170,35 @@ async fn a_draining_servers_calls_go_on_and_those_it_did_not_see_may_go_elsewher
     server.send(&Frame::new(kind::HEADERS, END_HEADERS | END_STREAM, 1, &[0x88]));
     assert_eq!(first.await.expect("an answer").status(), 200);
 }
+
+#[tokio::test(start_paused = true, flavor = "local")]
+async fn interim_answers_have_an_end() {
+    let interim = |stream| Frame::new(kind::HEADERS, END_HEADERS, stream, b"\x08\x03103");
+    let client = || async {
+        let (near, far) = tokio::io::duplex(1 << 16);
+        let server = Server::start(far, 100);
+        (Http2Client::handshake(near, &Http2Limits::default(), ()).await.expect("a handshake"), server)
+    };
+    // With a body, without one, and one that asks for an upgrade.
+    for way in 0..3 {
+        let (client, server) = client().await;
+        let slot = client.slot().expect("a place");
+        let call = tokio::task::spawn_local(async move {
+            match way {
+                0 => slot.exchange(get(), Body::Full("x".into()), &Interim::Nowhere).await.map(drop),
+                1 => slot.send_now(get()).unwrap().head(&Interim::Nowhere).await.map(drop),
+                _ => slot.open(get(), |_, _| true).await.map(drop),
+            }
+        });
+        settle().await;
+        for _ in 0..1000 {
+            server.send(&interim(1));
+        }
+        settle().await;
+        assert!(!call.is_finished(), "so many may be of use");
+        server.send(&interim(1));
+        settle().await;
+        assert!(matches!(call.await.unwrap(), Err(ExchangeError::TooManyInterim)));
+        assert_eq!(reset_of(&server, 1), Some(u32::from(Reason::CANCEL)));
+    }
+}

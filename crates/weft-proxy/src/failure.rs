@@ -50,6 +50,7 @@ impl From<ExchangeError> for Failure {
                 (ErrorCode::UpstreamRefused, Some(ResetCode::REFUSED_STREAM), Effect::None)
             }
             ExchangeError::Connection(_) => (ErrorCode::UpstreamClosed, None, Effect::Unknown),
+            ExchangeError::TooManyInterim => (ErrorCode::UpstreamProtocol, None, Effect::Ended),
             ExchangeError::RequestBody(_) | ExchangeError::Unsendable(_) => {
                 (ErrorCode::BadRequest, None, Effect::Ended)
             }
@@ -64,7 +65,7 @@ impl From<Http1Error<DialError>> for Failure {
             Http1Error::Connect(error) => error.into(),
             Http1Error::Exchange(Http1Fault::Malformed(_)) => ErrorCode::UpstreamProtocol.into(),
             Http1Error::Exchange(_) => ErrorCode::UpstreamClosed.into(),
-            Http1Error::RequestBody(BodyError::Http1(Http1Fault::Stalled)) => {
+            Http1Error::RequestBody(BodyError::Http1(Http1Fault::Stalled) | BodyError::Paused) => {
                 ErrorCode::RequestTimeout.into()
             }
             Http1Error::RequestBody(_) => ErrorCode::BadRequest.into(),

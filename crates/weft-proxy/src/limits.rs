@@ -43,6 +43,7 @@ impl Limits {
             max_control_frames: config.limits.http2.max_control_frames,
             head_budget: config.limits.http2.head_budget,
             write_stall: timeouts.write_stall,
+            pause: timeouts.body_pause,
             idle: timeouts.idle,
             ..Http2Limits::default()
         };
@@ -54,7 +55,7 @@ impl Limits {
             http1_pool: Http1Limits { idle: timeouts.pool_idle, ..http1 },
             // No PING to applications: servers of gRPC take more than one in five minutes for an attack. Keepalive finds
             // one that is gone.
-            http2_app: Http2Limits { idle: timeouts.pool_idle, max_error_resets: None, ..http2 },
+            http2_app: Http2Limits { idle: timeouts.pool_idle, max_error_resets: None, ..http2.for_many() },
             http2_pool: Http2Limits {
                 idle: timeouts.pool_idle,
                 ping: timeouts.ping.map(|every| (every, timeouts.ping_timeout)),
@@ -72,6 +73,8 @@ fn of_link(limits: &Http2Limits, max_headers: usize) -> Http2Limits {
     let fields = u32::try_from(max_headers).unwrap_or(u32::MAX).saturating_mul(32);
     const CALLERS: u32 = 16;
     Http2Limits {
+        // The caller's own proxy has looked, and knows what was asked.
+        pause: None,
         // How many requests one turn of the connection may bring bounds them.
         max_pending_resets: usize::MAX,
         max_error_resets: None,
@@ -80,6 +83,6 @@ fn of_link(limits: &Http2Limits, max_headers: usize) -> Http2Limits {
         // be too much for the next.
         max_header_bytes: limits.max_header_bytes.saturating_add(fields).saturating_add(ADDED),
         head_budget: limits.head_budget.saturating_mul(CALLERS as usize),
-        ..*limits
+        ..limits.for_many()
     }
 }

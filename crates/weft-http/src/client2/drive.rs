@@ -43,6 +43,7 @@ where
         NOT_SAID => STREAMS_WITHOUT_SETTINGS,
         said => said,
     };
+    let limit = limit.min(state.most);
     let grown = limit > state.limit.replace(limit);
     let ended = !state.closed.get() && root.has_ended();
     if ended {

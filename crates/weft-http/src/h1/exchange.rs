@@ -21,6 +21,7 @@ use super::parse::{self, AnswerHead, Upgrade};
 use super::pool::{Http1Pool, Keep, Lease, Meeting};
 use super::table::Framing;
 use super::{Http1Fault, Login, NameCase};
+use crate::handler::{InterimLeft, TooManyInterim};
 use crate::judge::switches_to;
 use crate::{Body, BodyError, Interim};
 
@@ -45,6 +46,7 @@ pub(crate) struct Exchange {
     begun: bool,
     /// The buffer has bytes that were not looked at.
     unseen: bool,
+    interim_left: InterimLeft,
 }
 
 /// Why an exchange brought no answer.
@@ -81,7 +83,15 @@ impl Exchange {
             (Request::from_parts(parts, ()), body)
         };
         let upload = Upload::begin(&mut slot.conn.borrow_mut(), &request, body);
-        Self { slot: Some(slot), pool, request, upload, begun: false, unseen: false }
+        Self {
+            slot: Some(slot),
+            pool,
+            request,
+            upload,
+            begun: false,
+            unseen: false,
+            interim_left: InterimLeft::default(),
+        }
     }
 
     /// Sends, and waits for the answer's head.
@@ -137,6 +147,7 @@ impl Exchange {
                 return Ok(Some(head));
             }
             drop(conn);
+            self.interim_left.take().map_err(|TooManyInterim| "too many interim answers")?;
             interim.send(head.response);
         }
         Ok(None)

@@ -434,7 +434,7 @@ struct Sink<'a> {
 const MOST_INTERIM: usize = 64 * 1024;
 
 impl InterimSink for Sink<'_> {
-    fn send(&self, head: &Response<()>) {
+    fn send(&self, head: Response<()>) {
         let mut conn = self.conn.borrow_mut();
         let out = conn.output.flat();
         if self.old || out.len() > MOST_INTERIM || head.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -443,7 +443,7 @@ impl InterimSink for Sink<'_> {
         if head.status() == StatusCode::CONTINUE {
             self.continued.set(true);
         }
-        heads::interim(out, head);
+        heads::interim(out, &head);
     }
 }
 

@@ -425,3 +425,26 @@ async fn a_takeover_leaves_the_pool_for_good() {
         .await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn interim_answers_have_an_end() {
+    let hints = "HTTP/1.1 103 Early Hints\r\n\r\n";
+    local(async {
+        // As many as a patient server may have a use for.
+        let scene = Scene::new();
+        let (_io, answered) = scene.exchange(0, &format!("{}{OK}", hints.repeat(1000))).await;
+        assert_eq!(text(answered).await, "ok");
+        let scene = Scene::new();
+        let sent = scene.send(get("/"));
+        let mut io = scene.application.side(0).await;
+        heard(&mut io).await;
+        while io.write_all(hints.as_bytes()).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        let Err(Http1Error::Exchange(Http1Fault::Malformed(what))) = sent.await.unwrap() else {
+            panic!("an answer")
+        };
+        assert_eq!((what, scene.pool.idle()), ("too many interim answers", 0));
+    })
+    .await;
+}

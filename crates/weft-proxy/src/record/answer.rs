@@ -68,9 +68,10 @@ impl http_body::Body for Observed {
                 if let Some(record) = self.record.take() {
                     record.broken(match error {
                         BodyError::TimedOut => ErrorCode::UpstreamTimeout,
-                        BodyError::Http1(_) | BodyError::Http2(_) | BodyError::SentAgain => {
-                            ErrorCode::UpstreamReset
-                        }
+                        BodyError::Http1(_)
+                        | BodyError::Http2(_)
+                        | BodyError::Paused
+                        | BodyError::SentAgain => ErrorCode::UpstreamReset,
                     });
                 }
             }
