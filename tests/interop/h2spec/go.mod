@@ -1,9 +1,12 @@
-// h2spec, which asks an HTTP/2 server odd things: a tool of this module, so that go.sum pins what it is made of.
+// h2spec, which asks HTTP/2 servers odd things and gives clients odd answers: tools of this module, so that go.sum pins what it is made of.
 module weft.dev/tests/interop/h2spec
 
 go 1.26.0
 
-tool github.com/summerwind/h2spec/cmd/h2spec
+tool (
+	github.com/summerwind/h2spec/cmd/h2spec
+	github.com/summerwind/h2spec/cmd/h2specd
+)
 
 require (
 	github.com/fatih/color v1.19.0 // indirect

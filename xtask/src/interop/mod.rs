@@ -7,12 +7,14 @@
 mod connect;
 mod grpc;
 mod h2spec;
+mod h2specd;
 mod outcome;
 mod programs;
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::process::{ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -22,8 +24,8 @@ use crate::bench::peers::{Pair, Peer as _, Weft};
 use crate::bench::topology::{Bed, Core};
 use crate::bench::{self, open_keys, open_to_all};
 use crate::cargo::{self, Profile};
-use crate::{process, setup};
-use outcome::{ACCEPTED, Judgement, Outcome};
+use crate::{go, process, setup};
+use outcome::{ACCEPTED, Judgement, Outcome, Reasons};
 use programs::Programs;
 
 const TASK: &str = "cargo xtask interop";
@@ -51,8 +53,10 @@ pub(crate) struct Options {
 /// A suite, in one of its modes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub(crate) enum Suite {
-    /// Frames of HTTP/2.
+    /// Frames of HTTP/2: odd ones for a server.
     H2spec,
+    /// Frames of HTTP/2: odd ones for a client.
+    H2specd,
     /// gRPC's interop cases.
     Grpc,
     /// Connect, gRPC and gRPC-Web: odd requests.
@@ -63,12 +67,14 @@ pub(crate) enum Suite {
 
 impl Suite {
     /// All, in the order of the output.
-    pub(crate) const ALL: [Self; 4] = [Self::H2spec, Self::Grpc, Self::ConnectServer, Self::ConnectClient];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::H2spec, Self::H2specd, Self::Grpc, Self::ConnectServer, Self::ConnectClient];
 
     /// Its name in the output, in the file of accepted differences and on the command line.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::H2spec => "h2spec",
+            Self::H2specd => "h2specd",
             Self::Grpc => "grpc",
             Self::ConnectServer => "connect-server",
             Self::ConnectClient => "connect-client",
@@ -78,6 +84,7 @@ impl Suite {
     fn run(self, run: &Run<'_>) -> Result<Outcome> {
         match self {
             Self::H2spec => h2spec::run(run),
+            Self::H2specd => h2specd::run(run),
             Self::Grpc => grpc::run(run),
             Self::ConnectServer => connect::run(run, Side::Client),
             Self::ConnectClient => connect::run(run, Side::Server),
@@ -125,27 +132,45 @@ impl Run<'_> {
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let suites = if options.suite.is_empty() { Suite::ALL.to_vec() } else { options.suite.clone() };
     let accepted = outcome::accepted()?;
+    // Before anything is installed or built for nothing.
+    go::go(programs::TASK)?;
     bench::ground(TASK, setup::INTEROP)?;
     let programs: Vec<Programs> = suites.iter().copied().map(Programs::ensure).collect::<Result<_>>()?;
     let weft = weft_binary(options)?;
-    let temporary = bench::scratch()?;
-    let scratch = match &options.keep {
-        Some(directory) => {
-            fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
-            directory.canonicalize()?
-        }
-        None => temporary.path().to_owned(),
-    };
-    let ground = Ground::make(&scratch, &weft)?;
+    let scratch = bench::scratch()?;
+    let holds = all(scratch.path(), &weft, &suites, &programs, &accepted);
+    if let Some(directory) = &options.keep {
+        keep(scratch.path(), directory)?;
+    }
+    Ok(if holds? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Runs and compares the suites; whether all is as it should be.
+fn all(
+    scratch: &Path,
+    weft: &Path,
+    suites: &[Suite],
+    programs: &[Programs],
+    accepted: &BTreeMap<String, Reasons>,
+) -> Result<bool> {
+    let mut ground = Ground::make(scratch, weft)?;
     let mut holds = true;
-    for (suite, programs) in suites.into_iter().zip(&programs) {
-        let [direct, through] = ground.both(suite, programs)?;
-        let judged =
-            Judgement::new(&direct, &through, accepted.get(suite.name()).unwrap_or(&outcome::Reasons::new()));
-        report(suite, &direct, &through, &judged);
+    let none = Reasons::new();
+    for (suite, programs) in suites.iter().zip(programs) {
+        let [direct, through] = ground.both(*suite, programs)?;
+        let judged = Judgement::new(&direct, &through, accepted.get(suite.name()).unwrap_or(&none));
+        report(*suite, &direct, &through, &judged);
         holds &= judged.holds();
     }
-    Ok(if holds { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(holds)
+}
+
+/// Copies what the beds were left with.
+fn keep(scratch: &Path, directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    let beds = BEDS.iter().map(|bed| scratch.join(bed)).filter(|bed| bed.exists());
+    process::capture(Command::new("cp").arg("-r").args(beds).arg(directory))?;
+    Ok(())
 }
 
 fn weft_binary(options: &Options) -> Result<PathBuf> {
@@ -157,11 +182,14 @@ fn weft_binary(options: &Options) -> Result<PathBuf> {
     cargo::binary(Profile::Debug, "weft")
 }
 
+/// The beds' directories.
+const BEDS: [&str; 2] = ["direct", "weft"];
+
 /// Two beds, of which one has a pair of sidecars.
 struct Ground {
     plain: Bed,
     mesh: Bed,
-    _pair: Pair,
+    pair: Pair,
 }
 
 impl Ground {
@@ -173,13 +201,13 @@ impl Ground {
         open_to_all(&copy)?;
         let certificates = Certificates::make(scratch)?;
         open_keys(&certificates)?;
-        let plain = Bed::new(scratch.join("direct"))?;
-        let mesh = Bed::new(scratch.join("weft"))?;
+        let [plain, mesh] = BEDS.map(|name| Bed::new(scratch.join(name)));
+        let (plain, mesh) = (plain?, mesh?);
         for bed in [&plain, &mesh] {
             open_to_all(&bed.scratch)?;
         }
-        let _pair = Weft::new(copy).without_traces().start(&mesh, &certificates)?;
-        Ok(Self { plain, mesh, _pair })
+        let pair = Weft::new(copy).without_traces().start(&mesh, &certificates)?;
+        Ok(Self { plain, mesh, pair })
     }
 
     /// How many requests have come to the server's side by mutual TLS.
@@ -193,7 +221,7 @@ impl Ground {
     }
 
     /// Runs a suite directly and through the pair.
-    fn both(&self, suite: Suite, programs: &Programs) -> Result<[Outcome; 2]> {
+    fn both(&mut self, suite: Suite, programs: &Programs) -> Result<[Outcome; 2]> {
         let one = |bed, way: &str| {
             eprint!("{} {way} ... ", suite.name());
             let begun = Instant::now();
@@ -212,6 +240,7 @@ impl Ground {
         let direct = one(&self.plain, "directly")?;
         let before = self.carried()?;
         let through = one(&self.mesh, "through Weft")?;
+        self.pair.check()?;
         let carried = self.carried()? - before;
         eprintln!("{} {carried} requests came by mutual TLS", suite.name());
         // A pair that is walked past would pass everything. Hardly a case is without a request.
@@ -252,6 +281,6 @@ fn report(suite: Suite, direct: &Outcome, through: &Outcome, judged: &Judgement)
         println!("  FAULT: {direct} cases were run directly, {through} through Weft");
     }
     for case in &judged.stale {
-        println!("  STALE: {case} does not differ any more, and is in {ACCEPTED}");
+        println!("  STALE: {case} passes through Weft, and is in {ACCEPTED}");
     }
 }
