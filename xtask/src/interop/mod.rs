@@ -220,6 +220,23 @@ impl Ground {
         Ok(page.lines().filter(mutual).filter_map(value).sum())
     }
 
+    /// A build with assertions goes on after a panic, without the connection that had it.
+    fn no_panic(&self) -> Result<()> {
+        for side in [Side::Client, Side::Server] {
+            let log = self.mesh.scratch.join(format!("weft-{}.log", side.name()));
+            let text = fs::read(&log).with_context(|| format!("cannot read {}", log.display()))?;
+            let text = String::from_utf8_lossy(&text);
+            let said = panic_in(&text);
+            anyhow::ensure!(
+                said.is_empty(),
+                "the {}'s sidecar had a panic:\n{}",
+                side.name(),
+                said.join("\n")
+            );
+        }
+        Ok(())
+    }
+
     /// Runs a suite directly and through the pair.
     fn both(&mut self, suite: Suite, programs: &Programs) -> Result<[Outcome; 2]> {
         let one = |bed, way: &str| {
@@ -241,6 +258,7 @@ impl Ground {
         let before = self.carried()?;
         let through = one(&self.mesh, "through Weft")?;
         self.pair.check()?;
+        self.no_panic()?;
         let carried = self.carried()? - before;
         eprintln!("{} {carried} requests came by mutual TLS", suite.name());
         // A pair that is walked past would pass everything. Hardly a case is without a request.
@@ -251,6 +269,12 @@ impl Ground {
         );
         Ok([direct, through])
     }
+}
+
+/// What a log has of a panic.
+fn panic_in(log: &str) -> Vec<&str> {
+    let begins = |line: &str| line.starts_with("thread '") && line.contains(" panicked at ");
+    log.lines().skip_while(|line| !begins(line)).take(12).collect()
 }
 
 /// One line for the suite, and what is to be said of its cases.
@@ -282,5 +306,18 @@ fn report(suite: Suite, direct: &Outcome, through: &Outcome, judged: &Judgement)
     }
     for case in &judged.stale {
         println!("  STALE: {case} passes through Weft, and is in {ACCEPTED}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_seen_in_a_log() {
+        let line = |log| panic_in(log).first().copied().unwrap_or_default();
+        assert!(line("{}\n\nthread 'worker-0' (7) panicked at src/a.rs:1:2:\nodd\n").contains("worker-0"));
+        assert!(line("thread 'worker-0' panicked at src/a.rs:1:2:\nodd\n").contains("worker-0"));
+        assert_eq!(line("{\"path\":\"/ panicked at \"}\n"), "");
     }
 }
