@@ -1,6 +1,6 @@
 //! Logins that belong to a connection: curl's NTLM, and a server that knows its users by their connections.
 
-use std::net::{Ipv6Addr, TcpListener};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener};
 
 use anyhow::{Context, Result};
 use base64::Engine as _;
@@ -91,12 +91,16 @@ fn serve(pod: &Pod) -> Result<(oneshot::Sender<()>, Task<()>)> {
 }
 
 /// What curl says of requests over one connection, with these arguments: content and status of each.
-fn curl(client: &Pod, login: &[&str], requests: usize) -> Result<String> {
-    let url = format!("http://{APP}:{PORT}/");
+fn curl(client: &Pod, url: &str, login: &[&str], requests: usize) -> Result<String> {
     let mut args = vec!["curl", "-sS", "--max-time", "15", "-w", "%{http_code} "];
     args.extend_from_slice(login);
-    args.extend(std::iter::repeat_n(url.as_str(), requests));
+    args.extend(std::iter::repeat_n(url, requests));
     Ok(client.exec(&args)?.ok()?.stdout)
+}
+
+/// The server, through the mesh.
+fn url() -> String {
+    format!("http://{APP}:{PORT}/")
 }
 
 #[test]
@@ -105,13 +109,15 @@ fn each_client_logs_in_on_a_connection_of_its_own() {
         let (client, server) = pods(mesh, &[PORT])?;
         let (until, serving) = serve(&server)?;
         let logins: [&[&str]; 2] = [&["--ntlm", "-u", "anna:x"], &["--anyauth", "-u", "bert:x"]];
-        let hold = |client: &Pod| -> Result<Vec<String>> {
-            logins.iter().map(|login| curl(client, login, 3)).collect()
+        let hold = |client: &Pod, url: &str| -> Result<Vec<String>> {
+            logins.iter().map(|login| curl(client, url, login, 3)).collect()
         };
-        let direct = hold(&client)?;
+        let addresses = server.addresses();
+        let address = addresses.first().context("an address")?;
+        let direct = hold(&client, &format!("http://{}/", SocketAddr::new(*address, PORT)))?;
         assert_eq!(direct, ["anna\n200 anna\n200 anna\n200 ", "bert\n200 bert\n200 bert\n200 "]);
         let pair = Pair::meshed(mesh, client, server)?;
-        assert_eq!(hold(&pair.client)?, direct, "through two sidecars");
+        assert_eq!(hold(&pair.client, &url())?, direct, "through two sidecars");
 
         // Others meet nobody's login, while a client that has one goes on using it.
         let status = async |wire: &mut Wire| -> Result<String> {
@@ -127,7 +133,7 @@ fn each_client_logs_in_on_a_connection_of_its_own() {
                 .map(|user| {
                     let pair = &pair;
                     scope.spawn(move || -> Result<()> {
-                        let said = curl(&pair.client, &["--ntlm", "-u", &format!("{user}:x")], 20)?;
+                        let said = curl(&pair.client, &url(), &["--ntlm", "-u", &format!("{user}:x")], 20)?;
                         assert_eq!(said, format!("{user}\n200 ").repeat(20));
                         Ok(())
                     })
@@ -160,7 +166,7 @@ fn a_login_stays_at_one_of_many_endpoints() {
             sidecars.push(mesh.sidecar(server)?.start()?);
         }
         for user in ["anna", "bert", "carl"] {
-            let said = curl(&client, &["--ntlm", "-u", &format!("{user}:x")], 20)?;
+            let said = curl(&client, &url(), &["--ntlm", "-u", &format!("{user}:x")], 20)?;
             assert_eq!(said, format!("{user}\n200 ").repeat(20));
         }
         serving.into_iter().try_for_each(|(until, serving)| {
