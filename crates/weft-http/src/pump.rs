@@ -42,22 +42,27 @@ impl Side {
 /// Tells the peer that a body has broken off: by the code that came, by what gRPC says of a server that is gone, or by a
 /// code of our own.
 pub(crate) fn break_off(stream: &mut SendHalf, side: Side, error: &BodyError) {
+    let timed_out = matches!(error, BodyError::TimedOut);
     let code = match (ResetCode::of(error), side) {
         (Some(code), _) => code,
+        (None, Side::GrpcAnswer) if stream.end_with(grpc_end(timed_out)).is_ok() => return,
         (None, Side::Request) => ResetCode::CANCEL,
-        (None, _) if matches!(error, BodyError::TimedOut) => ResetCode::CANCEL,
-        (None, Side::GrpcAnswer) if stream.end_with(unavailable()).is_ok() => return,
+        (None, _) if timed_out => ResetCode::CANCEL,
         (None, Side::Answer | Side::GrpcAnswer) => ResetCode::INTERNAL_ERROR,
     };
     stream.reset(code);
 }
 
-/// How a gRPC answer ends whose server is gone: as a client that had the connection to it would say itself.
-fn unavailable() -> HeaderMap {
+/// How a gRPC answer ends whose server is gone, as a client that had the connection to it would say itself, or whose time was
+/// over before its end, as a client that had the deadline would.
+fn grpc_end(timed_out: bool) -> HeaderMap {
+    let (code, why) = if timed_out {
+        (ErrorCode::UpstreamTimeout, "the time of the request was over before the end of its answer")
+    } else {
+        (ErrorCode::UpstreamClosed, "the upstream closed the connection before the end of its answer")
+    };
     let mut trailers = HeaderMap::with_capacity(2);
-    let code = ErrorCode::UpstreamClosed;
     trailers.insert("grpc-status", HeaderValue::from_static(code.grpc_status()));
-    let why = "the upstream closed the connection before the end of its answer";
     trailers.insert("grpc-message", HeaderValue::from_static(why));
     trailers
 }

@@ -10,8 +10,8 @@ use http::{HeaderMap, Request, Response};
 use peer::{END_HEADERS, END_STREAM, Frame, Server, get, kind, settle};
 use weft_core::Drain;
 use weft_http::{
-    Abort, Answer, Body, ErrorCode, ExchangeError, Handler, Http2Client, Http2Limits, Interim, Refusal,
-    ResetCode, serve_http2,
+    Abort, Answer, Body, BodyError, ErrorCode, ExchangeError, Handler, Http2Client, Http2Limits, Interim,
+    Refusal, ResetCode, serve_http2,
 };
 
 /// Passes requests on to a server of the test, as a proxy does.
@@ -201,4 +201,61 @@ async fn interim_answers_have_an_end() {
         assert!(matches!(call.await.unwrap(), Err(ExchangeError::TooManyInterim)));
         assert_eq!(reset_of(&server, 1), Some(u32::from(Reason::CANCEL)));
     }
+}
+
+/// Begins an answer whose time is over then.
+struct Overdue;
+
+/// One chunk, and the end of its time.
+struct Cut(Option<&'static str>);
+
+impl http_body::Body for Cut {
+    type Data = bytes::Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, BodyError>>> {
+        std::task::Poll::Ready(Some(match self.0.take() {
+            Some(data) => Ok(http_body::Frame::data(data.into())),
+            None => Err(BodyError::TimedOut),
+        }))
+    }
+}
+
+impl Handler for Overdue {
+    type Body = Cut;
+
+    fn is_link(&self) -> bool {
+        false
+    }
+
+    async fn call(&self, request: Request<Body>, _: Interim<'_>) -> Result<Answer<Cut>, Abort> {
+        let mut response = Response::new(Cut(Some("word")));
+        if let Some(kind) = request.headers().get("content-type") {
+            response.headers_mut().insert("content-type", kind.clone());
+        }
+        Ok(response.into())
+    }
+}
+
+#[tokio::test(start_paused = true, flavor = "local")]
+async fn an_answer_whose_time_is_over_says_so_to_grpc() {
+    let (near, far) = tokio::io::duplex(1 << 16);
+    tokio::task::spawn_local(async move {
+        serve_http2(far, Rc::new(Overdue), &Http2Limits::default(), Drain::never()).await
+    });
+    let (mut send, connection) = h2::client::handshake(near).await.expect("a handshake");
+    tokio::task::spawn_local(connection);
+    let grpc = Request::post("http://a/").header("content-type", "application/grpc").body(()).unwrap();
+    let (response, _) = send.send_request(grpc, true).unwrap();
+    let trailers = end_of(response.await.expect("an answer").into_body()).await.expect("an end");
+    assert_eq!(trailers.expect("trailers")["grpc-status"], "4");
+    let (response, _) = send.send_request(get(), true).unwrap();
+    let error = match response.await {
+        Ok(answer) => end_of(answer.into_body()).await.expect_err("no end"),
+        Err(error) => error,
+    };
+    assert_eq!(error.reason(), Some(Reason::CANCEL));
 }
