@@ -225,7 +225,7 @@ impl StreamBody {
             }
         }
         match ready!(self.half.poll_trailers(cx)) {
-            Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+            Some(Err(error)) => Poll::Ready(Some(Err(error))),
             Some(Ok(trailers)) => {
                 self.finish();
                 Poll::Ready(Some(Ok(Frame::trailers(trailers))))

@@ -196,7 +196,7 @@ async fn slow_readers_over_http_1() {
         let (mut io, far) = tokio::io::duplex(1 << 16);
         let app = Rc::new(App { answers: true, interim: 0 });
         tokio::task::spawn_local(async move {
-            serve_http1(far, app, &Http1Limits::default(), Drain::never()).await
+            serve_http1(far, |_| (), app, &Http1Limits::default(), Drain::never()).await
         });
         // The rest of them wait in the system, not here.
         for _ in 0..100 {
