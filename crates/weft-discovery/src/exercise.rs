@@ -24,9 +24,8 @@ impl Judge for Mesh {
 
     fn standing(&self, name: &DnsName) -> Standing {
         let labels: Vec<&str> = name.labels().collect();
-        let (service, namespace) = match labels[..] {
-            [service, namespace, "m"] | [_, service, namespace, "m"] => (service, namespace),
-            _ => return Standing::Outside,
+        let ([service, namespace, "m"] | [_, service, namespace, "m"]) = labels[..] else {
+            return Standing::Outside;
         };
         let mode = if service == "s" { MtlsMode::Permissive } else { MtlsMode::Strict };
         namespace.parse().map_or(Standing::Outside, |namespace| Standing::Inside { mode, namespace })
