@@ -52,8 +52,8 @@ pub(crate) struct Inbound {
 pub(crate) enum OnItsWay {
     /// Over an idle connection: the usual case.
     Http1(Sending),
-    /// Over an open HTTP/2 connection.
-    Http2(Sent),
+    /// Over an open HTTP/2 connection. (Apart from the future of the request, as the other.)
+    Http2(Box<Sent>),
 }
 
 impl Inbound {
@@ -154,7 +154,7 @@ impl Side for Inbound {
         let pools = &self.application.pools;
         if version == Version::HTTP_2 {
             return match pools.open_now(request) {
-                Ok(Ok(sent)) => Start::Sent(OnItsWay::Http2(sent)),
+                Ok(Ok(sent)) => Start::Sent(OnItsWay::Http2(Box::new(sent))),
                 Ok(Err(failure)) => Start::Failed(failure),
                 Err(request) => Start::Waits(*request),
             };

@@ -38,13 +38,10 @@ enum Way {
     Plain(Rc<PlainPeer>),
 }
 
-/// A request that is on its way, and what it may still need.
+/// A request that is on its way, and what it may still need. (Apart from the future of the request, which would have room
+/// for it in each of its steps.)
 pub(crate) struct Pending {
     sent: Sent,
-    rest: Box<Rest>,
-}
-
-struct Rest {
     links: Rc<EndpointLinks>,
     spare: Spare,
 }
@@ -296,7 +293,7 @@ async fn open(
 
 impl Side for Outbound {
     const DIRECTION: Direction = Direction::Outbound;
-    type Sent = Pending;
+    type Sent = Box<Pending>;
     type Waiting = Attempt;
 
     fn is_link(&self) -> bool {
@@ -334,7 +331,7 @@ impl Side for Outbound {
         request: Request<Body>,
         version: Version,
         record: &mut RequestRecord,
-    ) -> Start<Pending, Attempt> {
+    ) -> Start<Box<Pending>, Attempt> {
         let cluster = self.cluster();
         if !request.body().is_end_stream() {
             let (head, body) = request.into_parts();
@@ -353,7 +350,7 @@ impl Side for Outbound {
         let spare = Spare::head(&request, cluster.ways.retries.connect_attempts > 1);
         Serving { cluster, picked, record: &mut *record }.over_link(&link, version);
         match slot.send_now(request) {
-            Ok(sent) => Start::Sent(Pending { sent, rest: Box::new(Rest { links, spare }) }),
+            Ok(sent) => Start::Sent(Box::new(Pending { sent, links, spare })),
             Err(error) => match spare.again(error.into(), cluster, &links, record) {
                 Ok(again) => Start::Waits(Attempt::after(again, &links)),
                 Err(failure) => Start::Failed(failure),
@@ -363,16 +360,15 @@ impl Side for Outbound {
 
     async fn finish(
         &self,
-        pending: Pending,
+        pending: Box<Pending>,
         interim: &Interim<'_>,
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Failure> {
-        let Pending { sent, rest } = pending;
+        let Pending { sent, links, spare } = *pending;
         let answer = sent.head(interim).await.map_err(Failure::from).and_then(|mut response| {
             wire::clean_answer(&mut response)?;
             Ok(response)
         });
-        let Rest { links, spare } = *rest;
         match self.judge_answer(answer, spare, &links, record) {
             ControlFlow::Break(done) => done,
             ControlFlow::Continue(again) => {
