@@ -30,8 +30,8 @@ use crate::{
 };
 
 /// Bytes that the future of a stream may have. It is moved and allocated whole for every request, so what is rare or large
-/// in it is boxed.
-const STREAM_ROOM: usize = 2048;
+/// in it is boxed. Two thirds of it are the head of a request in each of the two forms that it has, and the call.
+const STREAM_ROOM: usize = 2304;
 
 /// How often a connection takes requests and writes answers before others of the worker have their turn.
 const ROUNDS: u32 = 4;
