@@ -141,11 +141,16 @@ impl Refusal {
     }
 }
 
+/// Why the mesh has answered, where it says so.
+pub fn told(headers: &HeaderMap) -> Option<ErrorCode> {
+    let code = headers.get(WEFT_ERROR)?.as_bytes();
+    ErrorCode::ALL.iter().find(|told| told.as_str().as_bytes() == code).copied()
+}
+
 /// Whether an answer that came over a mesh link is the peer's own word that its application gave none: it took no
 /// connection, so that it never saw the request, or it closed the connection, and nobody knows how far it came.
 pub fn unanswered(headers: &HeaderMap) -> Option<ErrorCode> {
-    let code = headers.get(WEFT_ERROR)?.as_bytes();
-    let told = ErrorCode::ALL.iter().find(|told| told.as_str().as_bytes() == code).copied()?;
+    let told = told(headers)?;
     (told.is_connect() || told == ErrorCode::UpstreamClosed).then_some(told)
 }
 

@@ -37,12 +37,12 @@ pub mod wire;
 pub use body::{Body, BodyError};
 pub use client2::{ExchangeError, Http2Client, Opened, Sent, StreamSlot};
 pub use credit::{Http2Pool, Lease};
-pub use error::{ErrorCode, Refusal, WEFT_ERROR, is_grpc, unanswered};
+pub use error::{ErrorCode, Refusal, WEFT_ERROR, is_grpc, told, unanswered};
 #[doc(hidden)]
 pub use h1::testing;
 pub use h1::{
-    Ended, Http1Error, Http1Fault, Http1Pool, IncomingBody, NameCase, Opened as Http1Opened, RawTarget,
-    Reason, Rest, Sending, Unanswered, serve_http1,
+    Connected as Http1Connected, Ended, Http1Error, Http1Fault, Http1Pool, IncomingBody, NameCase,
+    Opened as Http1Opened, RawTarget, Reason, Rest, Sending, Unanswered, serve_http1,
 };
 pub use handler::{Abort, Answer, Handler, Interim, InterimSink, UpgradeTask};
 pub use limits::{HalfClose, Http1Limits, Http2Limits};

@@ -117,6 +117,15 @@ pub enum UpgradeIo {
     Http2(StreamIo),
 }
 
+impl UpgradeIo {
+    /// Has its end be a reset, because what it carries broke off. A stream that has not ended is reset in any case.
+    pub fn reset_on_close(&self) {
+        if let Self::Http1(rest) = self {
+            rest.reset_on_close();
+        }
+    }
+}
+
 macro_rules! each {
     ($self:ident, $io:ident => $call:expr) => {
         match $self.get_mut() {

@@ -23,8 +23,8 @@ pub(crate) struct Destination {
     pub(crate) server: (Arc<str>, u16),
     pub(crate) spoken: Cell<Spoken>,
     pub(crate) cluster: Rc<Cluster>,
-    /// Whether it is in the mesh now. What has left it is no destination of new connections; open ones go on by the last
-    /// rule: what was mutual TLS does not become plaintext without a word.
+    /// Whether it is in the mesh now. What has left it is no destination of new connections, which pass through; the requests
+    /// of open ones go in plaintext as well, from the next on.
     in_mesh: Cell<bool>,
     /// A connection has asked for it since the last sweep.
     used: Cell<bool>,
@@ -49,6 +49,11 @@ impl Destination {
         Some(rule.mode.towards(endpoint.ip()))
     }
 
+    /// Whether the configuration has it in the mesh.
+    pub(crate) fn is_in_mesh(&self) -> bool {
+        self.in_mesh.get()
+    }
+
     /// A destination for tests: a cluster, and nothing that follows a configuration.
     #[cfg(test)]
     pub(crate) fn of_cluster(cluster: &Rc<Cluster>) -> Rc<Self> {
@@ -67,13 +72,13 @@ impl Destination {
     fn follow(&self, shared: &Shared, snapshot: &Snapshot) {
         let rule = rule(snapshot, &self.target);
         self.in_mesh.set(rule.is_some());
-        if let Some(rule) = rule {
-            let service = match &self.target {
-                Target::Service(key) => Some(shared.service(key, self.dialed)),
-                Target::Addr(_) => None,
-            };
-            self.cluster.follow(rule, service);
-        }
+        let rule =
+            rule.unwrap_or_else(|| MeshRule { mode: MtlsMode::Disable.into(), peer: self.cluster.peer() });
+        let service = match &self.target {
+            Target::Service(key) => Some(shared.service(key, self.dialed)),
+            Target::Addr(_) => None,
+        };
+        self.cluster.follow(rule, service);
     }
 }
 

@@ -120,7 +120,7 @@ impl<D: Dial> Pools<D> {
             wire::strip_internal(response.headers_mut());
             return Ok(response);
         }
-        let dial = async || self.dial_counted(&self.http1_connections).await;
+        let dial = async || self.dial_http1().await;
         let mut response = self.http1.send(request, interim, dial).await?;
         wire::response_to_link(&mut response);
         Ok(response)
@@ -147,7 +147,7 @@ impl<D: Dial> Pools<D> {
             wire::restore_upgrade(&mut request, protocol);
         }
         *request.body_mut() = Body::Empty;
-        let dial = async || self.dial_counted(&self.http1_connections).await;
+        let dial = async || self.dial_http1().await;
         let mut response = match self.http1.open(request, interim, dial).await? {
             Http1Opened::Answer(response) => response.map(Behind::Body),
             Http1Opened::Switched(head, rest) => head.map(|()| Behind::Tunnel(UpgradeIo::Http1(rest))),
@@ -163,6 +163,12 @@ impl<D: Dial> Pools<D> {
     ) -> Result<(TcpStream, OpenConnection), DialError> {
         let io = self.dial.dial().await?;
         Ok((io, OpenConnection::new(counts)))
+    }
+
+    /// The same for HTTP/1, with the way to reset it.
+    async fn dial_http1(&self) -> Result<(TcpStream, OpenConnection, fn(&TcpStream)), DialError> {
+        let (io, guard) = self.dial_counted(&self.http1_connections).await?;
+        Ok((io, guard, weft_net::reset_on_drop as fn(&TcpStream)))
     }
 
     async fn http2(self: &Rc<Self>) -> Result<Lease<Http2Client>, DialError> {

@@ -1,7 +1,7 @@
 //! Answers, ordinary and odd.
 
 use weft_testbed::scripted::{
-    Framing, Message, Script, answer, close, drip, finish, head, rest, say, until, wait, whole,
+    Framing, Message, Script, answer, close, drip, finish, gone, head, reset, rest, say, until, wait, whole,
 };
 
 use crate::case::{
@@ -217,6 +217,16 @@ fn interim_table() -> Vec<Case> {
         )
         .documented("An HTTP/1.0 client gets no 1xx", answers_only),
         case("101", vec![say(&upgrade), head(), say("ping"), rest()], once(tunnel.clone())),
+        case(
+            "101, and the server resets",
+            vec![say(&upgrade), head(), say("ping"), rest()],
+            once(vec![whole(), say(switched), until("ping"), say("half of a po"), wait(50), reset()]),
+        ),
+        case(
+            "101, and the client resets",
+            vec![say(&upgrade), head(), say("half of a pi"), wait(50), reset()],
+            once(vec![whole(), say(switched), gone()]),
+        ),
         case("101 and bytes at once", vec![say(format!("{upgrade}ping")), rest()], once(tunnel)),
         case(
             "101 with Content-Length: 0",

@@ -152,7 +152,8 @@ fn unfold(view: &mut View) {
 /// Its answers say by themselves whether they are whole; for HTTP/1.0 only the connection's end may say it.
 fn reset(view: &mut View) {
     let new = view.asked.iter().all(|request| request.start.ends_with("HTTP/1.1"));
-    if new && !view.answers.is_empty() && view.ending == Ending::Reset {
+    let upgraded = view.answers.iter().any(|answer| answer.start.contains(" 101 "));
+    if new && !upgraded && !view.answers.is_empty() && view.ending == Ending::Reset {
         view.ending = Ending::Closed;
     }
 }

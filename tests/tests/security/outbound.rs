@@ -254,6 +254,39 @@ fn a_service_moves_in_pod_by_pod() {
     });
 }
 
+/// A service that leaves the mesh, and comes back: connections of the application that are open follow, request by request.
+#[test]
+fn open_connections_follow_a_service_out_of_the_mesh_and_back() {
+    story("moving-out", |mesh| {
+        let web = mesh.pod("web.shop").start()?;
+        let orders = mesh.pod("orders.shop").start()?;
+        orders.app(8080)?;
+        mesh.dns().set(Service::virtual_ip("orders.shop").port(80, 8080).on(&[&orders]))?;
+        let server =
+            mesh.sidecar(&orders)?.config(|yaml| yaml["inbound"]["mode"] = "permissive".into()).start()?;
+        let mut client = mesh.sidecar(&web)?.start()?;
+        let load = web.load("http://orders.shop/").rate(100).start()?;
+        let (in_plaintext, meshed) = ([("tls", "none")], [("tls", "mutual")]);
+        let more_of = |labels: &[(&str, &str)]| -> Result<()> {
+            let count = || -> Result<f64> {
+                Ok(server.metrics()?.sum("http_server_request_duration_seconds_count", labels))
+            };
+            let before = count()?;
+            eventually("requests to change", SOON, || Ok((count()? > before + 50.0).then_some(())))
+        };
+        more_of(&meshed)?;
+        client.reconfigure(|yaml| {
+            yaml["mesh"]["exceptions"] = serde_json::json!(["orders.shop.svc.cluster.local"])
+        })?;
+        more_of(&in_plaintext)?;
+        client.reconfigure(|yaml| yaml["mesh"]["exceptions"] = serde_json::json!([]))?;
+        more_of(&meshed)?;
+        load.wait_for(300)?;
+        load.stop()?.all_ok(200)?;
+        Ok(())
+    });
+}
+
 #[test]
 fn an_endpoint_that_is_known_to_have_a_sidecar_gets_no_plaintext() {
     story("known-endpoint", |mesh| {

@@ -358,6 +358,13 @@ impl Rest {
     }
 }
 
+impl Rest {
+    /// Has it answer with a reset when it is closed: what was carried broke off.
+    pub(crate) fn reset_on_close(&self) {
+        self.io.reset_on_close();
+    }
+}
+
 impl std::fmt::Debug for Rest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Rest").field("ahead", &self.ahead.len()).finish()

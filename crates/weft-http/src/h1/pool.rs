@@ -91,6 +91,36 @@ pub enum Unanswered {
     RequestBody(BodyError),
 }
 
+/// A connection that was just made: a socket with what is held as long as it lives, and how the socket is told to answer with a
+/// reset when it is closed, where there is such a way.
+pub trait Connected {
+    /// The socket.
+    type Io: AsyncRead + AsyncWrite + Unpin + 'static;
+    /// What is held.
+    type Guard: 'static;
+
+    /// The three.
+    fn into_parts(self) -> (Self::Io, Self::Guard, fn(&Self::Io));
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static, G: 'static> Connected for (S, G) {
+    type Io = S;
+    type Guard = G;
+
+    fn into_parts(self) -> (S, G, fn(&S)) {
+        (self.0, self.1, |_| ())
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static, G: 'static> Connected for (S, G, fn(&S)) {
+    type Io = S;
+    type Guard = G;
+
+    fn into_parts(self) -> Self {
+        self
+    }
+}
+
 /// What came of [`Http1Pool::open`].
 #[derive(Debug)]
 pub enum Opened {
@@ -157,16 +187,12 @@ impl Http1Pool {
     ///
     /// # Errors
     /// See [`Http1Error`].
-    pub async fn send<S, G, C>(
+    pub async fn send<N: Connected, C>(
         self: &Rc<Self>,
         request: Request<Body>,
         interim: &Interim<'_>,
-        connect: impl AsyncFn() -> Result<(S, G), C>,
-    ) -> Result<Response<Body>, Http1Error<C>>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + 'static,
-        G: 'static,
-    {
+        connect: impl AsyncFn() -> Result<N, C>,
+    ) -> Result<Response<Body>, Http1Error<C>> {
         match self.open(request, interim, connect).await? {
             Opened::Answer(response) => Ok(response),
             Opened::Switched(..) => Err(Http1Fault::Malformed("unasked upgrade").into()),
@@ -177,16 +203,12 @@ impl Http1Pool {
     ///
     /// # Errors
     /// See [`Http1Error`].
-    pub async fn open<S, G, C>(
+    pub async fn open<N: Connected, C>(
         self: &Rc<Self>,
         mut request: Request<Body>,
         interim: &Interim<'_>,
-        connect: impl AsyncFn() -> Result<(S, G), C>,
-    ) -> Result<Opened, Http1Error<C>>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + 'static,
-        G: 'static,
-    {
+        connect: impl AsyncFn() -> Result<N, C>,
+    ) -> Result<Opened, Http1Error<C>> {
         let mut slot = self.take_idle(&request);
         loop {
             let reused = match slot.take() {
@@ -290,16 +312,12 @@ impl Http1Pool {
         self.owned.borrow_mut().retain_mut(|(_, idle)| stays(idle));
     }
 
-    async fn connect<S, G, C>(
+    async fn connect<N: Connected, C>(
         &self,
-        connect: &impl AsyncFn() -> Result<(S, G), C>,
-    ) -> Result<Slot, Http1Error<C>>
-    where
-        S: AsyncRead + AsyncWrite + Unpin + 'static,
-        G: 'static,
-    {
-        let (io, guard) = connect().await.map_err(Http1Error::Connect)?;
-        Ok(Slot { conn: Conn::new(io, |_| (), self.limits), guard: Box::new(guard), reused: false })
+        connect: &impl AsyncFn() -> Result<N, C>,
+    ) -> Result<Slot, Http1Error<C>> {
+        let (io, guard, reset_on_close) = connect().await.map_err(Http1Error::Connect)?.into_parts();
+        Ok(Slot { conn: Conn::new(io, reset_on_close, self.limits), guard: Box::new(guard), reused: false })
     }
 }
 

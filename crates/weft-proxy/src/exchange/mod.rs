@@ -281,12 +281,16 @@ async fn by<T>(
     }
 }
 
-/// Relays an upgraded connection until both sides have closed.
+/// Relays an upgraded connection until both sides have closed. What broke off does not end as if it were whole.
 fn tunnel(mut far: UpgradeIo, idle_timeout: Option<Duration>) -> UpgradeTask {
     Box::new(move |mut near| {
         Box::pin(async move {
             let options = RelayOptions { idle_timeout, ..RelayOptions::default() };
-            relay(&mut near, &mut far, &options, &RelayCounters::default()).await;
+            let outcome = relay(&mut near, &mut far, &options, &RelayCounters::default()).await;
+            if outcome.aborted {
+                near.reset_on_close();
+                far.reset_on_close();
+            }
         })
     })
 }

@@ -14,7 +14,7 @@ use weft_http::{Body, ErrorCode, Interim, Lease, Opened, Replay, Sent, UpgradeIo
 use weft_telemetry::HttpSeries;
 use weft_telemetry::metrics::{Direction, TlsLabel};
 
-use super::retry::{Again, Spare, was_refused};
+use super::retry::{Again, Spare, allow, was_refused};
 use super::{Side, Start};
 use crate::cluster::{Cluster, EndpointLinks, Link, Picked, PlainPeer};
 use crate::destination::Destination;
@@ -27,6 +27,8 @@ use crate::record::{ConnectionFacts, RequestRecord, complete};
 pub(crate) struct Outbound {
     /// Holds it: what the configuration changes about it reaches this connection.
     destination: Rc<Destination>,
+    /// The connection came to a listener that stands for the service, and not to an address of it.
+    listener: bool,
     /// The client's login belongs to its connection, and so to one endpoint: its last.
     login: Cell<bool>,
     home: Cell<Option<EndpointAddr>>,
@@ -69,8 +71,8 @@ impl Attempt {
 }
 
 impl Outbound {
-    pub(crate) fn new(destination: Rc<Destination>) -> Self {
-        Self { destination, login: Cell::default(), home: Cell::default() }
+    pub(crate) fn new(destination: Rc<Destination>, listener: bool) -> Self {
+        Self { destination, listener, login: Cell::default(), home: Cell::default() }
     }
 
     /// What the requests of one connection have in common.
@@ -168,6 +170,11 @@ impl Outbound {
                 }
                 Err(error) => return Err(error.into()),
             };
+            if because.as_ref().is_some_and(|because| !allow(because, cluster, record))
+                && let Some(failure) = because.take()
+            {
+                return Err(failure);
+            }
             let links = Rc::clone(&picked.links);
             attempts -= 1;
             let spare = Spare::head(&request, attempts > 0).with_body(replay.take());
@@ -316,8 +323,10 @@ impl Side for Outbound {
         cluster.unserved.get(&cluster.ways.telemetry.shard, version)
     }
 
+    /// A listener that stands for a service which has left the mesh refuses, as it refuses connections: its requests must
+    /// not become plaintext without a word.
     fn judge(&self, _request: &Request<Body>) -> Result<(), ErrorCode> {
-        Ok(())
+        if self.listener && !self.destination.is_in_mesh() { Err(ErrorCode::NoEndpoints) } else { Ok(()) }
     }
 
     fn prepare(&self, request: &mut Request<Body>, original: &Original, record: &mut RequestRecord) {

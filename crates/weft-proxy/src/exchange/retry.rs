@@ -69,20 +69,28 @@ impl Spare {
         if failure.effect == Effect::None {
             cluster.unseen(&links.endpoint, failure.code);
         }
-        let Some((request, body, replay)) = self.unpack(failure.effect) else { return Err(failure) };
-        let reason = match failure.effect {
-            Effect::None => "unprocessed",
-            Effect::Unknown | Effect::Ended => "connection_lost",
-        };
-        if failure.effect != Effect::None && !cluster.budget.withdraw(Timestamp::now()) {
-            cluster.retries_refused.inc();
-            return Err(failure);
+        match self.unpack(failure.effect) {
+            Some((request, body, replay)) => Ok(Again { request, body, replay, because: failure }),
+            None => Err(failure),
         }
-        tracing::debug!(endpoint = %links.endpoint.addr(), code = failure.code.as_str(), "sending a request again");
-        cluster.retries.inc(reason);
-        record.retried();
-        Ok(Again { request, body, replay, because: failure })
     }
+}
+
+/// Counts a request that is about to be sent again, now that there is somebody to send it to. `false`: the budget does not
+/// allow it.
+pub(super) fn allow(because: &Failure, cluster: &Cluster, record: &mut RequestRecord) -> bool {
+    let reason = match because.effect {
+        Effect::None => "unprocessed",
+        Effect::Unknown | Effect::Ended if cluster.budget.withdraw(Timestamp::now()) => "connection_lost",
+        Effect::Unknown | Effect::Ended => {
+            cluster.retries_refused.inc();
+            return false;
+        }
+    };
+    tracing::debug!(service = %cluster.label, code = because.code.as_str(), "sending a request again");
+    cluster.retries.inc(reason);
+    record.retried();
+    true
 }
 
 /// Whether the peer took no more requests on a connection, which says nothing of its others.

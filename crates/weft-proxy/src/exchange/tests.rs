@@ -207,7 +207,7 @@ impl Scene {
     /// A client's connection.
     fn client(&self) -> DuplexStream {
         let (client, io) = duplex(1 << 16);
-        let side = Outbound::new(Destination::of_cluster(&self.cluster));
+        let side = Outbound::new(Destination::of_cluster(&self.cluster), false);
         let facts = side.facts(([127, 0, 0, 1], 1).into());
         let ways = &self.cluster.ways;
         let handler = Exchange::new(side, &ways.telemetry, facts, self.times);
@@ -337,6 +337,17 @@ async fn what_may_have_been_seen_is_sent_again_as_often_as_the_budget_says() {
         assert!(metrics.contains(made), "ten seconds' worth: {metrics}");
         let refused = r#"weft_http_retries_refused_total{destination_service="orders.shop:80"}"#;
         assert!(metrics.contains(refused), "{metrics}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_retry_that_has_nowhere_to_go_is_none() {
+    locally(async {
+        let scene = Scene::new(&[Does::Closes(Duration::ZERO)]);
+        let answer = scene.ask(GET).await;
+        assert!(answer.starts_with("HTTP/1.1 502"), "{answer}");
+        assert!(!scene.metrics().contains("weft_http_retries_total{"), "{}", scene.metrics());
     })
     .await;
 }

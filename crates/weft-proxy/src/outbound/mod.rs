@@ -86,6 +86,8 @@ pub(crate) struct Call {
     pub(crate) door: Rc<OutboundDoor>,
     pub(crate) accepted: Accepted,
     pub(crate) listed: Listed,
+    /// It came to a listener that stands for a service.
+    listener: bool,
     pub(crate) _open: OpenGuard,
 }
 
@@ -98,17 +100,17 @@ impl Call {
         dialed: Option<EndpointAddr>,
         service: Arc<str>,
     ) -> Self {
-        let dialed = dialed.map(EndpointAddr::get);
+        let (dialed, listener) = (dialed.map(EndpointAddr::get), dialed.is_none());
         let connections = &door.shared.connections;
         let listed = connections.open(Direction::Outbound, accepted.client, dialed, Some(service));
-        Self { door, accepted, listed, _open: open }
+        Self { door, accepted, listed, listener, _open: open }
     }
 
     /// What its requests are handed to.
     fn exchange(&self, destination: Rc<Destination>) -> Rc<Exchange<Outbound>> {
         let timeouts = &self.door.shared.config.timeouts;
         let times = Times { request: timeouts.request, tunnel_idle: timeouts.tcp_idle };
-        let side = Outbound::new(destination);
+        let side = Outbound::new(destination, self.listener);
         let facts = side.facts(self.accepted.client.get());
         Exchange::new(side, &self.door.telemetry, facts, times)
     }

@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Frame;
 use weft_balance::{InFlight, Outcome, Timestamp};
 use weft_http::headers::X_REQUEST_ID;
-use weft_http::{Abort, Answer, Body, ErrorCode, Refusal, is_grpc};
+use weft_http::{Abort, Answer, Body, ErrorCode, Refusal, is_grpc, told};
 use weft_telemetry::access::{AccessProtocol, AccessRecord};
 use weft_telemetry::metrics::{Direction, HttpOutcome, grpc_is_failure};
 use weft_telemetry::span::unix_nanos;
@@ -137,6 +137,10 @@ impl RequestRecord {
     ) -> Response<Observed> {
         self.status = response.status().as_u16();
         self.read_grpc_status(response.headers());
+        // A proxy further on has said why; it has counted it, too.
+        if self.error.is_none() && (self.status >= 400 || self.grpc) {
+            self.error = told(response.headers());
+        }
         self.head_arrived();
         response.map(|body| Observed::new(body, deadline, self))
     }
