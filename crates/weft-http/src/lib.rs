@@ -42,7 +42,7 @@ pub use error::{ErrorCode, Refusal, WEFT_ERROR, is_grpc, told, unanswered};
 pub use h1::testing;
 pub use h1::{
     Connected as Http1Connected, Ended, Http1Error, Http1Fault, Http1Pool, IncomingBody, NameCase,
-    Opened as Http1Opened, RawTarget, Reason, Rest, Sending, Unanswered, serve_http1,
+    Opened as Http1Opened, RawTarget, Reason, ResetOnClose, Rest, Sending, Unanswered, serve_http1,
 };
 pub use handler::{Abort, Answer, Handler, Interim, InterimSink, UpgradeTask};
 pub use limits::{HalfClose, Http1Limits, Http2Limits};

@@ -276,7 +276,7 @@ fn open_connections_follow_a_service_out_of_the_mesh_and_back() {
         };
         more_of(&meshed)?;
         client.reconfigure(|yaml| {
-            yaml["mesh"]["exceptions"] = serde_json::json!(["orders.shop.svc.cluster.local"])
+            yaml["mesh"]["exceptions"] = serde_json::json!(["orders.shop.svc.cluster.local"]);
         })?;
         more_of(&in_plaintext)?;
         client.reconfigure(|yaml| yaml["mesh"]["exceptions"] = serde_json::json!([]))?;

@@ -43,7 +43,7 @@ pub mod testing;
 
 pub use conn::{IncomingBody, Rest};
 pub use names::{NameCase, Reason};
-pub use pool::{Connected, Http1Error, Http1Pool, Opened, Sending, Unanswered};
+pub use pool::{Connected, Http1Error, Http1Pool, Opened, ResetOnClose, Sending, Unanswered};
 pub use server::{Ended, serve_http1};
 pub use target::RawTarget;
 

@@ -91,6 +91,9 @@ pub enum Unanswered {
     RequestBody(BodyError),
 }
 
+/// Has a socket answer with a reset when it is closed.
+pub type ResetOnClose<S> = fn(&S);
+
 /// A connection that was just made: a socket with what is held as long as it lives, and how the socket is told to answer with a
 /// reset when it is closed, where there is such a way.
 pub trait Connected {
@@ -100,19 +103,19 @@ pub trait Connected {
     type Guard: 'static;
 
     /// The three.
-    fn into_parts(self) -> (Self::Io, Self::Guard, fn(&Self::Io));
+    fn into_parts(self) -> (Self::Io, Self::Guard, ResetOnClose<Self::Io>);
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + 'static, G: 'static> Connected for (S, G) {
     type Io = S;
     type Guard = G;
 
-    fn into_parts(self) -> (S, G, fn(&S)) {
+    fn into_parts(self) -> (S, G, ResetOnClose<S>) {
         (self.0, self.1, |_| ())
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + 'static, G: 'static> Connected for (S, G, fn(&S)) {
+impl<S: AsyncRead + AsyncWrite + Unpin + 'static, G: 'static> Connected for (S, G, ResetOnClose<S>) {
     type Io = S;
     type Guard = G;
 

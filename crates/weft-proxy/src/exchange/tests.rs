@@ -132,7 +132,7 @@ async fn act(
         Does::Begins => {
             let mut stream = respond.send_response(Response::new(()), false).unwrap();
             stream.send_data("the beginning".into(), false).unwrap();
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
         Does::Status(status) => {
             let head = Response::builder().header("content-type", "application/grpc").body(()).unwrap();

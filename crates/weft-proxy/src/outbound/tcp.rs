@@ -40,7 +40,7 @@ struct Reached {
 pub(super) async fn serve(call: Call, destination: Rc<Destination>, first: BytesMut) {
     match reach(&call.door, &destination.cluster).await {
         Ok(reached) => {
-            drop(tokio::task::spawn_local(carry(call, destination, reached, first, BytesMut::new())))
+            drop(tokio::task::spawn_local(carry(call, destination, reached, first, BytesMut::new())));
         }
         Err(error) => give_up(call, &destination, &error),
     }
