@@ -70,8 +70,8 @@ pub(crate) const STORIES: &[Need] = &[
     Need { check: Check::Works(&["python3", "-c", "import venv, ensurepip"]), package: "python3-venv" },
 ];
 
-/// The benchmark, without Envoy (see [`PYTHON`]).
-pub(crate) const BENCH: &[Need] = &[
+/// A pair of sidecars in namespaces: where the benchmark and the conformance suites run.
+pub(crate) const PAIR: &[Need] = &[
     program("ip", "iproute2"),
     program("iptables", "iptables"),
     program("nsenter", "util-linux"),
@@ -79,6 +79,10 @@ pub(crate) const BENCH: &[Need] = &[
     program("taskset", "util-linux"),
     program("openssl", "openssl"),
     program("curl", "curl"),
+];
+
+/// The benchmark beside [`PAIR`], without Envoy (see [`PYTHON`]).
+pub(crate) const BENCH: &[Need] = &[
     program("nginx", "nginx"),
     Need { check: Check::File(NGINX_STREAM), package: "libnginx-mod-stream" },
     program("haproxy", "haproxy"),
@@ -86,17 +90,8 @@ pub(crate) const BENCH: &[Need] = &[
     program("h2load", "nghttp2-client"),
 ];
 
-/// The conformance suites, beside what Go builds (`interop/programs.rs`).
-pub(crate) const INTEROP: &[Need] = &[
-    program("ip", "iproute2"),
-    program("iptables", "iptables"),
-    program("nsenter", "util-linux"),
-    program("setpriv", "util-linux"),
-    program("taskset", "util-linux"),
-    program("openssl", "openssl"),
-    program("curl", "curl"),
-    program("nghttpd", "nghttp2-server"),
-];
+/// The conformance suites beside [`PAIR`] and what Go builds (`interop/programs.rs`).
+pub(crate) const INTEROP: &[Need] = &[program("nghttpd", "nghttp2-server")];
 
 /// Debian's nginx has its TCP proxy as a module.
 pub(crate) const NGINX_STREAM: &str = "/usr/lib/nginx/modules/ngx_stream_module.so";

@@ -120,7 +120,7 @@ fn prepare(options: &Options) -> Result<()> {
 
 /// What a pair needs of the machine, beside these programs.
 pub(crate) fn ground(command: &str, needs: &[setup::Need]) -> Result<()> {
-    setup::ensure(command, &[needs])?;
+    setup::ensure(command, &[setup::PAIR, needs])?;
     if setup::namespaces() != setup::Namespaces::AsRoot {
         return Err(Missing(format!(
             "{command} makes network namespaces joined by links, and needs root for that.\n  \
