@@ -130,13 +130,34 @@ impl Cluster {
         self.rule.borrow().mode.of_all()
     }
 
+    /// Reaches an endpoint by mutual TLS, or in plaintext where the mode towards it allows that: the one place that decides.
+    pub(crate) async fn by_mode<T>(
+        &self,
+        links: &EndpointLinks,
+        mutual: impl AsyncFnOnce() -> Result<T, DialError>,
+        plain: impl AsyncFnOnce() -> Result<T, DialError>,
+    ) -> Result<T, DialError> {
+        let now = Timestamp::now();
+        let mode = self.mode_towards(links.endpoint.addr());
+        if mode == MtlsMode::Disable || (mode == MtlsMode::Permissive && links.is_plaintext(now)) {
+            return plain().await;
+        }
+        match mutual().await {
+            Err(error) if mode == MtlsMode::Permissive && error.code == ErrorCode::TlsFailed => {
+                links.remember_plaintext(now);
+                plain().await
+            }
+            reached => reached,
+        }
+    }
+
     /// Which identities its endpoints may have.
     pub(crate) fn peer(&self) -> PeerRule {
         self.rule.borrow().peer.clone()
     }
 
-    /// Takes another rule over, and where its endpoints come from. No request goes over a link to a peer that may no longer be one; what
-    /// is under way there ends.
+    /// Takes another rule over, and where its endpoints come from. No request goes over a link to a peer that may no longer be
+    /// one; what is under way there ends.
     pub(crate) fn follow(&self, rule: MeshRule, service: Option<Arc<Service>>) {
         let before = self.rule.replace(rule);
         let moved = service.is_some_and(|service| {

@@ -15,7 +15,7 @@ use weft_identity::PeerIdentity;
 use weft_telemetry::HttpSeries;
 use weft_telemetry::metrics::Direction;
 
-use super::{Side, Start};
+use super::{Side, Start, as_sent};
 use crate::application::Application;
 use crate::failure::Failure;
 use crate::pools::Behind;
@@ -111,12 +111,7 @@ impl Side for Inbound {
 
     /// A plaintext client is an application itself.
     fn restore(&self, request: &mut Request<Body>) -> Result<Original, ErrorCode> {
-        if self.marked {
-            return wire::from_link(request);
-        }
-        let version = request.version();
-        let upgrade = wire::clean_request(request)?;
-        Ok(Original { version, upgrade })
+        if self.marked { wire::from_link(request) } else { as_sent(request) }
     }
 
     fn series(&self, version: Version) -> &HttpSeries {

@@ -15,7 +15,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use http::{Method, Request, Response, Version};
-use weft_http::wire::Original;
+use weft_http::wire::{self, Original};
 use weft_http::{Abort, Answer, Body, ErrorCode, Handler, Interim, UpgradeIo, UpgradeTask};
 use weft_net::{RelayCounters, RelayOptions, relay};
 use weft_telemetry::HttpSeries;
@@ -98,6 +98,13 @@ pub(crate) trait Side: 'static {
 
     /// Makes the upstream's answer one for the caller.
     fn restore_answer<B>(&self, response: &mut Response<B>);
+}
+
+/// Cleans a request as an application sent it.
+fn as_sent(request: &mut Request<Body>) -> Result<Original, ErrorCode> {
+    let version = request.version();
+    let upgrade = wire::clean_request(request)?;
+    Ok(Original { version, upgrade })
 }
 
 /// What came of sending at once.

@@ -15,7 +15,7 @@ use weft_telemetry::HttpSeries;
 use weft_telemetry::metrics::{Direction, TlsLabel};
 
 use super::retry::{Again, Spare, allow, was_refused};
-use super::{Side, Start};
+use super::{Side, Start, as_sent};
 use crate::cluster::{Cluster, EndpointLinks, Link, Picked, PlainPeer};
 use crate::destination::Destination;
 use crate::dial::DialError;
@@ -107,7 +107,7 @@ impl Outbound {
 
     /// Picks an endpoint and gets a way to it, trying others where one cannot be reached: nothing was sent yet.
     async fn way(&self, tried: &mut Vec<EndpointAddr>) -> Result<(Picked, Way), DialError> {
-        let connect = async |picked: &Picked| self.connect(picked, Timestamp::now()).await;
+        let connect = async |picked: &Picked| self.connect(picked).await;
         let at_home = match self.pick_home(Timestamp::now()).filter(|_| tried.is_empty()) {
             Some(picked) => connect(&picked).await.ok().map(|way| (picked, way)),
             None => None,
@@ -121,20 +121,11 @@ impl Outbound {
         Ok((picked, way))
     }
 
-    async fn connect(&self, picked: &Picked, now: Timestamp) -> Result<Way, DialError> {
+    async fn connect(&self, picked: &Picked) -> Result<Way, DialError> {
         let (cluster, links) = (self.cluster(), &picked.links);
-        let mode = cluster.mode_towards(links.endpoint.addr());
-        if mode == MtlsMode::Disable || (mode == MtlsMode::Permissive && links.is_plaintext(now)) {
-            return Ok(Way::Plain(links.plain(&cluster.ways)));
-        }
-        match links.link(cluster).await {
-            Ok(lease) => Ok(Way::Link(lease)),
-            Err(error) if mode == MtlsMode::Permissive && error.code == ErrorCode::TlsFailed => {
-                links.remember_plaintext(now);
-                Ok(Way::Plain(links.plain(&cluster.ways)))
-            }
-            Err(error) => Err(error),
-        }
+        let mutual = async || links.link(cluster).await.map(Way::Link);
+        let plain = async || Ok(Way::Plain(links.plain(&cluster.ways)));
+        cluster.by_mode(links, mutual, plain).await
     }
 
     /// Sends a request and brings its answer's head; sends it again elsewhere where that does no harm. `send` is one
@@ -170,9 +161,7 @@ impl Outbound {
                 }
                 Err(error) => return Err(error.into()),
             };
-            if because.as_ref().is_some_and(|because| !allow(because, cluster, record))
-                && let Some(failure) = because.take()
-            {
+            if let Some(failure) = because.take_if(|because| !allow(because, cluster, record)) {
                 return Err(failure);
             }
             let links = Rc::clone(&picked.links);
@@ -252,7 +241,7 @@ async fn send(
     serving: Serving<'_>,
     interim: &Interim<'_>,
 ) -> Result<Response<Body>, Failure> {
-    let mut response = match way {
+    let response = match way {
         Way::Link(Lease { connection: link, slot }) => {
             serving.over_link(&link, request.version());
             slot.exchange(request, body, interim).await?
@@ -263,6 +252,11 @@ async fn send(
             peer.send(request, interim).await?
         }
     };
+    cleaned(response)
+}
+
+/// An answer without what only the mesh may say.
+fn cleaned(mut response: Response<Body>) -> Result<Response<Body>, Failure> {
     wire::clean_answer(&mut response)?;
     Ok(response)
 }
@@ -312,10 +306,9 @@ impl Side for Outbound {
     }
 
     fn restore(&self, request: &mut Request<Body>) -> Result<Original, ErrorCode> {
-        let version = request.version();
-        let upgrade = wire::clean_request(request)?;
+        let original = as_sent(request)?;
         self.login.set(wire::has_own_login(request));
-        Ok(Original { version, upgrade })
+        Ok(original)
     }
 
     fn series(&self, version: Version) -> &HttpSeries {
@@ -374,10 +367,7 @@ impl Side for Outbound {
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Failure> {
         let Pending { sent, links, spare } = *pending;
-        let answer = sent.head(interim).await.map_err(Failure::from).and_then(|mut response| {
-            wire::clean_answer(&mut response)?;
-            Ok(response)
-        });
+        let answer = sent.head(interim).await.map_err(Failure::from).and_then(cleaned);
         match self.judge_answer(answer, spare, &links, record) {
             ControlFlow::Break(done) => done,
             ControlFlow::Continue(again) => {

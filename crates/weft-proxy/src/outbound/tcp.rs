@@ -7,7 +7,6 @@ use bytes::BytesMut;
 use tokio::net::TcpStream;
 use weft_balance::{InFlight, Outcome, Timestamp};
 use weft_core::{EndpointAddr, MtlsMode};
-use weft_http::ErrorCode;
 use weft_identity::LinkProtocol;
 use weft_net::{
     Detected, Greeting, Prefixed, RelayCounters, RelayOptions, greeting, read_more, relay, relay_plain,
@@ -142,22 +141,11 @@ async fn reach(door: &OutboundDoor, cluster: &Cluster) -> Result<Reached, DialEr
 
 async fn dial(dialer: &Dialer, cluster: &Cluster, links: &EndpointLinks) -> Result<Far, DialError> {
     let endpoint = links.endpoint.addr();
-    let now = Timestamp::now();
-    let mode = cluster.mode_towards(endpoint);
-    if mode == MtlsMode::Disable || (mode == MtlsMode::Permissive && links.is_plaintext(now)) {
-        return dialer.tcp(endpoint).await.map(Far::Plain);
-    }
-    match dialer.mesh(endpoint, &cluster.peer(), LinkProtocol::Tcp).await {
-        Ok(dialed) => {
-            let peer = dialed.peer.to_string().into();
-            Ok(Far::Mesh(Box::new(dialed.stream), peer))
-        }
-        Err(error) if mode == MtlsMode::Permissive && error.code == ErrorCode::TlsFailed => {
-            links.remember_plaintext(now);
-            dialer.tcp(endpoint).await.map(Far::Plain)
-        }
-        Err(error) => Err(error),
-    }
+    let mutual = async || {
+        let dialed = dialer.mesh(endpoint, &cluster.peer(), LinkProtocol::Tcp).await?;
+        Ok(Far::Mesh(Box::new(dialed.stream), dialed.peer.to_string().into()))
+    };
+    cluster.by_mode(links, mutual, async || dialer.tcp(endpoint).await.map(Far::Plain)).await
 }
 
 fn give_up(call: Call, destination: &Destination, error: &DialError) {
