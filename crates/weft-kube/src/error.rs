@@ -2,9 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::{Backend, Family};
-
-/// An error of interception or of `weft control`.
+/// An error of `weft control`, or of what people ask of a mesh.
 #[derive(Debug, thiserror::Error)]
 pub enum KubeError {
     /// Settings that the controller cannot follow.
@@ -18,87 +16,6 @@ pub enum KubeError {
         /// Its value.
         value: String,
         /// What is wrong with it, and the cure.
-        reason: String,
-    },
-    /// No usable iptables.
-    #[error(
-        "none of {tried} can be run; install the iptables package (Debian, Alpine, RHEL: iptables){hint}"
-    )]
-    NoBinary {
-        /// The programs that were looked for.
-        tried: String,
-        /// More to say.
-        hint: &'static str,
-    },
-    /// The process may not change rules.
-    #[error(
-        "the capability {capability} is missing; run as root, in Kubernetes with \
-         securityContext.capabilities.add: [NET_ADMIN, NET_RAW] and runAsUser: 0"
-    )]
-    Capability {
-        /// `CAP_NET_ADMIN` or `CAP_NET_RAW`.
-        capability: &'static str,
-    },
-    /// The kernel lacks something.
-    #[error(
-        "the kernel of this machine has no {feature} for {family} ({detail}); on the node: modprobe {modules}{alternative}"
-    )]
-    Kernel {
-        /// What it lacks.
-        feature: String,
-        /// The family.
-        family: Family,
-        /// iptables' own words.
-        detail: String,
-        /// The modules that provide it.
-        modules: String,
-        /// Another way.
-        alternative: &'static str,
-    },
-    /// The lock file cannot be made.
-    #[error(
-        "iptables cannot make its lock file ({detail}); mount an emptyDir at /run, or set XTABLES_LOCKFILE"
-    )]
-    Lock {
-        /// iptables' own words.
-        detail: String,
-    },
-    /// iptables refused for another reason.
-    #[error("{program} failed: {detail}{line}")]
-    Restore {
-        /// The program.
-        program: String,
-        /// Its own words.
-        detail: String,
-        /// The line of the input that it names, or nothing.
-        line: String,
-    },
-    /// The program could not be run at all.
-    #[error("cannot run {program}: {source}")]
-    Run {
-        /// The program.
-        program: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The rules are not there as they should be.
-    #[error("{family} ({backend}): {reason}; run weft init again")]
-    NotInstalled {
-        /// The family.
-        family: Family,
-        /// The backend.
-        backend: Backend,
-        /// What is missing.
-        reason: String,
-    },
-    /// A probe was not redirected.
-    #[error("self-test, {family} {what}: {reason}")]
-    Probe {
-        /// The family.
-        family: Family,
-        /// What was probed.
-        what: &'static str,
-        /// What happened instead, and the cure.
         reason: String,
     },
     /// `config.yaml` of `weft control` is not what it should be.

@@ -4,8 +4,8 @@ use std::process::ExitCode;
 
 use clap::ArgAction;
 use ipnet::IpNet;
-use weft_kube::{
-    Backend, BackendChoice, Families, Family, Host, InterceptConfig, KubeError, PortRange, Report,
+use weft_intercept::{
+    Backend, BackendChoice, Families, Family, Host, InterceptConfig, InterceptError, PortRange, Report,
 };
 
 use crate::log::{self, Format};
@@ -16,7 +16,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     action: Action,
     /// User id that the proxy runs as; its traffic is left alone.
-    #[arg(long, value_name = "UID", default_value_t = weft_kube::PROXY_UID)]
+    #[arg(long, value_name = "UID", default_value_t = weft_intercept::PROXY_UID)]
     proxy_uid: u32,
     /// Group id whose traffic is left alone as well.
     #[arg(long, value_name = "GID")]
@@ -119,7 +119,7 @@ impl Args {
             inbound_port: self.inbound_port,
             outbound_port: self.outbound_port,
             dns_port: (!self.no_dns).then_some(self.dns_port),
-            own_ports: weft_kube::OWN_PORTS.into_iter().chain(self.own_port.iter().copied()).collect(),
+            own_ports: weft_intercept::OWN_PORTS.into_iter().chain(self.own_port.iter().copied()).collect(),
             include_inbound_ports: self.include_inbound_ports.clone(),
             exclude_inbound_ports: self.exclude_inbound_ports.clone(),
             include_outbound_ports: self.include_outbound_ports.clone(),
@@ -170,17 +170,17 @@ pub(crate) fn run(args: &Args, log: Option<&str>, format: Format) -> ExitCode {
     }
 }
 
-fn act(args: &Args, config: &InterceptConfig) -> Result<(), KubeError> {
+fn act(args: &Args, config: &InterceptConfig) -> Result<(), InterceptError> {
     let host = Host::detect(args.families(), args.backend())?;
     if args.action.remove {
-        tell(&weft_kube::remove(&host)?, "rules removed");
+        tell(&weft_intercept::remove(&host)?, "rules removed");
         return Ok(());
     }
     if !args.action.check {
-        tell(&weft_kube::install(config, &host)?, "rules written");
+        tell(&weft_intercept::install(config, &host)?, "rules written");
     }
     if args.action.check || args.action.verify {
-        tell(&weft_kube::verify(config, &host)?, "rules work");
+        tell(&weft_intercept::verify(config, &host)?, "rules work");
     }
     Ok(())
 }

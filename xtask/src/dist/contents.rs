@@ -13,7 +13,7 @@ use super::rootfs::Rootfs;
 
 /// Where the program is.
 pub(crate) const PROGRAM: &str = "/usr/local/bin/weft";
-/// The user of the proxy, as in `weft_kube::PROXY_UID`.
+/// The user of the proxy, as in `weft_intercept::PROXY_UID`.
 const USER: &str = "2102:2102";
 const PATH: &str = "/usr/local/bin:/usr/sbin:/usr/bin";
 

@@ -12,8 +12,8 @@ use super::pod::Pod;
 use super::problem::Problem;
 use super::quantity::Quantity;
 use super::settings::Resources;
-use crate::PortRange;
 pub(crate) use crate::names::{INJECT_LABEL, INJECTED, MESH, MODE, PREFIX};
+use weft_intercept::PortRange;
 
 const SKIP_INBOUND: &str = "weft.dev/skip-inbound-ports";
 const SKIP_OUTBOUND: &str = "weft.dev/skip-outbound-ports";

@@ -6,8 +6,8 @@ use super::annotations::Asked;
 use super::pod::{INIT, PROXY};
 use super::probes::HEALTH_PORT;
 use super::settings::InjectSettings;
-use crate::PROXY_UID;
 use crate::names::{AUDIENCE, MESH_CONFIG as MESH};
+use weft_intercept::PROXY_UID;
 
 const TOKEN: &str = "weft-token";
 const NO_API: &str = "weft-no-api";

@@ -10,7 +10,7 @@ use weft_config::{is_header_name, is_header_value};
 
 use super::pod::{Container, Pod};
 use super::problem::Problem;
-use crate::OWN_PORTS;
+use weft_intercept::OWN_PORTS;
 
 /// Where the proxy answers for probes.
 pub(crate) const HEALTH_PORT: u16 = 15021;

@@ -5,7 +5,7 @@ use super::annotations::INJECT_LABEL;
 use super::containers::VOLUMES;
 use super::pod::{INIT, PROXY, Pod};
 use super::problem::Problem;
-use crate::{OWN_PORTS, PROXY_UID};
+use weft_intercept::{OWN_PORTS, PROXY_UID};
 
 /// The cure for a port that is taken.
 pub(crate) const OTHER_PORT: &str = "use another port";

@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
-use weft_kube::{
-    Backend, BackendChoice, Families, Family, Host, InterceptConfig, KubeError, install, remove, verify,
+use weft_intercept::{
+    Backend, BackendChoice, Families, Family, Host, InterceptConfig, InterceptError, install, remove, verify,
     verify_installed,
 };
 
@@ -302,7 +302,7 @@ fn the_self_test_passes_with_the_rules_and_fails_without_any_one_of_them() {
         let config = InterceptConfig::default();
         pod.run(|| {
             let host = host(backend);
-            assert!(matches!(verify(&config, &host), Err(KubeError::NotInstalled { .. })));
+            assert!(matches!(verify(&config, &host), Err(InterceptError::NotInstalled { .. })));
             install(&config, &host).unwrap();
             let report = verify(&config, &host).unwrap();
             assert!(report.notices.is_empty(), "{report:?}");

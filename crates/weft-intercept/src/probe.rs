@@ -16,7 +16,7 @@ use rustix::process::Uid;
 
 use crate::backend::own_addresses;
 use crate::config::{Family, InterceptConfig};
-use crate::error::KubeError;
+use crate::error::InterceptError;
 use crate::install::{Host, Report, verify_installed};
 
 /// All is on one machine: what takes longer than this does not come.
@@ -30,7 +30,7 @@ const NOWHERE: [IpAddr; 2] =
 ///
 /// # Errors
 /// The first rule that is missing, or the first probe that was not redirected.
-pub fn verify(config: &InterceptConfig, host: &Host) -> Result<Report, KubeError> {
+pub fn verify(config: &InterceptConfig, host: &Host) -> Result<Report, InterceptError> {
     config.validate()?;
     let mut report = verify_installed(config, host)?;
     let families: Vec<Family> = report.families.iter().map(|(family, _)| *family).collect();
@@ -47,7 +47,7 @@ struct Probe<'a> {
 }
 
 impl Probe<'_> {
-    fn all(&mut self) -> Result<(), KubeError> {
+    fn all(&mut self) -> Result<(), InterceptError> {
         if rustix::process::geteuid().as_raw() == self.config.proxy_uid {
             return Err(
                 self.failed("run", "the self-test cannot run as the proxy's own user; run it as another")
@@ -59,8 +59,8 @@ impl Probe<'_> {
         self.self_call(own)
     }
 
-    fn failed(&self, what: &'static str, reason: impl Into<String>) -> KubeError {
-        KubeError::Probe { family: self.family, what, reason: reason.into() }
+    fn failed(&self, what: &'static str, reason: impl Into<String>) -> InterceptError {
+        InterceptError::Probe { family: self.family, what, reason: reason.into() }
     }
 
     fn notice(&mut self, text: String) {
@@ -74,7 +74,7 @@ impl Probe<'_> {
         }
     }
 
-    fn outbound(&mut self, own: Option<IpAddr>) -> Result<(), KubeError> {
+    fn outbound(&mut self, own: Option<IpAddr>) -> Result<(), InterceptError> {
         const WHAT: &str = "outbound";
         let Some(target) = self.outbound_target(own) else {
             self.notice(format!(
@@ -121,7 +121,7 @@ impl Probe<'_> {
         candidates.into_iter().find(allowed).map(|ip| SocketAddr::new(ip, port))
     }
 
-    fn dns(&mut self, own: Option<IpAddr>) -> Result<(), KubeError> {
+    fn dns(&mut self, own: Option<IpAddr>) -> Result<(), InterceptError> {
         let Some(port) = self.config.dns_port else { return Ok(()) };
         let nowhere = NOWHERE.into_iter().find(|ip| self.family.has(*ip));
         let Some(server) = own.or(nowhere).map(|ip| SocketAddr::new(ip, 53)) else { return Ok(()) };
@@ -182,7 +182,7 @@ impl Probe<'_> {
         Ok(whole)
     }
 
-    fn self_call(&mut self, own: Option<IpAddr>) -> Result<(), KubeError> {
+    fn self_call(&mut self, own: Option<IpAddr>) -> Result<(), InterceptError> {
         const WHAT: &str = "call of the pod to itself";
         let Some(own) = own else {
             self.notice(format!(
@@ -219,7 +219,7 @@ impl Probe<'_> {
         }
     }
 
-    fn listen(&self, what: &'static str, port: u16) -> Result<TcpListener, KubeError> {
+    fn listen(&self, what: &'static str, port: u16) -> Result<TcpListener, InterceptError> {
         TcpListener::bind(self.loopback(port)).map_err(|error| {
             let cure = if error.kind() == io::ErrorKind::AddrInUse {
                 "; run the self-test before the proxy starts"

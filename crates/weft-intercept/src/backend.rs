@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::config::Family;
-use crate::error::KubeError;
+use crate::error::InterceptError;
 use crate::rules::Present;
 
 /// An implementation of iptables.
@@ -68,8 +68,8 @@ pub(crate) struct Said {
     pub(crate) err: String,
 }
 
-pub(crate) fn run(program: &std::path::Path, args: &[&str], input: &str) -> Result<Said, KubeError> {
-    let failed = |source| KubeError::Run { program: program.display().to_string(), source };
+pub(crate) fn run(program: &std::path::Path, args: &[&str], input: &str) -> Result<Said, InterceptError> {
+    let failed = |source| InterceptError::Run { program: program.display().to_string(), source };
     let mut child = Command::new(program)
         .args(args)
         // iptables words its errors by locale; they are looked at.
@@ -115,21 +115,21 @@ impl Tool {
     }
 
     /// The rules of the namespace, or `None` where the kernel does not have this implementation.
-    pub(crate) fn saved(&self) -> Result<Option<String>, KubeError> {
+    pub(crate) fn saved(&self) -> Result<Option<String>, InterceptError> {
         let said = run(&self.save, &[], "")?;
         Ok(said.ok.then_some(said.out))
     }
 
-    pub(crate) fn present(&self) -> Result<Present, KubeError> {
+    pub(crate) fn present(&self) -> Result<Present, InterceptError> {
         Ok(self.saved()?.map(|saved| Present::read(&saved)).unwrap_or_default())
     }
 
     /// The one to write with.
-    pub(crate) fn choose(family: Family, choice: BackendChoice) -> Result<Self, KubeError> {
+    pub(crate) fn choose(family: Family, choice: BackendChoice) -> Result<Self, InterceptError> {
         let mut installed = Self::installed(family);
         let none = |hint| {
             let stem = stem(family);
-            KubeError::NoBinary {
+            InterceptError::NoBinary {
                 tried: format!("{stem}-nft-restore, {stem}-legacy-restore, {stem}-restore"),
                 hint,
             }
@@ -176,7 +176,7 @@ fn which(name: &str) -> Option<PathBuf> {
 }
 
 /// Refuses a process that may not change rules, before a program of iptables says so in its own way.
-pub(crate) fn capabilities(backend: Backend) -> Result<(), KubeError> {
+pub(crate) fn capabilities(backend: Backend) -> Result<(), InterceptError> {
     let Ok(status) = std::fs::read_to_string("/proc/thread-self/status") else { return Ok(()) };
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let Some(effective) = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()) else {
@@ -188,7 +188,7 @@ pub(crate) fn capabilities(backend: Backend) -> Result<(), KubeError> {
         Backend::Legacy => &[(12, "CAP_NET_ADMIN"), (13, "CAP_NET_RAW")],
     };
     match needed.iter().find(|(bit, _)| effective >> bit & 1 == 0) {
-        Some((_, capability)) => Err(KubeError::Capability { capability }),
+        Some((_, capability)) => Err(InterceptError::Capability { capability }),
         None => Ok(()),
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::backend::{Backend, BackendChoice, Families, Tool, capabilities, has_ipv6, own_addresses, run};
 use crate::config::{Family, InterceptConfig};
-use crate::error::KubeError;
+use crate::error::InterceptError;
 use crate::rules::{CHAINS, JUMPS, Present};
 
 /// How long to wait for another program that holds iptables' lock, seconds.
@@ -29,7 +29,7 @@ impl Host {
     ///
     /// # Errors
     /// What is missing, with the cure.
-    pub fn detect(families: Families, choice: BackendChoice) -> Result<Self, KubeError> {
+    pub fn detect(families: Families, choice: BackendChoice) -> Result<Self, InterceptError> {
         let mut host = Self { tools: Vec::new(), notices: Vec::new() };
         if families != Families::V6 {
             host.tools.push(Tool::choose(Family::V4, choice)?);
@@ -65,14 +65,14 @@ impl Host {
 ///
 /// # Errors
 /// What is wrong with `config` or with the machine. A family whose table nat could not be written keeps what it had.
-pub fn install(config: &InterceptConfig, host: &Host) -> Result<Report, KubeError> {
+pub fn install(config: &InterceptConfig, host: &Host) -> Result<Report, InterceptError> {
     config.validate()?;
     let mut report = host.report();
     for tool in host.tools() {
         match write(config, tool) {
             Ok(notice) => report.notices.extend(notice),
             // A kernel without the tables but with IPv6 only on paper: there is no traffic that could slip past.
-            Err(error @ KubeError::Kernel { .. })
+            Err(error @ InterceptError::Kernel { .. })
                 if tool.family == Family::V6 && own_addresses(Family::V6).is_empty() =>
             {
                 report.families.retain(|(family, _)| *family != Family::V6);
@@ -90,11 +90,15 @@ pub fn install(config: &InterceptConfig, host: &Host) -> Result<Report, KubeErro
 }
 
 /// Writes the rules of one family; a notice where the kernel has no conntrack zones.
-fn write(config: &InterceptConfig, tool: &Tool) -> Result<Option<String>, KubeError> {
+fn write(config: &InterceptConfig, tool: &Tool) -> Result<Option<String>, InterceptError> {
     let present = tool.present()?;
     let error = match restore(tool, &config.render_over(tool.family, true, &present)) {
         Ok(()) => return Ok(None),
-        Err(error @ (KubeError::Capability { .. } | KubeError::Lock { .. } | KubeError::Run { .. })) => {
+        Err(
+            error @ (InterceptError::Capability { .. }
+            | InterceptError::Lock { .. }
+            | InterceptError::Run { .. }),
+        ) => {
             return Err(error);
         }
         Err(error) => error,
@@ -116,7 +120,7 @@ fn write(config: &InterceptConfig, tool: &Tool) -> Result<Option<String>, KubeEr
 ///
 /// # Errors
 /// Where a program cannot be run or refuses.
-pub fn remove(host: &Host) -> Result<Report, KubeError> {
+pub fn remove(host: &Host) -> Result<Report, InterceptError> {
     let mut report = Report { notices: host.notices.clone(), ..Report::default() };
     for tool in host.tools().iter().flat_map(|tool| Tool::installed(tool.family)) {
         if clear(&tool)? {
@@ -127,7 +131,7 @@ pub fn remove(host: &Host) -> Result<Report, KubeError> {
 }
 
 /// Removes the rules that `tool` sees. Whether there were any.
-fn clear(tool: &Tool) -> Result<bool, KubeError> {
+fn clear(tool: &Tool) -> Result<bool, InterceptError> {
     let present = tool.present()?;
     if present.is_empty() {
         return Ok(false);
@@ -140,7 +144,7 @@ fn clear(tool: &Tool) -> Result<bool, KubeError> {
 ///
 /// # Errors
 /// The first thing that is missing.
-pub fn verify_installed(config: &InterceptConfig, host: &Host) -> Result<Report, KubeError> {
+pub fn verify_installed(config: &InterceptConfig, host: &Host) -> Result<Report, InterceptError> {
     let mut report = host.report();
     for tool in host.tools() {
         let present = tool.present()?;
@@ -158,7 +162,11 @@ pub fn verify_installed(config: &InterceptConfig, host: &Host) -> Result<Report,
                 report.notices.push(format!("IPv6 has no address but loopback, and no rules: {reason}"));
             }
             (Some(reason), Some(_)) => {
-                return Err(KubeError::NotInstalled { family: tool.family, backend: tool.backend, reason });
+                return Err(InterceptError::NotInstalled {
+                    family: tool.family,
+                    backend: tool.backend,
+                    reason,
+                });
             }
         }
     }
@@ -193,20 +201,20 @@ fn differs(config: &InterceptConfig, tool: &Tool, zones: bool, present: &Present
     None
 }
 
-fn restore(tool: &Tool, input: &str) -> Result<(), KubeError> {
+fn restore(tool: &Tool, input: &str) -> Result<(), InterceptError> {
     let said = run(&tool.restore, &["-w", LOCK_WAIT, "--noflush"], input)?;
     if said.ok { Ok(()) } else { Err(explain(tool, &said.err, input)) }
 }
 
 /// Turns what iptables says into what to do.
-fn explain(tool: &Tool, err: &str, input: &str) -> KubeError {
+fn explain(tool: &Tool, err: &str, input: &str) -> InterceptError {
     let said = err.split_whitespace().collect::<Vec<_>>().join(" ");
     let has = |text: &str| said.contains(text);
     if has("lock file") {
-        return KubeError::Lock { detail: said };
+        return InterceptError::Lock { detail: said };
     }
     if has("Permission denied") || has("Operation not permitted") || has("must be root") {
-        return KubeError::Capability { capability: "CAP_NET_ADMIN" };
+        return InterceptError::Capability { capability: "CAP_NET_ADMIN" };
     }
     // "Error occurred at line: 3", "line 3 failed", "line 3: RULE_APPEND failed".
     let number = said.split("line").skip(1).find_map(|rest| {
@@ -250,10 +258,20 @@ fn explain(tool: &Tool, err: &str, input: &str) -> KubeError {
         Some((feature, modules)) if missing || has("failed") => (feature.to_owned(), modules),
         _ => {
             let line = if line.is_empty() { String::new() } else { format!(" (the rule: {line})") };
-            return KubeError::Restore { program: tool.restore.display().to_string(), detail: said, line };
+            return InterceptError::Restore {
+                program: tool.restore.display().to_string(),
+                detail: said,
+                line,
+            };
         }
     };
-    KubeError::Kernel { feature, family: tool.family, detail: said, modules: modules.to_owned(), alternative }
+    InterceptError::Kernel {
+        feature,
+        family: tool.family,
+        detail: said,
+        modules: modules.to_owned(),
+        alternative,
+    }
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::KubeError;
+use crate::InterceptError;
 
 /// The user id that the proxy runs as: its own traffic is told from the application's by this.
 pub const PROXY_UID: u32 = 2102;
@@ -143,9 +143,9 @@ impl InterceptConfig {
     ///
     /// # Errors
     /// The first option that cannot be used.
-    pub fn validate(&self) -> Result<(), KubeError> {
+    pub fn validate(&self) -> Result<(), InterceptError> {
         let wrong = |option, value: String, reason: &str| {
-            Err(KubeError::Option { option, value, reason: reason.to_owned() })
+            Err(InterceptError::Option { option, value, reason: reason.to_owned() })
         };
         if self.proxy_uid == 0 {
             return wrong(
