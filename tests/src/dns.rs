@@ -168,6 +168,7 @@ struct Records {
     numbers: BTreeMap<String, u16>,
     services: BTreeMap<String, Service>,
     hosts: BTreeMap<String, Vec<IpAddr>>,
+    aliases: BTreeMap<String, String>,
     /// The server's own.
     own: Vec<IpAddr>,
 }
@@ -185,6 +186,9 @@ impl Records {
         }
         for (name, addresses) in &self.hosts {
             addresses.iter().for_each(|address| write_address(&mut zone, &format!("{name}."), *address));
+        }
+        for (name, target) in &self.aliases {
+            let _ = writeln!(zone, "{name}. CNAME {target}.");
         }
         zone
     }
@@ -241,6 +245,16 @@ impl Dns {
     pub fn host(&self, name: &str, addresses: &[IpAddr]) -> Result<()> {
         self.change(|records| {
             records.hosts.insert(name.to_owned(), addresses.to_vec());
+        })
+    }
+
+    /// Makes a name the alias of another one: the answer has the CNAME and what it leads to, as a resolver gives it.
+    ///
+    /// # Errors
+    /// The server does not load the zone.
+    pub fn alias(&self, name: &str, target: &str) -> Result<()> {
+        self.change(|records| {
+            records.aliases.insert(name.to_owned(), target.to_owned());
         })
     }
 

@@ -20,6 +20,8 @@ mod headers;
 mod inbound;
 #[path = "security/links.rs"]
 mod links;
+#[path = "security/names.rs"]
+mod names;
 #[path = "security/outbound.rs"]
 mod outbound;
 #[path = "security/peers.rs"]

@@ -1,4 +1,4 @@
-//! A map that never grows beyond a number of entries.
+//! A map that never grows beyond a number of entries, nor beyond a total weight of them.
 
 use std::borrow::Borrow;
 use std::collections::{HashMap, VecDeque};
@@ -13,17 +13,31 @@ pub(crate) struct BoundedMap<K, V> {
     slots: HashMap<K, Slot<V>>,
     order: VecDeque<K>,
     capacity: usize,
+    weight: usize,
+    most_weight: usize,
 }
 
 #[derive(Debug)]
 struct Slot<V> {
     value: V,
+    weight: usize,
     used: AtomicBool,
 }
 
 impl<K: Clone + Eq + Hash, V> BoundedMap<K, V> {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { slots: HashMap::new(), order: VecDeque::new(), capacity: capacity.max(1) }
+        Self::weighted(capacity, usize::MAX)
+    }
+
+    /// At most `capacity` entries, which together weigh at most `most_weight`.
+    pub(crate) fn weighted(capacity: usize, most_weight: usize) -> Self {
+        let capacity = capacity.max(1);
+        Self { slots: HashMap::new(), order: VecDeque::new(), capacity, weight: 0, most_weight }
+    }
+
+    /// The weight of all entries.
+    pub(crate) fn weight(&self) -> usize {
+        self.weight
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -53,19 +67,59 @@ impl<K: Clone + Eq + Hash, V> BoundedMap<K, V> {
     }
 
     pub(crate) fn insert(&mut self, key: K, value: V) {
-        if let Some(slot) = self.slots.get_mut(&key) {
-            slot.value = value;
+        self.insert_weighing(key, value, 0);
+    }
+
+    /// Puts an entry in that weighs `weight`. One that weighs more than all together may is not kept, nor is what it would
+    /// have replaced.
+    pub(crate) fn insert_weighing(&mut self, key: K, value: V, weight: usize) {
+        if weight > self.most_weight {
+            self.remove(&key);
             return;
         }
-        while self.slots.len() >= self.capacity {
+        if let Some(slot) = self.slots.get_mut(&key) {
+            self.weight = self.weight - slot.weight + weight;
+            (slot.value, slot.weight) = (value, weight);
+            // Used now, so that it is not the first to go.
+            slot.used.store(true, Relaxed);
+            while self.weight > self.most_weight {
+                self.evict();
+            }
+            return;
+        }
+        while self.slots.len() >= self.capacity || self.weight + weight > self.most_weight {
             self.evict();
         }
+        self.weight += weight;
         self.order.push_back(key.clone());
-        self.slots.insert(key, Slot { value, used: AtomicBool::new(false) });
+        self.slots.insert(key, Slot { value, weight, used: AtomicBool::new(false) });
+    }
+
+    pub(crate) fn remove(&mut self, key: &K) {
+        if let Some(slot) = self.slots.remove(key) {
+            self.weight -= slot.weight;
+            self.order.retain(|other| other != key);
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.slots.iter().map(|(key, slot)| (key, &slot.value))
     }
 
     pub(crate) fn retain(&mut self, mut keep: impl FnMut(&V) -> bool) {
-        self.slots.retain(|_, slot| keep(&slot.value));
+        self.retain_entries(|_, value| keep(value));
+    }
+
+    /// Keeps the entries that `keep` says, which may change their values.
+    pub(crate) fn retain_entries(&mut self, mut keep: impl FnMut(&K, &mut V) -> bool) {
+        let weight = &mut self.weight;
+        self.slots.retain(|key, slot| {
+            let kept = keep(key, &mut slot.value);
+            if !kept {
+                *weight -= slot.weight;
+            }
+            kept
+        });
         let slots = &self.slots;
         self.order.retain(|key| slots.contains_key(key));
     }
@@ -76,7 +130,9 @@ impl<K: Clone + Eq + Hash, V> BoundedMap<K, V> {
             match self.slots.get(&key) {
                 Some(slot) if slot.used.swap(false, Relaxed) => self.order.push_back(key),
                 _ => {
-                    self.slots.remove(&key);
+                    if let Some(slot) = self.slots.remove(&key) {
+                        self.weight -= slot.weight;
+                    }
                     return;
                 }
             }
@@ -99,6 +155,22 @@ mod tests {
         assert_eq!(map.get(&0), Some(&0));
         assert_eq!(map.get(&1), None);
         assert_eq!(map.len(), 3);
+    }
+
+    #[test]
+    fn weight_is_bounded_and_what_is_too_heavy_is_not_kept() {
+        let mut map = BoundedMap::weighted(100, 10);
+        for key in 0..5 {
+            map.insert_weighing(key, key, 4);
+        }
+        assert_eq!((map.len(), map.weight()), (2, 8));
+        assert_eq!((map.get(&3), map.get(&4)), (Some(&3), Some(&4)));
+        map.insert_weighing(4, 40, 11);
+        assert_eq!((map.get(&3), map.get(&4), map.weight()), (Some(&3), None, 4));
+        map.insert_weighing(3, 30, 10);
+        assert_eq!((map.get(&3), map.weight()), (Some(&30), 10));
+        map.retain(|_| false);
+        assert_eq!((map.len(), map.weight()), (0, 0));
     }
 
     proptest! {

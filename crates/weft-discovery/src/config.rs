@@ -31,6 +31,9 @@ pub struct StaticService {
 pub struct DiscoveryConfig {
     /// Where queries go.
     pub upstreams: Upstreams,
+    /// The resolv.conf with the search domains of the application, where `upstreams` is not one. Servers may take steps
+    /// along them by themselves (CoreDNS' `autopath`), and then they tell which name was meant.
+    pub search_from: Option<PathBuf>,
     /// How long one server has for one try. `None`: `options timeout:` of the resolv.conf, else 2 s.
     pub query_timeout: Option<Duration>,
     /// How often the whole list of servers is tried. `None`: `options attempts:` of the resolv.conf, else 2.
@@ -46,6 +49,10 @@ pub struct DiscoveryConfig {
     pub max_stale: Duration,
     /// Answers in the cache.
     pub cache_entries: usize,
+    /// What they may take together, in octets of memory.
+    pub cache_octets: usize,
+    /// An answer that takes more is passed on and not kept.
+    pub answer_octets: usize,
     /// Addresses whose names are remembered.
     pub learned_entries: usize,
     /// An address keeps its name for so long after it was last answered or last connected to.
@@ -76,6 +83,7 @@ impl Default for DiscoveryConfig {
     fn default() -> Self {
         Self {
             upstreams: Upstreams::ResolvConf("/etc/resolv.conf".into()),
+            search_from: None,
             query_timeout: None,
             attempts: None,
             min_ttl: Duration::ZERO,
@@ -83,6 +91,10 @@ impl Default for DiscoveryConfig {
             max_negative_ttl: Duration::from_secs(30),
             max_stale: Duration::from_secs(3600),
             cache_entries: 4096,
+            // 2 KiB for each of the entries on average, where most answers take a quarter of that.
+            cache_octets: 8 << 20,
+            // A thousand addresses and more; at least 128 of the largest fit.
+            answer_octets: 64 << 10,
             learned_entries: 16_384,
             learned_grace: Duration::from_secs(3600),
             max_in_flight: 512,

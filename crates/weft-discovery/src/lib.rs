@@ -7,9 +7,9 @@
 //! * [`Discovery`] is the handle that workers hold: [`Discovery::name_of`] and [`Discovery::watch`].
 //! * [`DiscoveryTask`] does the work, on the control thread: the server on [`DnsListeners`] and the refreshes.
 //!
-//! Inside: `wire` (bytes to bytes, no I/O), `upstream` (asks servers), `resolver` (cache, coalescing, stale answers),
-//! `server` (the application's side), `learned` (names by address), `endpoints` (from a service to its endpoints) and
-//! `services` (who watches what). `docs/design/discovery.md` has the reasons.
+//! Inside: `wire` (bytes to bytes, no I/O), `servers` (which to ask), `upstream` (asks them), `resolver` (cache, coalescing,
+//! stale answers), `server` (the application's side), `standing` (which names are in the mesh, and which of a chain is meant),
+//! `learned` (names by address), `endpoints` (from a service to its endpoints) and `services` (who watches what). `docs/design/discovery.md` has the reasons.
 
 mod bounded;
 mod config;
@@ -20,11 +20,14 @@ mod lookup;
 mod resolv_conf;
 mod resolver;
 mod server;
+mod servers;
 mod services;
+mod standing;
 mod stats;
 mod upstream;
 mod wire;
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,21 +35,26 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use weft_core::{DnsName, Drain, EndpointAddr, ServiceKey};
+use weft_core::{Drain, EndpointAddr, ServiceKey};
 
 pub use config::{DiscoveryConfig, StaticService, Upstreams};
 pub use endpoints::protocol_of_label;
 pub use error::DiscoveryError;
+pub use learned::Named;
 pub use resolv_conf::ResolvConf;
 pub use server::DnsListeners;
 pub use services::ServiceWatch;
+pub use standing::{Judge, Standing};
 pub use stats::{Counter, DiscoveryStats, ServiceStatus};
 
-use learned::Learned;
+use learned::{Again, Learned};
 use resolver::Resolver;
 use server::Server;
 use services::{Service, Services};
+use wire::{Kind, Query, TYPE_A, TYPE_AAAA};
 
+/// Mesh names that are asked for again at a time, so that an idle sidecar's memory is no load on the cluster's DNS.
+const ASK_AGAIN: usize = 32;
 /// How often what has run out is forgotten. Both maps are bounded; this only gives memory back.
 const SWEEP: Duration = Duration::from_secs(60);
 
@@ -80,17 +88,17 @@ impl Discovery {
         (discovery, task)
     }
 
-    /// The name that the application asked for when it last got `ip` as an answer: the question's name, not the name
-    /// that a CNAME led to. Where several names gave it, the one of the highest rank ([`Discovery::rank_names`]), and of
-    /// equals the latest. Prolongs the memory of it.
-    pub fn name_of(&self, ip: IpAddr) -> Option<DnsName> {
+    /// The name that the application got `ip` for when it last asked: the question's, or the name inside the mesh that a
+    /// chain of CNAMEs led to and that owns the address. A mesh name goes before any other, of several the one that asks most
+    /// of its peer ([`Discovery::judge_names`]), and of equals the latest. Prolongs the memory of it.
+    pub fn name_of(&self, ip: IpAddr) -> Option<Named> {
         self.learned.name_of(ip, Instant::now())
     }
 
-    /// Sets how much is asked of a peer at a name, so that no other name can take a service's address away from it. Only
-    /// the first call counts; without one all names are equal. `rank` is called for connections, so it should be quick.
-    pub fn rank_names(&self, rank: impl Fn(&DnsName) -> u8 + Send + Sync + 'static) {
-        self.learned.rank_by(rank);
+    /// Sets who says which names are in the mesh, so that no other name can take a service's address away from it. Only the
+    /// first call counts; without one all names are outside.
+    pub fn judge_names(&self, judge: impl Judge + 'static) {
+        self.learned.judge_by(judge);
     }
 
     /// The endpoints of `key`, whose address `dialed` an application has just dialed; without one, DNS alone tells, and
@@ -113,6 +121,11 @@ impl Discovery {
     /// Answers in the cache.
     pub fn cached_answers(&self) -> usize {
         self.resolver.cached_answers()
+    }
+
+    /// What the answers in the cache take, in octets.
+    pub fn cached_octets(&self) -> usize {
+        self.resolver.cached_octets()
     }
 
     /// Addresses whose name is known.
@@ -156,10 +169,32 @@ impl DiscoveryTask {
                 Some(_) = tasks.join_next() => {}
                 _ = sweep.tick() => {
                     resolver.sweep();
-                    self.discovery.learned.sweep(Instant::now());
+                    let learned = Arc::clone(&self.discovery.learned);
+                    learned.sweep(Instant::now());
+                    tasks.spawn(ask_again(learned, Arc::clone(&resolver)));
                 }
             }
         }
+    }
+}
+
+/// Asks for mesh names whose time is over: what an application has once been told is a mesh address stays one until the
+/// name's own answer says otherwise. Where DNS does not answer, it is asked at the next turn.
+async fn ask_again(learned: Arc<Learned>, resolver: Arc<Resolver>) {
+    let mut answers = HashMap::new();
+    for (name, v6) in learned.unsure(ASK_AGAIN, Instant::now()) {
+        let query = Query::new(&name, if v6 { TYPE_AAAA } else { TYPE_A });
+        let answer = match resolver.resolve(&query, None).await {
+            Ok(found) if !found.is_stale() && found.answer.kind == Kind::Positive => {
+                Again::Has(found.answer.addresses.to_vec(), found.remaining())
+            }
+            Ok(found) if !found.is_stale() && found.answer.kind == Kind::Negative => Again::Denied,
+            _ => continue,
+        };
+        answers.insert((name, v6), answer);
+    }
+    if !answers.is_empty() {
+        learned.settle(&answers, Instant::now());
     }
 }
 
@@ -209,6 +244,48 @@ mod tests {
         fn shared<T: Clone + Send + Sync + 'static>() {}
         shared::<Discovery>();
         shared::<ServiceWatch>();
+    }
+
+    struct AllInside;
+
+    impl Judge for AllInside {
+        fn version(&self) -> u64 {
+            1
+        }
+
+        fn standing(&self, _: &weft_core::DnsName) -> Standing {
+            Standing::Inside { mode: weft_core::MtlsMode::Strict, namespace: "shop".parse().unwrap() }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_mesh_name_whose_time_is_over_is_asked_for_again() {
+        // Answers everything with 10.0.0.1.
+        let server = tokio::net::UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let addr = server.local_addr().unwrap();
+        let answering = tokio::spawn(async move {
+            let mut packet = [0; 512];
+            loop {
+                let (length, client) = server.recv_from(&mut packet).await.unwrap();
+                // The question alone, without the OPT record at the end; then one A record.
+                let mut answer = packet[..length - 11].to_vec();
+                answer[2..12].copy_from_slice(&[0x80, 0, 0, 1, 0, 1, 0, 0, 0, 0]);
+                answer.extend([0xc0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 10, 0, 0, 1]);
+                server.send_to(&answer, client).await.unwrap();
+            }
+        });
+        let upstreams = Upstreams::Servers(vec![addr]);
+        let config =
+            DiscoveryConfig { upstreams, learned_grace: Duration::ZERO, ..DiscoveryConfig::default() };
+        let (discovery, _task) = Discovery::new(config);
+        discovery.judge_names(AllInside);
+        let both = ["10.0.0.1", "10.0.0.2"].map(|ip| ip.parse().unwrap());
+        let orders = "orders.shop.x".parse().unwrap();
+        discovery.learned.remember(&orders, &both, Duration::ZERO, Instant::now());
+        ask_again(Arc::clone(&discovery.learned), Arc::clone(&discovery.resolver)).await;
+        assert_eq!(both.map(|ip| discovery.name_of(ip).is_some()), [true, false]);
+        assert_eq!(discovery.learned.unsure(9, Instant::now()), []);
+        answering.abort();
     }
 
     #[tokio::test]

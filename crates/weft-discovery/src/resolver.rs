@@ -89,6 +89,7 @@ pub(crate) struct Resolver {
     cache: Mutex<BoundedMap<Key, Entry>>,
     flights: Mutex<HashMap<Key, Flight>>,
     in_flight: AtomicUsize,
+    answer_octets: usize,
     max_in_flight: usize,
     max_stale: Duration,
     pub(crate) upstream: Upstream,
@@ -98,7 +99,8 @@ pub(crate) struct Resolver {
 impl Resolver {
     pub(crate) fn new(config: &DiscoveryConfig, stats: Arc<DiscoveryStats>) -> Self {
         Self {
-            cache: Mutex::new(BoundedMap::new(config.cache_entries)),
+            cache: Mutex::new(BoundedMap::weighted(config.cache_entries, config.cache_octets)),
+            answer_octets: config.answer_octets,
             flights: Mutex::default(),
             in_flight: AtomicUsize::new(0),
             max_in_flight: config.max_in_flight.max(1),
@@ -114,6 +116,11 @@ impl Resolver {
 
     pub(crate) fn cached_answers(&self) -> usize {
         self.lock().len()
+    }
+
+    /// The octets of the answers in the cache, as they lie there.
+    pub(crate) fn cached_octets(&self) -> usize {
+        self.lock().weight()
     }
 
     /// Forgets what may not even be given stale.
@@ -215,6 +222,16 @@ impl Resolver {
         }
     }
 
+    /// Puts an entry into the cache, unless it is too large to be kept: then the place is left to many others.
+    fn keep(&self, cache: &mut BoundedMap<Key, Entry>, key: &Key, entry: Entry) {
+        let octets = entry.answer.octets() + 2 * key.len() + ENTRY;
+        if octets > self.answer_octets {
+            cache.remove(key);
+        } else {
+            cache.insert_weighing(Arc::clone(key), entry, octets);
+        }
+    }
+
     fn store(&self, key: &Key, query: &Query, outcome: &Outcome) {
         let now = Instant::now();
         let mut cache = self.lock();
@@ -224,7 +241,8 @@ impl Resolver {
                 let expires = now + answer.ttl;
                 let dead = expires + self.max_stale;
                 let answer = Arc::clone(answer);
-                cache.insert(Arc::clone(key), Entry { answer, stored: now, expires, dead, recheck: None });
+                let entry = Entry { answer, stored: now, expires, dead, recheck: None };
+                self.keep(&mut cache, key, entry);
             }
             return;
         }
@@ -239,11 +257,14 @@ impl Resolver {
                 };
                 let expires = now + FAILURE_TTL;
                 let entry = Entry { answer, stored: now, expires, dead: expires, recheck: None };
-                cache.insert(Arc::clone(key), entry);
+                self.keep(&mut cache, key, entry);
             }
         }
     }
 }
+
+/// What an entry takes besides its answer and twice its key: the slot in the map, the reference counts, the allocator's part.
+const ENTRY: usize = 256;
 
 async fn landed(flight: &mut Flight) -> Outcome {
     match flight.wait_for(Option::is_some).await {

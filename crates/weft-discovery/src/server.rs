@@ -1,6 +1,7 @@
 //! The server that the application's captured DNS packets reach.
 
-use std::net::SocketAddr;
+use std::iter;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -9,11 +10,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
+use weft_core::DnsName;
 
 use crate::config::DiscoveryConfig;
 use crate::error::DiscoveryError;
 use crate::learned::Learned;
 use crate::resolver::{Found, Resolver, Unresolved};
+use crate::standing::Meant;
 use crate::stats::DiscoveryStats;
 use crate::wire::{Kind, Query, Request, SERVFAIL, failure, parse_request, render};
 
@@ -21,6 +24,8 @@ use crate::wire::{Kind, Query, Request, SERVFAIL, failure, parse_request, render
 const PIPELINED: usize = 16;
 /// After an error of a listening socket (descriptors used up): long enough not to spin, short enough not to be felt.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How long an answer waits for the own answer of the mesh name that its aliases lead to.
+const OWN_ANSWER: Duration = Duration::from_secs(1);
 /// The longest message over UDP, apart from the IP header.
 const DATAGRAM: usize = 65_535;
 
@@ -137,23 +142,84 @@ impl Server {
                 self.stats.rejected.inc();
                 Next::Send(answer)
             }
-            Request::Query(query) => match self.resolver.at_hand(&query, None) {
-                Some(found) => Next::Send(self.reply(&query, &Ok(found), transport)),
+            Request::Query(query) => match self.at_hand(&query) {
+                Some((found, own)) => Next::Send(self.reply(&query, &Ok(found), own.as_ref(), transport)),
                 None if self.waiting.load(Relaxed) >= self.max_waiting => {
-                    Next::Send(self.reply(&query, &Err(Unresolved::Overloaded), transport))
+                    Next::Send(self.reply(&query, &Err(Unresolved::Overloaded), None, transport))
                 }
                 None => Next::Resolve(query, Waiting::new(&self.waiting)),
             },
         }
     }
 
+    /// The answer, and the one for the name that its aliases lead to where that is needed, if nothing has to be waited for.
+    fn at_hand(&self, query: &Query) -> Option<(Found, Option<Found>)> {
+        let found = self.resolver.at_hand(query, None)?;
+        let own = match self.led_to(query, &found) {
+            Some(led) => Some(self.resolver.at_hand(&led, None)?),
+            None => None,
+        };
+        Some((found, own))
+    }
+
     async fn resolve(&self, query: &Query, transport: Transport) -> Vec<u8> {
         let outcome = self.resolver.resolve(query, None).await;
-        self.reply(query, &outcome, transport)
+        let led = outcome.as_ref().ok().and_then(|found| self.led_to(query, found));
+        let own = match led {
+            // Without its own answer the name is not believed; the client gets its answer in any case.
+            Some(led) => {
+                timeout(OWN_ANSWER, self.resolver.resolve(&led, None)).await.ok().and_then(Result::ok)
+            }
+            None => None,
+        };
+        self.reply(query, &outcome, own.as_ref(), transport)
+    }
+
+    /// The chain of names that an answer gives addresses by, from the question on; nothing where it gives none.
+    fn chain(query: &Query, found: &Found) -> Vec<DnsName> {
+        let answer = &found.answer;
+        let question = if answer.addresses.is_empty() { None } else { query.address_name() };
+        question
+            .map_or_else(Vec::new, |name| iter::once(name).chain(answer.aliases.iter().cloned()).collect())
+    }
+
+    /// The question for the mesh name that the aliases of an answer lead to, where the answer alone is not enough.
+    fn led_to(&self, query: &Query, found: &Found) -> Option<Query> {
+        if found.answer.aliases.is_empty() {
+            return None;
+        }
+        match self.learned.meant(&Self::chain(query, found), &self.resolver.upstream.search())? {
+            Meant::Led { to, .. } => Some(Query::new(to, query.qtype)),
+            Meant::Name(_) => None,
+        }
+    }
+
+    /// Remembers what an answer teaches: whose the addresses are. `own` is the answer for the name it leads to.
+    fn learn(&self, query: &Query, found: &Found, own: Option<&Found>) {
+        let chain = Self::chain(query, found);
+        let search = if chain.len() > 1 { self.resolver.upstream.search() } else { Arc::default() };
+        let (now, all) = (Instant::now(), &*found.answer.addresses);
+        match self.learned.meant(&chain, &search) {
+            None => {}
+            Some(Meant::Name(name)) => self.learned.remember(name, all, found.remaining(), now),
+            Some(Meant::Led { to, otherwise }) => {
+                let has = |ip: &&IpAddr| own.is_some_and(|own| own.answer.addresses.contains(ip));
+                let (its, others): (Vec<IpAddr>, Vec<IpAddr>) = all.iter().partition(has);
+                let ttl = own.map_or(Duration::ZERO, Found::remaining);
+                self.learned.remember_led(otherwise, to, its, ttl, now);
+                self.learned.remember(otherwise, &others, found.remaining(), now);
+            }
+        }
     }
 
     /// The packet for the client. This is the only place where answers reach the application, so names are learned here.
-    fn reply(&self, query: &Query, outcome: &Result<Found, Unresolved>, transport: Transport) -> Vec<u8> {
+    fn reply(
+        &self,
+        query: &Query,
+        outcome: &Result<Found, Unresolved>,
+        own: Option<&Found>,
+        transport: Transport,
+    ) -> Vec<u8> {
         let limit = match transport {
             Transport::Udp => query.udp_limit(),
             Transport::Tcp => usize::from(u16::MAX),
@@ -176,11 +242,9 @@ impl Server {
         let (packet, cut) = render(&found.answer, query, |old| found.ttl(old), limit);
         if cut {
             self.stats.truncated.inc();
-        } else if !found.answer.addresses.is_empty()
-            && let Some(name) = query.address_name()
-        {
-            self.learned.remember(&name, &found.answer.addresses, found.remaining(), Instant::now());
         }
+        // Of an answer that was cut as well: a client that knows no TCP connects to what it got of it.
+        self.learn(query, found, own);
         packet
     }
 

@@ -3,30 +3,21 @@
 //! Each query goes out of a socket of its own, connected to the server: the kernel picks a fresh random port and drops
 //! packets of anybody else, and with a random id and the question checked that is what RFC 5452 asks of a resolver.
 
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
-use std::{fs, io};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::{Instant, timeout, timeout_at};
+use weft_core::DnsName;
 
-use crate::config::{DiscoveryConfig, Upstreams};
-use crate::resolv_conf::ResolvConf;
+use crate::config::DiscoveryConfig;
+use crate::servers::ServerSource;
 use crate::stats::DiscoveryStats;
 use crate::wire::{Answer, Kind, Limits, Query, Unusable, parse_answer};
-
-/// The C library waits five seconds; most answers that take longer than two are lost, and asking again is cheap.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
-const ATTEMPTS: u32 = 2;
-/// However long a resolv.conf says to wait for one server.
-const QUERY_TIMEOUT_MAX: Duration = Duration::from_secs(5);
-/// How often the resolv.conf is looked at, at most.
-const WATCH: Duration = Duration::from_secs(2);
 
 /// Why there is no answer. The servers' own failures are answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,31 +28,9 @@ pub(crate) enum NoAnswer {
     NoServer,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Servers {
-    addrs: Vec<SocketAddr>,
-    timeout: Duration,
-    attempts: u32,
-}
-
-/// What tells that a file is another than before: a ConfigMap swap changes the inode, an editor at least the time.
-type FileMark = (u64, i64, i64, u64);
-
-#[derive(Debug)]
-struct Watched {
-    servers: Servers,
-    mark: Option<FileMark>,
-    looked: Option<Instant>,
-}
-
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    source: Upstreams,
-    query_timeout: Option<Duration>,
-    attempts: Option<u32>,
-    state: Mutex<Watched>,
-    /// Our own listeners, which must never be asked.
-    own: Mutex<Vec<SocketAddr>>,
+    source: ServerSource,
     /// The server that answered last; the others are asked when it does not.
     preferred: AtomicUsize,
     limits: Limits,
@@ -69,88 +38,30 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     pub(crate) fn new(config: &DiscoveryConfig) -> Self {
-        let upstream = Self {
-            source: config.upstreams.clone(),
-            query_timeout: config.query_timeout,
-            attempts: config.attempts,
-            state: Mutex::new(Watched {
-                servers: Servers { addrs: Vec::new(), timeout: QUERY_TIMEOUT, attempts: ATTEMPTS },
-                mark: None,
-                looked: None,
-            }),
-            own: Mutex::new(Vec::new()),
+        Self {
+            source: ServerSource::new(config),
             preferred: AtomicUsize::new(0),
             limits: Limits {
                 min_ttl: config.min_ttl,
                 max_ttl: config.max_ttl,
                 max_negative_ttl: config.max_negative_ttl,
             },
-        };
-        if let Upstreams::Servers(addrs) = &config.upstreams {
-            let mut state = upstream.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.servers = upstream.servers(addrs.clone(), None, None);
         }
-        upstream
     }
 
     /// Keeps queries from going in a circle.
     pub(crate) fn set_own(&self, own: Vec<SocketAddr>) {
-        *self.own.lock().unwrap_or_else(PoisonError::into_inner) = own;
+        self.source.set_own(own);
     }
 
-    fn servers(&self, addrs: Vec<SocketAddr>, timeout: Option<Duration>, attempts: Option<u32>) -> Servers {
-        let timeout = self.query_timeout.or(timeout).unwrap_or(QUERY_TIMEOUT);
-        Servers {
-            addrs,
-            timeout: timeout.clamp(Duration::from_millis(1), QUERY_TIMEOUT_MAX),
-            attempts: self.attempts.or(attempts).unwrap_or(ATTEMPTS).clamp(1, 10),
-        }
-    }
-
-    /// The servers as of now.
-    fn current(&self) -> Servers {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Upstreams::ResolvConf(path) = &self.source {
-            let now = Instant::now();
-            if state.looked.is_none_or(|looked| now - looked >= WATCH) {
-                state.looked = Some(now);
-                self.look(path, &mut state);
-            }
-        }
-        let mut servers = state.servers.clone();
-        let own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
-        servers.addrs.retain(|addr| !own.contains(addr));
-        servers
-    }
-
-    /// Reads the resolv.conf again if it changed.
-    fn look(&self, path: &Path, state: &mut Watched) {
-        let mark =
-            fs::metadata(path).map(|meta| (meta.ino(), meta.mtime(), meta.mtime_nsec(), meta.len())).ok();
-        if mark.is_some() && mark == state.mark {
-            return;
-        }
-        match fs::read_to_string(path) {
-            Ok(text) => {
-                let conf = ResolvConf::parse(&text);
-                let servers = self.servers(conf.servers, conf.timeout, conf.attempts);
-                if servers != state.servers {
-                    tracing::info!(path = %path.display(), servers = ?servers.addrs, "DNS servers");
-                    state.servers = servers;
-                }
-                state.mark = mark;
-            }
-            Err(error) => {
-                if state.mark.take().is_some() || state.servers.addrs.is_empty() {
-                    tracing::warn!(path = %path.display(), %error, "cannot read the DNS servers");
-                }
-            }
-        }
+    /// The search domains that the application's resolver goes through.
+    pub(crate) fn search(&self) -> Arc<[DnsName]> {
+        self.source.search()
     }
 
     /// Asks the servers in turn until one gives an answer. If each can only say that it failed, that is the answer.
     pub(crate) async fn exchange(&self, query: &Query, stats: &DiscoveryStats) -> Result<Answer, NoAnswer> {
-        let servers = self.current();
+        let servers = self.source.current();
         let count = servers.addrs.len();
         if count == 0 {
             return Err(NoAnswer::NoServer);

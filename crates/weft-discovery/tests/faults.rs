@@ -351,3 +351,42 @@ async fn any_bytes_leave_the_server_well() {
     assert!(stats.malformed.get() > 0 && stats.rejected.get() > 0);
     server.stop().await;
 }
+
+/// Somebody outside answers with as much as a message can hold, under ever new names.
+#[tokio::test]
+async fn large_answers_take_no_more_memory_than_they_may() {
+    let upstream = Responder::start(|query, over| {
+        let mut answer = reply(query, ResponseCode::NoError);
+        let owner = query.queries[0].name.to_ascii();
+        let count = if owner.starts_with('m') { 500 } else { 2000 };
+        match over {
+            Over::Udp => answer.metadata.truncation = true,
+            Over::Tcp => (0..count).for_each(|i: u16| {
+                let [high, low] = i.to_be_bytes();
+                answer.add_answer(ip_record(&owner, 60, &format!("10.0.{high}.{low}")));
+            }),
+        }
+        vec![packet(&answer)]
+    })
+    .await;
+    let config = DiscoveryConfig { cache_octets: 256 << 10, query_timeout: Some(PATIENCE), ..config(vec![upstream.addr]) };
+    let server = Server::start(config);
+    let ask = async |name: &str| {
+        let mut stream = server.tcp().await;
+        send_tcp(&mut stream, &question(name, RecordType::A)).await;
+        recv_tcp(&mut stream).await.answers.len()
+    };
+    // Passed on whole, and not kept: the next one asks upstream again.
+    assert_eq!(ask("large.x").await, 2000);
+    assert_eq!((server.discovery.cached_answers(), server.discovery.cached_octets()), (0, 0));
+    for i in 0..40 {
+        assert_eq!(ask(&format!("m{i}.x")).await, 500);
+        let octets = server.discovery.cached_octets();
+        assert!((8000..=256 << 10).contains(&octets), "{octets}");
+    }
+    assert!((5..30).contains(&server.discovery.cached_answers()), "{}", server.discovery.cached_answers());
+    // What is in use stays, and comes from the cache.
+    let before = upstream.queries();
+    assert_eq!(ask("m39.x").await, 500);
+    assert_eq!(upstream.queries(), before);
+}

@@ -189,6 +189,7 @@ impl InterceptConfig {
         for name in &self.exclude_interfaces {
             rules.add(CHAIN, format!("-o {name} -j RETURN"), "excluded interface");
         }
+        rules.leave_link_local(CHAIN);
         if self.dns_port.is_some() {
             rules.add(CHAIN, "-p tcp --dport 53 -j WEFT_DNS", "DNS over TCP");
         }
@@ -235,6 +236,7 @@ impl InterceptConfig {
         for name in &self.exclude_interfaces {
             rules.add("WEFT_DNS", format!("-o {name} -j RETURN"), "excluded interface");
         }
+        rules.leave_link_local("WEFT_DNS");
         for protocol in ["udp", "tcp"] {
             let text = format!("-p {protocol} --dport 53 -j REDIRECT --to-ports {port}");
             rules.add("WEFT_DNS", text, "query, to the DNS proxy");
@@ -262,6 +264,14 @@ struct Rules {
 impl Rules {
     fn add(&mut self, chain: &'static str, text: impl Into<String>, comment: &'static str) {
         self.list.push(Rule { chain, text: text.into(), comment });
+    }
+
+    /// What goes to an address that is good on one link is not captured. Its socket is bound to the device of that link, and
+    /// takes no packet from a listener on loopback: the kernel drops the connection that a rule has redirected.
+    fn leave_link_local(&mut self, chain: &'static str) {
+        if self.family == Family::V6 {
+            self.add(chain, "-d fe80::/10 -j RETURN", "link-local destination");
+        }
     }
 
     fn loopback(&self) -> &'static str {

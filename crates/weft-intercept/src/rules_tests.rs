@@ -78,6 +78,21 @@ fn ports() -> impl Strategy<Value = Vec<PortRange>> {
     proptest::collection::vec(range, 0..4)
 }
 
+#[test]
+fn what_goes_to_a_link_local_address_is_left_alone_before_anything_is_captured() {
+    for (family, expected) in [(Family::V4, 0), (Family::V6, 2)] {
+        let rules = InterceptConfig::default().rules(family, true);
+        let returns: Vec<_> = rules.iter().filter(|rule| rule.text == "-d fe80::/10 -j RETURN").collect();
+        assert_eq!(returns.len(), expected);
+        for own in returns {
+            let of_chain = || rules.iter().filter(|rule| rule.chain == own.chain);
+            let at = of_chain().position(|rule| rule.text == own.text);
+            let dns = of_chain().position(|rule| rule.text.contains("--dport 53"));
+            assert!(at < dns, "{}", own.chain);
+        }
+    }
+}
+
 proptest! {
     /// Whatever the options: each chain that is jumped to is declared, each rule has a comment, and the proxy's own
     /// traffic returns before anything is captured (but for the self-call, which only loopback sources meet).

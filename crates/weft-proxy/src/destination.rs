@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use weft_config::{AddrVerdict, NameVerdict, Snapshot};
+use weft_config::{AddrVerdict, ConfigHandle, NameVerdict, Outside, Snapshot};
 use weft_core::{DnsName, EndpointAddr, MtlsMode, OriginalDst, ServiceKey};
+use weft_discovery::{Judge, Standing};
 
 use crate::cluster::{Cluster, MeshRule, Ways};
 use crate::shared::{Service, Shared};
@@ -155,9 +156,13 @@ impl Target {
     /// Finds the name of `dst`: the one that the application got this address for from DNS. What it says inside the
     /// connection (Host, SNI) is not looked at, because it may say what it likes.
     pub(crate) fn of(shared: &Shared, dst: OriginalDst) -> Self {
+        // Whoever answers for an outside name can answer with any address: it takes none out of `mesh.cidrs`.
+        let is_mesh = || shared.snapshot.load().membership.of_addr(dst.ip()) != AddrVerdict::Outside;
         match shared.discovery.name_of(dst.ip()) {
-            Some(name) => Self::Service(ServiceKey::new(name, dst.port())),
-            None => Self::Addr(EndpointAddr::new(dst.get())),
+            Some(named) if !(named.outside && is_mesh()) => {
+                Self::Service(ServiceKey::new(named.name, dst.port()))
+            }
+            _ => Self::Addr(EndpointAddr::new(dst.get())),
         }
     }
 
@@ -170,16 +175,21 @@ impl Target {
     }
 }
 
-/// How much is asked of a peer at `name`. Where two names have one address, the stricter decides: whoever answers for the
-/// other could make it any address.
-pub(crate) fn rank(snapshot: &Snapshot, name: &DnsName) -> u8 {
-    match snapshot.membership.of_name(name) {
-        NameVerdict::Mesh { mode, .. } => match mode.of_all() {
-            MtlsMode::Strict => 3,
-            MtlsMode::Permissive => 2,
-            MtlsMode::Disable => 1,
-        },
-        NameVerdict::Outside(_) => 0,
+/// Tells discovery which names are in the mesh, and how much is asked there: an address that several names have is the
+/// strictest one's.
+pub(crate) struct Names(pub(crate) Arc<ConfigHandle>);
+
+impl Judge for Names {
+    fn version(&self) -> u64 {
+        self.0.load().version
+    }
+
+    fn standing(&self, name: &DnsName) -> Standing {
+        match self.0.load().membership.of_name(name) {
+            NameVerdict::Mesh { mode, namespace, .. } => Standing::Inside { mode: mode.of_all(), namespace },
+            NameVerdict::Outside(Outside::Exception) => Standing::Excepted,
+            NameVerdict::Outside(_) => Standing::Outside,
+        }
     }
 }
 

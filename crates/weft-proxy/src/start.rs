@@ -91,8 +91,7 @@ async fn control(
     let (publisher, identity) = weft_identity::identity(config.identity.trust_domain.clone());
     tokio::spawn(run_identity(&config, publisher, drain.clone()));
     let (discovery, task) = Discovery::new(discovery_config(&config));
-    let ranking = Arc::clone(&snapshot);
-    discovery.rank_names(move |name| crate::destination::rank(&ranking.load(), name));
+    discovery.judge_names(crate::destination::Names(Arc::clone(&snapshot)));
     tokio::spawn(run_discovery(task, bound.dns, drain.clone()));
     let sampler = Arc::new(Sampler::new(snapshot.load().sampling)?);
     let (spans, exporter) = tracing_export(&config, &registry)?;
@@ -362,6 +361,7 @@ fn discovery_config(config: &ProxyConfig) -> DiscoveryConfig {
         } else {
             Upstreams::Servers(dns.servers.clone())
         },
+        search_from: Some(dns.resolv_conf.clone()),
         min_ttl: dns.min_ttl,
         max_ttl: dns.max_ttl,
         max_negative_ttl: dns.negative_ttl,

@@ -1,7 +1,9 @@
 //! Destinations outside the mesh: forwarded as they are, and counted.
 
-use anyhow::Result;
-use weft_testbed::{Request, story};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use weft_testbed::{Recorder, Request, eventually, story};
 
 use super::pair::tls_server;
 
@@ -43,6 +45,32 @@ fn what_is_not_in_the_mesh_passes_through() {
         assert_eq!(opened, 4.0);
         // Nothing of it was taken for the mesh.
         assert_eq!(proxy.metrics()?.sum("weft_mtls_handshakes_total", &[]), 0.0);
+        Ok(())
+    });
+}
+
+/// A socket that dials a link-local address is bound to the device of the link, and takes no packet from loopback: where a
+/// rule redirects it, nothing ever answers.
+#[test]
+fn a_link_local_destination_is_left_alone() {
+    story("proto-link-local", |mesh| {
+        let client = mesh.pod("client.shop").start()?;
+        let printer = mesh.pod("printer.elsewhere").start()?;
+        let recorder = Recorder::start(&printer, 8080)?;
+        let _proxy = mesh.sidecar(&client)?.start()?;
+        // The kernel gives each link one, once it is sure that nobody else has it.
+        let ready = |pod: &weft_testbed::Pod| {
+            let show = ["ip", "-6", "-o", "addr", "show", "dev", "eth0", "scope", "link"];
+            let shown = pod.exec(&show)?.ok()?.stdout;
+            let address = shown.split_whitespace().find_map(|word| word.strip_suffix("/64"));
+            Ok(address.filter(|_| !shown.contains("tentative")).map(str::to_owned))
+        };
+        let address = eventually("a link-local address", Duration::from_secs(20), || ready(&printer))?;
+        eventually("the client's", Duration::from_secs(20), || ready(&client))?;
+        let url = format!("http://[{address}%25eth0]:8080/page");
+        let curl = ["curl", "-sS", "--max-time", "15", &url];
+        ensure!(client.exec(&curl)?.ok()?.stdout == "recorded\n");
+        ensure!(recorder.text().contains("GET /page"), "{}", recorder.text());
         Ok(())
     });
 }

@@ -9,6 +9,8 @@ use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 use super::*;
 
 const TYPE_SOA: u16 = 6;
+/// CNAMEs that are looked at. Resolvers end a chain after 8 to 17.
+const MAX_ALIASES: usize = 16;
 
 /// How long answers may be kept; from the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +41,8 @@ pub(crate) struct Answer {
     pub(crate) ttl: Duration,
     /// The addresses in the answer section.
     pub(crate) addresses: Box<[IpAddr]>,
+    /// What the CNAMEs lead to, one after the other, from the question's name on. Empty where there is no address.
+    pub(crate) aliases: Box<[DnsName]>,
 }
 
 /// Why bytes from an upstream server are not the answer.
@@ -55,6 +59,8 @@ pub(crate) enum Unusable {
 struct Sections {
     ttl_at: Vec<u16>,
     addresses: Vec<IpAddr>,
+    /// Owner and target of each CNAME.
+    cnames: Vec<(Name, Name)>,
     has_asked: bool,
     answer_ttl: Option<u32>,
     /// Offset of the SOA's TTL in the authority section, and the negative TTL it gives.
@@ -115,12 +121,14 @@ pub(crate) fn parse_answer(
         None => packet.get(..decoder.index()).ok_or(Unusable::Mismatch)?.to_vec(),
     };
     let (kind, ttl) = lifetime(code, &sections, limits, &mut bytes);
+    let aliases = if sections.addresses.is_empty() { Vec::new() } else { chain(query, &sections.cnames) };
     Ok(Answer {
         bytes: bytes.into(),
         ttl_at: sections.ttl_at.into(),
         kind,
         ttl,
         addresses: sections.addresses.into(),
+        aliases: aliases.into(),
     })
 }
 
@@ -129,6 +137,7 @@ fn read_sections(decoder: &mut BinDecoder<'_>, header: &Header, query: &Query) -
     let mut found = Sections {
         ttl_at: Vec::new(),
         addresses: Vec::new(),
+        cnames: Vec::new(),
         has_asked: false,
         answer_ttl: None,
         soa: None,
@@ -141,8 +150,12 @@ fn read_sections(decoder: &mut BinDecoder<'_>, header: &Header, query: &Query) -
         let ttl = sane_ttl(record.ttl);
         found.answer_ttl = Some(found.answer_ttl.map_or(ttl, |least| least.min(ttl)));
         found.has_asked |= query.asks_for(record.rtype);
-        if record.class == CLASS_IN {
+        if record.class == CLASS_IN && query.asks_addresses() {
             found.addresses.extend(address(record.rtype, record.rdata));
+            if record.rtype == TYPE_CNAME && found.cnames.len() < MAX_ALIASES {
+                let at = u16::try_from(record.rdata_at).ok()?;
+                found.cnames.push((record.owner, Name::read(&mut decoder.clone(at)).ok()?));
+            }
         }
     }
     for _ in 0..counts.authorities {
@@ -165,6 +178,21 @@ fn read_sections(decoder: &mut BinDecoder<'_>, header: &Header, query: &Query) -
         found.ttl_at.push(u16::try_from(record.ttl_at).ok()?);
     }
     Some(found)
+}
+
+/// Follows `cnames` from the question on. They come in any order; a ring ends where it began. A name that no service can
+/// have is gone through, and not told.
+fn chain(query: &Query, cnames: &[(Name, Name)]) -> Vec<DnsName> {
+    let mut aliases = Vec::new();
+    let Some(question) = query.name().filter(|_| !cnames.is_empty()) else { return aliases };
+    let mut at = &question;
+    for _ in 0..cnames.len() {
+        // Names compare without case.
+        let Some((_, next)) = cnames.iter().find(|(owner, _)| owner == at) else { break };
+        aliases.extend(service_name(next));
+        at = next;
+    }
+    aliases
 }
 
 /// A TTL with the top bit set counts as zero (RFC 2181 section 8).
@@ -218,10 +246,21 @@ pub(crate) fn failure(query: &Query, code: u8) -> Answer {
         kind: Kind::Failure,
         ttl: Duration::ZERO,
         addresses: Box::default(),
+        aliases: Box::default(),
     }
 }
 
 impl Answer {
+    /// What it takes in memory.
+    pub(crate) fn octets(&self) -> usize {
+        let names = self.aliases.iter().map(|name| name.as_str().len() + size_of::<DnsName>()).sum::<usize>();
+        size_of::<Self>()
+            + self.bytes.len()
+            + size_of_val(&*self.ttl_at)
+            + size_of_val(&*self.addresses)
+            + names
+    }
+
     /// The packet, for decoding.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes

@@ -17,6 +17,7 @@ pub(crate) use query::{Key, Query, Request, parse_request};
 
 use hickory_proto::rr::Name;
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder, DecodeError};
+use weft_core::DnsName;
 
 /// Octets of a message header (RFC 1035 section 4.1.1).
 const HEADER: usize = 12;
@@ -31,6 +32,7 @@ const CLIENT_PAYLOAD_MAX: u16 = 4096;
 const PLAIN_PAYLOAD: u16 = 512;
 
 const CLASS_IN: u16 = 1;
+const TYPE_CNAME: u16 = 5;
 pub(crate) const TYPE_A: u16 = 1;
 pub(crate) const TYPE_AAAA: u16 = 28;
 pub(crate) const TYPE_SRV: u16 = 33;
@@ -44,26 +46,43 @@ const REFUSED: u8 = 5;
 
 /// One resource record, where it lies.
 struct RecordAt<'a> {
+    owner: Name,
     start: usize,
     rtype: u16,
     class: u16,
     /// Offset of the TTL's four octets.
     ttl_at: usize,
     ttl: u32,
+    rdata_at: usize,
     rdata: &'a [u8],
 }
 
 fn read_record<'a>(decoder: &mut BinDecoder<'a>) -> Result<RecordAt<'a>, DecodeError> {
     let start = decoder.index();
-    Name::read(decoder)?;
+    let owner = Name::read(decoder)?;
     // Any value of these is a record to pass on; what is used of them is checked where it is used.
     let rtype = decoder.read_u16()?.unverified();
     let class = decoder.read_u16()?.unverified();
     let ttl_at = decoder.index();
     let ttl = decoder.read_u32()?.unverified();
     let length = decoder.read_u16()?.unverified();
+    let rdata_at = decoder.index();
     let rdata = decoder.read_slice(usize::from(length))?.unverified();
-    Ok(RecordAt { start, rtype, class, ttl_at, ttl, rdata })
+    Ok(RecordAt { owner, start, rtype, class, ttl_at, ttl, rdata_at, rdata })
+}
+
+/// A name as text, where it is one that a service can have.
+fn service_name(name: &Name) -> Option<DnsName> {
+    let mut text = String::with_capacity(name.len());
+    for label in name.iter() {
+        // A dot within a label would turn one name into another.
+        if label.contains(&b'.') {
+            return None;
+        }
+        text.push_str(std::str::from_utf8(label).ok()?);
+        text.push('.');
+    }
+    text.parse().ok()
 }
 
 fn put_u16(bytes: &mut [u8], at: usize, value: u16) {

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use hickory_proto::op::{Header, MessageType, OpCode};
 use hickory_proto::rr::Name;
 use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
-use weft_core::DnsName;
 
 use super::*;
 
@@ -147,20 +146,20 @@ impl Query {
 
     /// The name, where it is one that a service can have, of a question about addresses.
     pub(crate) fn address_name(&self) -> Option<DnsName> {
-        if self.qclass != CLASS_IN || !matches!(self.qtype, TYPE_A | TYPE_AAAA) {
+        if !self.asks_addresses() {
             return None;
         }
-        let name = Name::read(&mut BinDecoder::new(&self.question)).ok()?;
-        let mut text = String::with_capacity(self.question.len());
-        for label in name.iter() {
-            // A dot within a label would turn one name into another.
-            if label.contains(&b'.') {
-                return None;
-            }
-            text.push_str(std::str::from_utf8(label).ok()?);
-            text.push('.');
-        }
-        text.parse().ok()
+        service_name(&self.name()?)
+    }
+
+    /// Whether the question is about addresses.
+    pub(super) fn asks_addresses(&self) -> bool {
+        self.qclass == CLASS_IN && matches!(self.qtype, TYPE_A | TYPE_AAAA)
+    }
+
+    /// The name in the question.
+    pub(super) fn name(&self) -> Option<Name> {
+        Name::read(&mut BinDecoder::new(&self.question)).ok()
     }
 
     fn dnssec_ok(&self) -> bool {

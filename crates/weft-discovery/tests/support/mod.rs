@@ -313,6 +313,11 @@ impl Server {
         self.udp(&question(text, RecordType::A)).await
     }
 
+    /// The name that an address was handed out for.
+    pub(crate) fn name_of(&self, ip: &str) -> Option<DnsName> {
+        self.discovery.name_of(ip.parse().unwrap()).map(|named| named.name)
+    }
+
     pub(crate) async fn tcp(&self) -> TcpStream {
         TcpStream::connect(self.addr).await.unwrap()
     }

@@ -1,0 +1,115 @@
+//! What names and addresses of others do to the mesh's own: answers of thousands, borrowed addresses, aliases.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use anyhow::{Result, ensure};
+use weft_testbed::{Mesh, Pod, Recorder, Request, Response, Service, Sidecar, story};
+
+/// Addresses that one answer over TCP has room for.
+const MANY: u32 = 4000;
+
+/// A strict caller and a server without a sidecar, which writes down what it gets. What it gets of a mesh destination is a
+/// ClientHello at the most.
+fn caller_and_recorder(mesh: &Mesh, cidrs: &[&str]) -> Result<(Pod, Sidecar, Pod, Recorder)> {
+    let web = mesh.pod("web.shop").start()?;
+    let plain = mesh.pod("plain.shop").start()?;
+    let sidecar = mesh
+        .sidecar(&web)?
+        .config(|yaml| {
+            yaml["mesh"]["mode"] = "strict".into();
+            yaml["mesh"]["cidrs"] = serde_json::json!(cidrs);
+            yaml["timeouts"]["handshake"] = "1s".into();
+        })
+        .start()?;
+    let recorder = Recorder::start(&plain, 8080)?;
+    Ok((web, sidecar, plain, recorder))
+}
+
+/// Dials an address without asking for a name, as an application does that has kept it.
+fn dial(from: &Pod, to: IpAddr, path: &str) -> Result<Response> {
+    from.get(&format!("http://{}{path}", SocketAddr::new(to, 8080)))
+}
+
+fn kept_secret(answer: &Response, recorder: &Recorder) -> Result<()> {
+    ensure!(answer.status == 502 && answer.header("weft-error") == "tls-failed", "{answer:?}");
+    ensure!(!recorder.text().contains("secret"), "sent in plaintext: {}", recorder.text());
+    Ok(())
+}
+
+/// Ten look-ups of names outside that have more addresses than a sidecar remembers.
+#[test]
+fn answers_of_thousands_push_no_service_out_of_the_mesh() {
+    story("dns-flood", |mesh| {
+        let (web, sidecar, plain, recorder) = caller_and_recorder(mesh, &[])?;
+        mesh.dns().set(Service::headless("stock.shop").named_port("http", 8080).on(&[&plain]))?;
+        let stock = web.resolve("stock.shop")?[0];
+        kept_secret(&dial(&web, stock, "/secret-before")?, &recorder)?;
+        for name in 0..10 {
+            let first = u32::from(Ipv4Addr::new(198, 18, 0, 0)) + name * MANY;
+            let all: Vec<IpAddr> = (first..first + MANY).map(|ip| Ipv4Addr::from(ip).into()).collect();
+            mesh.dns().host(&format!("evil{name}.example"), &all)?;
+            let answer = web.lookup(&format!("evil{name}.example"), "A")?;
+            ensure!(answer.code == "NoError", "{answer:?}");
+        }
+        kept_secret(&dial(&web, stock, "/secret-after")?, &recorder)?;
+        // Remembered was something of each: the sidecar did see those answers.
+        let names = sidecar.metrics()?.sum("weft_dns_learned_addresses", &[]);
+        ensure!((600.0..1000.0).contains(&names), "{names} addresses");
+        Ok(())
+    });
+}
+
+/// A name outside that has the address of a pod, which nobody has asked for by its own name.
+#[test]
+fn an_outside_name_takes_no_address_out_of_the_cidrs() {
+    story("dns-borrowed", |mesh| {
+        let (web, _sidecar, plain, recorder) = caller_and_recorder(mesh, &["10.77.0.0/16"])?;
+        mesh.dns().host("point.example", &plain.addresses())?;
+        for pod in web.resolve("point.example")? {
+            if pod.is_ipv4() {
+                kept_secret(&dial(&web, pod, "/secret")?, &recorder)?;
+            } else {
+                // The control: this one is in no network of the mesh's.
+                let answer = dial(&web, pod, "/open")?;
+                ensure!(answer.status == 200 && recorder.text().contains("/open"), "{answer:?}");
+            }
+        }
+        ensure!(recorder.connections() >= 2, "one of the two addresses was not dialed");
+        Ok(())
+    });
+}
+
+/// CoreDNS' `autopath`: the server goes along the search list by itself, and answers the first step of it with an alias.
+#[test]
+fn an_alias_of_the_search_list_is_judged_by_what_it_stands_for() {
+    story("dns-autopath", |mesh| {
+        let (web, sidecar, plain, recorder) = caller_and_recorder(mesh, &[])?;
+        let orders = mesh.pod("orders.bank").start()?;
+        orders.app(8080)?;
+        let _server = mesh.sidecar(&orders)?.start()?;
+        mesh.dns().set(Service::virtual_ip("orders.bank").port(80, 8080).on(&[&orders]))?;
+        mesh.dns().alias("orders.bank.shop.svc.cluster.local", "orders.bank.svc.cluster.local")?;
+        mesh.dns().host("plain.test", &plain.addresses())?;
+        mesh.dns().alias("plain.test.shop.svc.cluster.local", "plain.test")?;
+
+        // A service of another namespace: that namespace's identity, and its name in the metrics.
+        let answer = web.send(Request::get("http://orders.bank/"))?;
+        ensure!(answer.status == 200 && answer.json()?["server"] == "orders", "{answer:?}");
+        let label = [("destination_service", "orders.bank.svc.cluster.local:80"), ("tls", "mutual")];
+        let counted = sidecar.metrics()?.sum("weft_http_requests_total", &label);
+        ensure!(counted == 1.0, "{counted} of orders.bank");
+
+        // A host outside stays outside.
+        let answer = web.get("http://plain.test:8080/hello")?;
+        ensure!(answer.status == 200 && answer.text() == "recorded\n", "{answer:?}");
+        ensure!(recorder.text().contains("GET /hello"), "{}", recorder.text());
+
+        // A lie of the same kind about a service of the mesh makes no outside host of it.
+        mesh.dns().host("evil.example", &plain.addresses())?;
+        mesh.dns().alias("stock.shop.svc.cluster.local", "evil.example")?;
+        recorder.clear();
+        let answer = web.get("http://stock.shop:8080/secret")?;
+        kept_secret(&answer, &recorder)?;
+        Ok(())
+    });
+}
