@@ -248,6 +248,14 @@ impl Dns {
         })
     }
 
+    /// Gives many other names their addresses, in one change.
+    ///
+    /// # Errors
+    /// The server does not load the zone.
+    pub fn hosts(&self, hosts: impl IntoIterator<Item = (String, Vec<IpAddr>)>) -> Result<()> {
+        self.change(|records| records.hosts.extend(hosts))
+    }
+
     /// Makes a name the alias of another one: the answer has the CNAME and what it leads to, as a resolver gives it.
     ///
     /// # Errors
@@ -315,8 +323,10 @@ impl Dns {
             return Ok(());
         }
         let mut asked = None::<Instant>;
+        // To read a zone of tens of thousands of records takes a while, and to be asked again begins it anew.
+        let again = AGAIN + Duration::from_micros(10 * zone.len() as u64).min(DEADLINE / 3);
         eventually("the name server to load the zone", DEADLINE, || {
-            if asked.is_none_or(|at| at.elapsed() > AGAIN) {
+            if asked.is_none_or(|at| at.elapsed() > again) {
                 // nsd may lose the request while it is still busy with an earlier one, and takes a file for unchanged
                 // whose time is the same (times are as coarse as the kernel's tick): write and ask again.
                 if asked.is_some() {

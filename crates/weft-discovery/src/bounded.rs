@@ -35,6 +35,11 @@ impl<K: Clone + Eq + Hash, V> BoundedMap<K, V> {
         Self { slots: HashMap::new(), order: VecDeque::new(), capacity, weight: 0, most_weight }
     }
 
+    /// Whether at least half of it is taken.
+    pub(crate) fn is_half_full(&self) -> bool {
+        self.slots.len() >= self.capacity / 2
+    }
+
     /// The weight of all entries.
     pub(crate) fn weight(&self) -> usize {
         self.weight

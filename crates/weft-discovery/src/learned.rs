@@ -161,7 +161,7 @@ impl Learned {
     }
 
     /// The answer for `asked` led to the mesh name `to`, which has these addresses itself. Where `asked` is outside, an
-    /// address keeps the mesh name that it has.
+    /// address keeps the mesh name that it has, and half of the store is left to those who ask for mesh names.
     pub(crate) fn remember_led(
         &self,
         asked: &DnsName,
@@ -171,7 +171,12 @@ impl Learned {
         now: Instant,
     ) {
         if self.standing(asked).rank() == 0 {
-            addresses.retain(|ip| self.name_of(*ip, now).is_none_or(|has| has.outside || has.name == *to));
+            let full = self.read().mesh.is_half_full();
+            addresses.retain(|ip| match self.name_of(*ip, now) {
+                Some(has) if !has.outside => has.name == *to,
+                _ => !full,
+            });
+            addresses.truncate(OUTSIDE_ADDRESSES);
         }
         self.remember(to, &addresses, ttl, now);
     }

@@ -100,6 +100,22 @@ async fn answers_of_thousands_push_out_nothing() {
     assert_eq!(learned.len(), 2 + 10 * OUTSIDE_ADDRESSES);
 }
 
+/// Whoever may create services can give one thousands of addresses, and lead there from outside.
+#[tokio::test(start_paused = true)]
+async fn aliases_from_outside_leave_room_in_the_store_of_the_mesh() {
+    let learned = judged(1000);
+    let now = Instant::now();
+    learned.remember(&name("orders.shop.mesh"), &[ip("10.0.0.1")], TTL, now);
+    for i in 0..100_u32 {
+        let all: Vec<IpAddr> =
+            (0..400).map(|n| IpAddr::from((0xc000_0000 + i * 400 + n).to_be_bytes())).collect();
+        learned.remember_led(&name("e.x"), &name(&format!("trap{i}.evil.mesh")), all, TTL, now);
+    }
+    assert_eq!(known(&learned, "10.0.0.1", now).as_deref(), Some("orders.shop.mesh"));
+    assert_eq!(known(&learned, "192.0.0.1", now).as_deref(), Some("trap0.evil.mesh"));
+    assert!((500..600).contains(&learned.len()), "{}", learned.len());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_name_in_use_outlives_its_ttl() {
     let learned = Learned::new(100, HOUR);

@@ -7,14 +7,16 @@
 //! * [`Discovery`] is the handle that workers hold: [`Discovery::name_of`] and [`Discovery::watch`].
 //! * [`DiscoveryTask`] does the work, on the control thread: the server on [`DnsListeners`] and the refreshes.
 //!
-//! Inside: `wire` (bytes to bytes, no I/O), `servers` (which to ask), `upstream` (asks them), `resolver` (cache, coalescing,
+//! Inside: `wire` (bytes to bytes, no I/O), `servers` (which to ask), `upstream` (asks them), `edns` (who takes it), `resolver` (cache, coalescing,
 //! stale answers), `server` (the application's side), `standing` (which names are in the mesh, and which of a chain is meant),
 //! `learned` (names by address), `endpoints` (from a service to its endpoints) and `services` (who watches what). `docs/design/discovery.md` has the reasons.
 
 mod bounded;
 mod config;
+mod edns;
 mod endpoints;
 mod error;
+mod exercise;
 mod learned;
 mod lookup;
 mod resolv_conf;
@@ -202,6 +204,12 @@ async fn ask_again(learned: Arc<Learned>, resolver: Arc<Resolver>) {
 /// an upstream server. For fuzz targets; returns the packets that would be sent to the application.
 pub fn exercise_wire(request: &[u8], answer: &[u8]) -> Vec<Vec<u8>> {
     wire::exercise(request, answer)
+}
+
+/// What is known of mesh addresses after `answers`, packets of upstream servers of which those about names outside the mesh
+/// are learned from. For fuzz targets: it must not depend on them.
+pub fn exercise_names(answers: &[&[u8]]) -> Vec<Option<Named>> {
+    exercise::names(answers)
 }
 
 impl Drop for DiscoveryTask {

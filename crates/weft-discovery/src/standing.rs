@@ -118,9 +118,8 @@ mod tests {
     fn standing(name: &DnsName) -> Standing {
         let Some(short) = name.as_str().strip_suffix(".svc.x") else { return Standing::Outside };
         let labels: Vec<&str> = short.split('.').collect();
-        let (service, namespace) = match labels[..] {
-            [service, namespace] | [_, service, namespace] => (service, namespace),
-            _ => return Standing::Outside,
+        let ([service, namespace] | [_, service, namespace]) = labels[..] else {
+            return Standing::Outside;
         };
         let mode = if service == "soft" { MtlsMode::Permissive } else { MtlsMode::Strict };
         match service {

@@ -7,17 +7,17 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use weft_core::DnsName;
 
 use crate::config::DiscoveryConfig;
+use crate::edns::EdnsMemory;
 use crate::servers::ServerSource;
 use crate::stats::DiscoveryStats;
-use crate::wire::{Answer, Kind, Limits, Query, Unusable, parse_answer};
+use crate::wire::{Answer, Kind, Limits, Query, Unusable, cut_answer, parse_answer};
 
 /// Why there is no answer. The servers' own failures are answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,14 +33,30 @@ pub(crate) struct Upstream {
     source: ServerSource,
     /// The server that answered last; the others are asked when it does not.
     preferred: AtomicUsize,
+    edns: EdnsMemory,
     limits: Limits,
 }
+
+/// One try of one server.
+#[derive(Clone, Copy)]
+struct Try<'a> {
+    server: SocketAddr,
+    query: &'a Query,
+    /// Over TCP from the start.
+    tcp: bool,
+    deadline: Instant,
+    stats: &'a DiscoveryStats,
+}
+
+/// What came over UDP, and its bytes.
+type Packet = (Result<Answer, Unusable>, Vec<u8>);
 
 impl Upstream {
     pub(crate) fn new(config: &DiscoveryConfig) -> Self {
         Self {
             source: ServerSource::new(config),
             preferred: AtomicUsize::new(0),
+            edns: EdnsMemory::default(),
             limits: Limits {
                 min_ttl: config.min_ttl,
                 max_ttl: config.max_ttl,
@@ -68,13 +84,20 @@ impl Upstream {
         }
         let mut failed = None;
         for _ in 0..servers.attempts {
-            let first = self.preferred.load(Relaxed);
-            for index in (0..count).map(|i| (first + i) % count) {
+            let first = match servers.rotate {
+                true => self.preferred.fetch_add(1, Relaxed),
+                false => self.preferred.load(Relaxed),
+            };
+            for index in (0..count).map(|i| first.wrapping_add(i) % count) {
                 let Some(server) = servers.addrs.get(index) else { continue };
-                match self.ask(*server, query, servers.timeout, stats).await {
+                let deadline = Instant::now() + servers.timeout;
+                let one = Try { server: *server, query, tcp: servers.tcp, deadline, stats };
+                match self.ask(one).await {
                     Ok(answer) if answer.kind == Kind::Failure => failed = Some(answer),
                     Ok(answer) => {
-                        self.preferred.store(index, Relaxed);
+                        if !servers.rotate {
+                            self.preferred.store(index, Relaxed);
+                        }
                         return Ok(answer);
                     }
                     Err(error) if error.kind() == io::ErrorKind::TimedOut => stats.upstream_timeouts.inc(),
@@ -91,71 +114,128 @@ impl Upstream {
         Err(NoAnswer::Unreachable)
     }
 
-    async fn ask(
-        &self,
-        server: SocketAddr,
-        query: &Query,
-        time: Duration,
-        stats: &DiscoveryStats,
-    ) -> io::Result<Answer> {
-        let mut edns = true;
-        loop {
-            let outcome = match self.ask_udp(server, query, edns, time, stats).await? {
-                Err(Unusable::Truncated) => {
-                    stats.upstream_tcp.inc();
-                    timeout(time, self.ask_tcp(server, query, edns, stats)).await??
+    /// Asks one server, with EDNS unless it is known not to take it.
+    async fn ask(&self, one: Try<'_>) -> io::Result<Answer> {
+        match self.edns.takes(one.server) {
+            Some(false) => usable(self.ask_as(one, false).await?),
+            Some(true) => match self.ask_as(one, true).await {
+                Ok(Err(Unusable::Edns)) => self.without(one, None).await,
+                Ok(outcome) => {
+                    if outcome.as_ref().is_ok_and(|answer| answer.kind == Kind::Failure) {
+                        self.edns.fails(one.server);
+                    }
+                    usable(outcome)
                 }
-                outcome => outcome,
-            };
-            match outcome {
-                Ok(answer) => return Ok(answer),
-                Err(Unusable::Edns) if edns => edns = false,
-                Err(_) => return Err(io::ErrorKind::InvalidData.into()),
-            }
+                Err(error) => {
+                    self.edns.doubt(one.server);
+                    Err(error)
+                }
+            },
+            None => self.find_out(one).await,
         }
     }
 
-    async fn ask_udp(
-        &self,
-        server: SocketAddr,
-        query: &Query,
-        edns: bool,
-        time: Duration,
-        stats: &DiscoveryStats,
-    ) -> io::Result<Result<Answer, Unusable>> {
-        let deadline = Instant::now() + time;
-        let local: SocketAddr = match server {
+    /// Asks with EDNS a server of which nothing is known; without, too, where it fails or is silent for half of the time.
+    async fn find_out(&self, one: Try<'_>) -> io::Result<Answer> {
+        let with = self.ask_as(one, true);
+        tokio::pin!(with);
+        let half = Instant::now() + one.deadline.saturating_duration_since(Instant::now()) / 2;
+        let outcome = match timeout_at(half, &mut with).await {
+            Ok(outcome) => outcome?,
+            Err(_) => {
+                let without = self.ask_as(one, false);
+                tokio::pin!(without);
+                tokio::select! {
+                    outcome = &mut with => match outcome {
+                        Ok(outcome) => outcome,
+                        Err(_) => return usable(without.await?),
+                    },
+                    outcome = &mut without => match outcome {
+                        Ok(Ok(answer)) if answer.kind != Kind::Failure => {
+                            self.edns.was_silent(one.server);
+                            return Ok(answer);
+                        }
+                        // A failure is no better than what may come yet.
+                        outcome => with.await.or(outcome)?,
+                    },
+                }
+            }
+        };
+        match outcome {
+            Ok(answer) if answer.kind == Kind::Failure => self.without(one, Some(answer)).await,
+            Err(Unusable::Edns) => self.without(one, None).await,
+            Ok(answer) => {
+                self.edns.took(one.server);
+                Ok(answer)
+            }
+            Err(_) => Err(io::ErrorKind::InvalidData.into()),
+        }
+    }
+
+    /// Asks without EDNS what has failed with it.
+    async fn without(&self, one: Try<'_>, failed: Option<Answer>) -> io::Result<Answer> {
+        match (self.ask_as(one, false).await, failed) {
+            (Ok(Ok(answer)), _) if answer.kind != Kind::Failure => {
+                self.edns.refused(one.server);
+                Ok(answer)
+            }
+            (_, Some(failed)) => {
+                self.edns.fails(one.server);
+                Ok(failed)
+            }
+            (outcome, None) => usable(outcome?),
+        }
+    }
+
+    async fn ask_as(&self, one: Try<'_>, edns: bool) -> io::Result<Result<Answer, Unusable>> {
+        if one.tcp {
+            return timeout_at(one.deadline, self.ask_tcp(one, edns)).await?;
+        }
+        let (outcome, packet) = self.ask_udp(one, edns).await?;
+        if !matches!(outcome, Err(Unusable::Truncated)) {
+            return Ok(outcome);
+        }
+        one.stats.upstream_tcp.inc();
+        match timeout_at(one.deadline, self.ask_tcp(one, edns)).await.map_err(io::Error::from).flatten() {
+            // What came over UDP is better than nothing, for those who can use a part (it says that it is one).
+            Err(error) => match cut_answer(&packet, one.query, edns) {
+                Some(answer) => Ok(Ok(answer)),
+                None => Err(error),
+            },
+            outcome => outcome,
+        }
+    }
+
+    async fn ask_udp(&self, one: Try<'_>, edns: bool) -> io::Result<Packet> {
+        let local: SocketAddr = match one.server {
             SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
             SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
         let socket = UdpSocket::bind(local).await?;
-        socket.connect(server).await?;
+        socket.connect(one.server).await?;
         let id = random_id();
-        stats.upstream_queries.inc();
-        socket.send(&query.for_upstream(id, edns)).await?;
+        one.stats.upstream_queries.inc();
+        socket.send(&one.query.for_upstream(id, edns)).await?;
         // Servers keep to the size we offered, but a longer answer is an answer too.
         let mut buffer = vec![0; 4096];
         loop {
-            let length = timeout_at(deadline, socket.recv(&mut buffer)).await??;
+            let length = timeout_at(one.deadline, socket.recv(&mut buffer)).await??;
             let packet = buffer.get(..length).unwrap_or_default();
-            match parse_answer(packet, query, id, edns, self.limits) {
-                Err(Unusable::Mismatch) => stats.upstream_mismatched.inc(),
-                outcome => return Ok(outcome),
+            match parse_answer(packet, one.query, id, edns, self.limits) {
+                Err(Unusable::Mismatch) => one.stats.upstream_mismatched.inc(),
+                outcome => {
+                    buffer.truncate(length);
+                    return Ok((outcome, buffer));
+                }
             }
         }
     }
 
-    async fn ask_tcp(
-        &self,
-        server: SocketAddr,
-        query: &Query,
-        edns: bool,
-        stats: &DiscoveryStats,
-    ) -> io::Result<Result<Answer, Unusable>> {
-        let mut stream = TcpStream::connect(server).await?;
+    async fn ask_tcp(&self, one: Try<'_>, edns: bool) -> io::Result<Result<Answer, Unusable>> {
+        let mut stream = TcpStream::connect(one.server).await?;
         let id = random_id();
-        stats.upstream_queries.inc();
-        let packet = query.for_upstream(id, edns);
+        one.stats.upstream_queries.inc();
+        let packet = one.query.for_upstream(id, edns);
         // RFC 7766 section 8: length and message in one segment.
         let mut framed = u16::try_from(packet.len()).unwrap_or(u16::MAX).to_be_bytes().to_vec();
         framed.extend(packet);
@@ -163,12 +243,16 @@ impl Upstream {
         let length = stream.read_u16().await?;
         let mut packet = vec![0; usize::from(length)];
         stream.read_exact(&mut packet).await?;
-        let outcome = parse_answer(&packet, query, id, edns, self.limits);
+        let outcome = parse_answer(&packet, one.query, id, edns, self.limits);
         if matches!(outcome, Err(Unusable::Mismatch)) {
-            stats.upstream_mismatched.inc();
+            one.stats.upstream_mismatched.inc();
         }
         Ok(outcome)
     }
+}
+
+fn usable(outcome: Result<Answer, Unusable>) -> io::Result<Answer> {
+    outcome.map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 /// RFC 5452 section 9.1 wants ids that cannot be guessed, which a generator made for balancing does not give: its

@@ -9,6 +9,8 @@ use hickory_proto::serialize::binary::{BinDecodable, BinDecoder};
 use super::*;
 
 const TYPE_SOA: u16 = 6;
+/// The flag in the third octet that says that records are missing.
+const TC: u8 = 0x02;
 /// CNAMEs that are looked at. Resolvers end a chain after 8 to 17.
 const MAX_ALIASES: usize = 16;
 
@@ -265,15 +267,54 @@ impl Answer {
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
     }
+}
 
-    /// The code in the header; the upper bits of an extended one are a failure of EDNS and never here.
-    fn code(&self) -> u8 {
-        self.bytes.get(3).map_or(SERVFAIL, |low| low & 0x0f)
+/// Reads what is there of an answer that was cut to fit UDP (TC), where no other is to be had. The flag stays in it, and it
+/// is not kept. One that has nothing of what was asked for says nothing.
+pub(crate) fn cut_answer(packet: &[u8], query: &Query, edns: bool) -> Option<Answer> {
+    let mut whole = packet.to_vec();
+    *whole.get_mut(2)? &= !TC;
+    let none = Limits { min_ttl: Duration::ZERO, max_ttl: Duration::ZERO, max_negative_ttl: Duration::ZERO };
+    let mut answer = parse_answer(&whole, query, get_u16(packet, 0)?, edns, none).ok()?;
+    *answer.bytes.get_mut(2)? |= TC;
+    (answer.kind == Kind::Positive).then_some(answer)
+}
+
+/// As many records of an answer as fit.
+struct Fitting {
+    end: usize,
+    counts: [u16; 3],
+    /// Whether records that were asked for are missing; additional ones nobody has to be told of (RFC 2181 section 9).
+    cut: bool,
+}
+
+impl Answer {
+    fn fitting(&self, question: usize, room: usize) -> Fitting {
+        let counts = [6, 8, 10].map(|at| get_u16(&self.bytes, at).unwrap_or(0));
+        let mut fitting = Fitting { end: HEADER + question, counts: [0; 3], cut: false };
+        // Each record ends with its data, whose length stands behind its TTL.
+        let mut ends = self.ttl_at.iter().map(|at| {
+            let length_at = usize::from(*at) + 4;
+            get_u16(&self.bytes, length_at).map_or(usize::MAX, |length| length_at + 2 + usize::from(length))
+        });
+        for ((section, count), kept) in counts.iter().enumerate().zip(&mut fitting.counts) {
+            for _ in 0..*count {
+                match ends.next() {
+                    Some(end) if end <= room => (fitting.end, *kept) = (end, *kept + 1),
+                    _ => {
+                        fitting.cut = section < 2;
+                        return fitting;
+                    }
+                }
+            }
+        }
+        fitting
     }
 }
 
 /// The packet for a client: `answer` with TTLs as given by `ttl` (old value to new), within `limit` octets. The flag
-/// says that it had to be cut.
+/// says that it had to be cut. Then it has TC and the records that fit: a client that takes TC for what it means asks over
+/// TCP, and one that does not (musl before 1.2.4) has something to connect to.
 pub(crate) fn render(
     answer: &Answer,
     query: &Query,
@@ -281,12 +322,21 @@ pub(crate) fn render(
     limit: usize,
 ) -> (Vec<u8>, bool) {
     let opt = if query.edns_used() { OPT_LEN } else { 0 };
-    if answer.bytes.len() + opt > limit {
-        // TC without records: a client that could use a part cannot know which part it has (RFC 2181 section 9).
-        return (query.empty(0x02, answer.code(), 0), true);
+    let mut packet = Vec::with_capacity((answer.bytes.len() + opt).min(limit));
+    let mut cut = false;
+    if answer.bytes.len() + opt <= limit {
+        packet.extend_from_slice(&answer.bytes);
+    } else {
+        let fitting = answer.fitting(query.question().len(), limit.saturating_sub(opt));
+        packet.extend_from_slice(answer.bytes.get(..fitting.end).unwrap_or_default());
+        for (at, count) in [6, 8, 10].into_iter().zip(fitting.counts) {
+            put_u16(&mut packet, at, count);
+        }
+        cut = fitting.cut;
+        if let Some(flags) = packet.get_mut(2).filter(|_| cut) {
+            *flags |= TC;
+        }
     }
-    let mut packet = Vec::with_capacity(answer.bytes.len() + opt);
-    packet.extend_from_slice(&answer.bytes);
     for at in &answer.ttl_at {
         let at = usize::from(*at);
         if let Some(old) = get_u32(&packet, at) {
@@ -295,5 +345,5 @@ pub(crate) fn render(
     }
     query.stamp(&mut packet);
     query.push_edns(&mut packet, 0);
-    (packet, false)
+    (packet, cut)
 }

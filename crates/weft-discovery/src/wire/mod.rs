@@ -12,7 +12,7 @@
 mod answer;
 mod query;
 
-pub(crate) use answer::{Answer, Kind, Limits, Unusable, failure, parse_answer, render};
+pub(crate) use answer::{Answer, Kind, Limits, Unusable, cut_answer, failure, parse_answer, render};
 pub(crate) use query::{Key, Query, Request, parse_request};
 
 use hickory_proto::rr::Name;
@@ -133,6 +133,18 @@ pub(crate) fn exercise(request: &[u8], answer: &[u8]) -> Vec<Vec<u8>> {
         }
     }
     replies
+}
+
+/// An answer together with the question that it has in it: for fuzzing.
+pub(crate) fn exercise_answer(packet: &[u8]) -> Option<(Query, Answer)> {
+    let mut request = packet.to_vec();
+    // One question, and nothing else.
+    request.get_mut(2..HEADER)?.copy_from_slice(&[1, 0, 0, 1, 0, 0, 0, 0, 0, 0]);
+    let Request::Query(query) = parse_request(&request) else { return None };
+    let limit = std::time::Duration::from_secs(60);
+    let limits = Limits { min_ttl: std::time::Duration::ZERO, max_ttl: limit, max_negative_ttl: limit };
+    let answer = parse_answer(packet, &query, get_u16(packet, 0)?, false, limits).ok()?;
+    Some((query, answer))
 }
 
 #[cfg(test)]

@@ -267,20 +267,57 @@ fn types_differing_in_the_case_bit_are_different_questions() {
 }
 
 #[test]
-fn an_answer_that_does_not_fit_is_cut_to_the_question() {
+fn of_an_answer_that_does_not_fit_a_client_gets_what_fits() {
     let asked = ask("web.x.", RecordType::A);
     let mut upstream = response(&asked, ResponseCode::NoError);
     for last in 0..60 {
         upstream.add_answer(a("web.x.", 30, last));
     }
+    upstream.add_authority(soa(1, 1));
     let answer = parse(&upstream, &query(&asked)).unwrap();
-    let got = shown(&answer, &query(&asked), 0);
-    assert!(got.metadata.truncation && got.answers.is_empty() && got.queries.len() == 1);
+    let (packet, _) = render(&answer, &query(&asked), |ttl| ttl, 512);
+    assert!((497..=512).contains(&packet.len()), "one more would have fitted: {}", packet.len());
+    let got = shown(&answer, &query(&asked), 12);
+    assert!(got.metadata.truncation && got.queries.len() == 1 && got.authorities.is_empty());
+    assert_eq!(got.answers.len(), (512 - 12 - 11) / 16);
+    assert!(got.answers.iter().all(|record| record.ttl == 18));
     let mut large = ask("web.x.", RecordType::A);
     large.set_edns(edns(1232, false));
     assert_eq!(shown(&answer, &query(&large), 0).answers.len(), 60);
+    let mut small = ask("web.x.", RecordType::A);
+    small.set_edns(edns(512, false));
+    let got = shown(&answer, &query(&small), 0);
+    assert!(got.metadata.truncation && got.edns.is_some());
+    assert_eq!(got.answers.len(), (512 - 12 - 11 - OPT_LEN) / 16);
     let (whole, cut) = render(&answer, &query(&asked), |ttl| ttl, usize::from(u16::MAX));
     assert!(!cut && Message::from_vec(&whole).unwrap().answers.len() == 60);
+}
+
+#[test]
+fn additional_records_are_left_out_without_a_word() {
+    let asked = ask("web.x.", RecordType::A);
+    let mut upstream = response(&asked, ResponseCode::NoError);
+    upstream.add_answer(a("web.x.", 30, 1));
+    for last in 0..60 {
+        upstream.add_additional(a("ns.x.", 30, last));
+    }
+    let got = shown(&parse(&upstream, &query(&asked)).unwrap(), &query(&asked), 0);
+    assert!(!got.metadata.truncation && got.answers.len() == 1 && got.additionals.len() > 20);
+}
+
+#[test]
+fn an_answer_cut_by_the_server_is_taken_for_what_it_has() {
+    let asked = ask("web.x.", RecordType::A);
+    let mut upstream = response(&asked, ResponseCode::NoError);
+    upstream.metadata.truncation = true;
+    let to = query(&asked);
+    assert!(cut_answer(&upstream.to_vec().unwrap(), &to, true).is_none());
+    upstream.add_answer(a("web.x.", 30, 1));
+    let answer = cut_answer(&upstream.to_vec().unwrap(), &to, true).unwrap();
+    assert_eq!((answer.kind, answer.ttl, answer.addresses.len()), (Kind::Positive, Duration::ZERO, 1));
+    let (packet, _) = render(&answer, &to, |ttl| ttl, 512);
+    let got = Message::from_vec(&packet).unwrap();
+    assert!(got.metadata.truncation && got.answers.len() == 1);
 }
 
 #[test]
