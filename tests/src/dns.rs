@@ -126,6 +126,7 @@ impl Service {
         if self.kind != Kind::Headless {
             for address in virtual_addresses(index, &self.endpoints) {
                 write_address(zone, &own, address);
+                write_pointer(zone, address, &own);
             }
         }
         if self.kind == Kind::VirtualIpOnly {
@@ -160,6 +161,18 @@ fn write_address(zone: &mut String, name: &str, address: IpAddr) {
     let _ = writeln!(zone, "{name} {kind} {address}");
 }
 
+/// What the name of an address is, as a cluster's DNS has it for the addresses of services.
+fn write_pointer(zone: &mut String, address: IpAddr, name: &str) {
+    let reversed = match address {
+        IpAddr::V4(v4) => v4.octets().iter().rev().map(|octet| format!("{octet}.")).collect::<String>() + "in-addr",
+        IpAddr::V6(v6) => {
+            let nibbles = v6.octets().into_iter().rev().map(|octet| format!("{:x}.{:x}.", octet & 15, octet >> 4));
+            nibbles.collect::<String>() + "ip6"
+        }
+    };
+    let _ = writeln!(zone, "{reversed}.arpa. PTR {name}");
+}
+
 #[derive(Debug, Default)]
 struct Records {
     serial: u32,
@@ -169,6 +182,7 @@ struct Records {
     services: BTreeMap<String, Service>,
     hosts: BTreeMap<String, Vec<IpAddr>>,
     aliases: BTreeMap<String, String>,
+    pointers: BTreeMap<IpAddr, String>,
     /// The server's own.
     own: Vec<IpAddr>,
 }
@@ -189,6 +203,9 @@ impl Records {
         }
         for (name, target) in &self.aliases {
             let _ = writeln!(zone, "{name}. CNAME {target}.");
+        }
+        for (address, name) in &self.pointers {
+            write_pointer(&mut zone, *address, &format!("{name}."));
         }
         zone
     }
@@ -266,6 +283,16 @@ impl Dns {
         })
     }
 
+    /// Says which name an address has. Virtual addresses of services have theirs without it.
+    ///
+    /// # Errors
+    /// The server does not load the zone.
+    pub fn pointer(&self, address: IpAddr, name: &str) -> Result<()> {
+        self.change(|records| {
+            records.pointers.insert(address, name.to_owned());
+        })
+    }
+
     /// Sets the TTL of all records, in seconds.
     ///
     /// # Errors
@@ -324,8 +351,9 @@ impl Dns {
         }
         let mut asked = None::<Instant>;
         // To read a zone of tens of thousands of records takes a while, and to be asked again begins it anew.
-        let again = AGAIN + Duration::from_micros(10 * zone.len() as u64).min(DEADLINE / 3);
-        eventually("the name server to load the zone", DEADLINE, || {
+        let reading = Duration::from_micros(10 * zone.len() as u64);
+        let (again, deadline) = (AGAIN + reading, DEADLINE + 4 * reading);
+        eventually("the name server to load the zone", deadline, || {
             if asked.is_none_or(|at| at.elapsed() > again) {
                 // nsd may lose the request while it is still busy with an earlier one, and takes a file for unchanged
                 // whose time is the same (times are as coarse as the kernel's tick): write and ask again.

@@ -229,6 +229,8 @@ pub struct MembershipSpec {
     pub exceptions: Vec<NamePattern>,
     /// `mesh.cidrs`; where networks overlap, the strictest mode decides.
     pub cidrs: Vec<(IpNet, MtlsMode)>,
+    /// `mesh.serviceCidrs`.
+    pub service_cidrs: Vec<IpNet>,
     /// `mesh.mode`.
     pub mode: MtlsMode,
     /// `mesh.modes`.
@@ -244,6 +246,7 @@ pub struct Membership {
     exceptions: NameTable<()>,
     /// By mode, the strictest first.
     cidrs: [(MtlsMode, AddrSet); 3],
+    service_cidrs: AddrSet,
     mode: MtlsMode,
     modes: NameTable<DestinationMode>,
 }
@@ -262,6 +265,7 @@ impl Membership {
                     spec.cidrs.iter().filter(|(_, of)| *of == mode).map(|(net, _)| *net).collect();
                 (mode, AddrSet::new(&nets))
             }),
+            service_cidrs: AddrSet::new(&spec.service_cidrs),
             mode: spec.mode,
             modes: NameTable::new(spec.modes),
         }
@@ -290,12 +294,21 @@ impl Membership {
         }
     }
 
-    /// Whether `ip`, dialed without a name, is a mesh destination.
+    /// Whether `ip`, dialed without a name, is a mesh destination. A service's address is one whose service is not known:
+    /// nothing less than strict would do for all that it may be.
     pub fn of_addr(&self, ip: IpAddr) -> AddrVerdict {
         match self.cidrs.iter().find(|(_, set)| set.contains(ip)) {
             Some((mode, _)) => AddrVerdict::Mesh { mode: *mode, peer: self.peer(None) },
+            None if self.is_service_range(ip) => {
+                AddrVerdict::Mesh { mode: MtlsMode::Strict, peer: self.peer(None) }
+            }
             None => AddrVerdict::Outside,
         }
+    }
+
+    /// Whether `ip` is one that the cluster gives to services.
+    pub fn is_service_range(&self, ip: IpAddr) -> bool {
+        self.service_cidrs.contains(ip)
     }
 
     /// The mode of destinations that `mesh.modes` does not name.

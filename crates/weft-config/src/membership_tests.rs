@@ -17,6 +17,7 @@ fn spec(domains: &[&str]) -> MembershipSpec {
         namespaces: None,
         exceptions: Vec::new(),
         cidrs: Vec::new(),
+        service_cidrs: Vec::new(),
         mode: MtlsMode::Strict,
         modes: Vec::new(),
     }

@@ -84,6 +84,7 @@ fn mesh(s: &Section<'_, '_>, trust_domain: Option<TrustDomain>) -> Option<Member
     };
     let mode = s.or("mode", MtlsMode::Strict, scalar::word(scalar::MODES));
     let cidrs = cidrs(s, mode);
+    let service_cidrs = s.list("serviceCidrs", scalar::cidr).unwrap_or_default();
     let modes = modes(s);
     Some(MembershipSpec {
         trust_domain: trust_domain?,
@@ -91,6 +92,7 @@ fn mesh(s: &Section<'_, '_>, trust_domain: Option<TrustDomain>) -> Option<Member
         namespaces: namespaces.map(|list| list.into_iter().map(|(ns, _)| ns).collect()),
         exceptions,
         cidrs,
+        service_cidrs: service_cidrs.into_iter().map(|(net, _)| net).collect(),
         mode,
         modes,
     })

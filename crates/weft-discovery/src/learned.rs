@@ -99,6 +99,11 @@ impl Learned {
         self.judge.get().map_or(Standing::Outside, |judge| judge.0.standing(name))
     }
 
+    /// Whether a name is of the mesh.
+    pub(crate) fn is_mesh(&self, name: &DnsName) -> bool {
+        self.standing(name).rank() > 0
+    }
+
     fn version(&self) -> u64 {
         self.judge.get().map_or(0, |judge| judge.0.version())
     }

@@ -9,7 +9,7 @@
 //!
 //! Inside: `wire` (bytes to bytes, no I/O), `servers` (which to ask), `upstream` (asks them), `edns` (who takes it), `resolver` (cache, coalescing,
 //! stale answers), `server` (the application's side), `standing` (which names are in the mesh, and which of a chain is meant),
-//! `learned` (names by address), `endpoints` (from a service to its endpoints) and `services` (who watches what). `docs/design/discovery.md` has the reasons.
+//! `learned` (names by address), `reverse` (names of addresses that nobody asked a name for), `endpoints` (from a service to its endpoints) and `services` (who watches what). `docs/design/discovery.md` has the reasons.
 
 mod bounded;
 mod config;
@@ -21,6 +21,7 @@ mod learned;
 mod lookup;
 mod resolv_conf;
 mod resolver;
+mod reverse;
 mod server;
 mod servers;
 mod services;
@@ -37,7 +38,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use weft_core::{Drain, EndpointAddr, ServiceKey};
+use weft_core::{DnsName, Drain, EndpointAddr, ServiceKey};
 
 pub use config::{DiscoveryConfig, StaticService, Upstreams};
 pub use endpoints::protocol_of_label;
@@ -95,6 +96,22 @@ impl Discovery {
     /// of its peer ([`Discovery::judge_names`]), and of equals the latest. Prolongs the memory of it.
     pub fn name_of(&self, ip: IpAddr) -> Option<Named> {
         self.learned.name_of(ip, Instant::now())
+    }
+
+    /// The name of `ip` by DNS' own account: what its reverse record says, where the answer for that name has the address. A
+    /// mesh name goes before any other. Mesh names are remembered as if the application had asked for them; others are not,
+    /// so that they are asked for again (of the cache, as a rule). For addresses that are known to be a cluster's own.
+    pub async fn name_by_reverse(&self, ip: IpAddr) -> Option<DnsName> {
+        let names = reverse::names_of(&self.resolver, ip).await;
+        for (name, ttl) in &names {
+            if self.learned.is_mesh(name) {
+                self.learned.remember(name, &[ip], *ttl, Instant::now());
+            }
+        }
+        match self.learned.name_of(ip, Instant::now()) {
+            Some(named) if !named.outside => Some(named.name),
+            _ => names.into_iter().next().map(|(name, _)| name),
+        }
     }
 
     /// Sets who says which names are in the mesh, so that no other name can take a service's address away from it. Only the
@@ -261,7 +278,7 @@ mod tests {
             1
         }
 
-        fn standing(&self, _: &weft_core::DnsName) -> Standing {
+        fn standing(&self, _: &DnsName) -> Standing {
             Standing::Inside { mode: weft_core::MtlsMode::Strict, namespace: "shop".parse().unwrap() }
         }
     }

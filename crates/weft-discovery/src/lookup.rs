@@ -41,7 +41,7 @@ pub(crate) struct Freshness {
     pub(crate) stale: bool,
 }
 
-async fn resolve(resolver: &Arc<Resolver>, query: &Query, want: Freshness) -> Lookup<Found> {
+pub(crate) async fn resolve(resolver: &Arc<Resolver>, query: &Query, want: Freshness) -> Lookup<Found> {
     match resolver.resolve(query, want.max_age).await {
         Ok(found) if found.is_stale() && !want.stale => Lookup::Failed,
         Ok(found) => match found.answer.kind {
@@ -104,7 +104,7 @@ fn glue(message: &Message) -> HashMap<&Name, Vec<IpAddr>> {
 }
 
 /// The addresses of one family.
-async fn family(
+pub(crate) async fn family(
     resolver: &Arc<Resolver>,
     name: &DnsName,
     qtype: u16,

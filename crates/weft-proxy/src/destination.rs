@@ -153,17 +153,40 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    /// Finds the name of `dst`: the one that the application got this address for from DNS. What it says inside the
-    /// connection (Host, SNI) is not looked at, because it may say what it likes.
-    pub(crate) fn of(shared: &Shared, dst: OriginalDst) -> Self {
-        // Whoever answers for an outside name can answer with any address: it takes none out of `mesh.cidrs`.
-        let is_mesh = || shared.snapshot.load().membership.of_addr(dst.ip()) != AddrVerdict::Outside;
-        match shared.discovery.name_of(dst.ip()) {
-            Some(named) if !(named.outside && is_mesh()) => {
-                Self::Service(ServiceKey::new(named.name, dst.port()))
+    /// Finds the name of `dst`: the one that the application got this address for from DNS, or, within the cluster's service
+    /// ranges, the one that DNS has for it. What it says inside the connection (Host, SNI) is not looked at, because it may
+    /// say what it likes.
+    pub(crate) async fn of(shared: &Shared, dst: OriginalDst) -> Self {
+        let service = |name| Self::Service(ServiceKey::new(name, dst.port()));
+        let addr = || Self::Addr(EndpointAddr::new(dst.get()));
+        let named = shared.discovery.name_of(dst.ip());
+        let snapshot = shared.snapshot.load();
+        let membership = &snapshot.membership;
+        match named {
+            Some(named) if !named.outside => service(named.name),
+            // Whoever answers for an outside name can answer with any address: it takes none out of the mesh's own.
+            named if membership.is_service_range(dst.ip()) => {
+                let judged = Self::by_reverse(shared, dst, named.map(|named| named.name)).await;
+                judged.map_or_else(addr, service)
             }
-            _ => Self::Addr(EndpointAddr::new(dst.get())),
+            Some(named) if membership.of_addr(dst.ip()) == AddrVerdict::Outside => service(named.name),
+            _ => addr(),
         }
+    }
+
+    /// The name of an address in a service range. `asked` is the name outside the mesh that the application has asked for.
+    /// A name that is no service's (no pattern of `mesh.domains` is for it) is not believed: then the address is judged.
+    async fn by_reverse(shared: &Shared, dst: OriginalDst, asked: Option<DnsName>) -> Option<DnsName> {
+        let found = shared.discovery.name_by_reverse(dst.ip()).await;
+        let snapshot = shared.snapshot.load();
+        let is_service = |name: &DnsName| {
+            snapshot.membership.of_name(name) != NameVerdict::Outside(Outside::NoDomain)
+        };
+        let name = found.or(asked).filter(is_service);
+        if name.is_none() {
+            tracing::warn!(address = %dst, "an address of a service without a name that DNS has for it: mutual TLS is asked for");
+        }
+        name
     }
 
     /// For labels and logs: `name:port` or `ip:port`.

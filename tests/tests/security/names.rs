@@ -82,6 +82,77 @@ fn an_outside_name_takes_no_address_out_of_the_cidrs() {
     });
 }
 
+/// Environment variables and configurations tell applications addresses of services that they never ask DNS for.
+#[test]
+fn a_service_dialed_by_its_address_is_judged_by_its_name() {
+    story("dns-by-address", |mesh| {
+        let orders = mesh.pod("orders.bank").start()?;
+        orders.app(8080)?;
+        let _server = mesh.sidecar(&orders)?.start()?;
+        let plain = mesh.pod("plain.shop").start()?;
+        mesh.dns().set(Service::virtual_ip("orders.bank").port(80, 8080).on(&[&orders]))?;
+        mesh.dns().set(Service::virtual_ip("stock.shop").port(80, 8080).on(&[&plain]))?;
+        let nameless = plain.addresses()[0];
+        let web = mesh.pod("web.shop").start()?;
+        let sidecar = mesh
+            .sidecar(&web)?
+            .config(|yaml| {
+                let own = format!("{nameless}/{}", if nameless.is_ipv4() { 32 } else { 128 });
+                yaml["mesh"]["serviceCidrs"] = serde_json::json!(["10.96.0.0/16", "fd96::/64", own]);
+                yaml["timeouts"]["handshake"] = "1s".into();
+            })
+            .start()?;
+        let recorder = Recorder::start(&plain, 8080)?;
+
+        // Asked for by a pod without a sidecar, so that the caller's own sidecar has not seen it.
+        for address in plain.resolve("orders.bank.svc.cluster.local.")? {
+            let answer = web.get(&format!("http://{}/", SocketAddr::new(address, 80)))?;
+            ensure!(answer.status == 200 && answer.json()?["server"] == "orders", "{answer:?}");
+        }
+        let label = [("destination_service", "orders.bank.svc.cluster.local:80"), ("tls", "mutual")];
+        let counted = sidecar.metrics()?.sum("http_client_request_duration_seconds_count", &label);
+        ensure!(counted >= 1.0, "{counted} of orders.bank");
+        for address in plain.resolve("stock.shop.svc.cluster.local.")? {
+            let answer = web.get(&format!("http://{}/secret", SocketAddr::new(address, 80)))?;
+            kept_secret(&answer, &recorder)?;
+        }
+
+        // An address of the range that has no name; a name outside, both ways; a service's name, one way.
+        kept_secret(&dial(&web, nameless, "/secret")?, &recorder)?;
+        mesh.dns().host("evil.example", &[nameless])?;
+        mesh.dns().pointer(nameless, "evil.example")?;
+        ensure!(web.resolve("evil.example")? == [nameless], "it is known by an outside name as well");
+        kept_secret(&dial(&web, nameless, "/secret-evil")?, &recorder)?;
+        mesh.dns().pointer(nameless, "kubernetes.default.svc.cluster.local")?;
+        kept_secret(&dial(&web, nameless, "/secret-borrowed")?, &recorder)?;
+        Ok(())
+    });
+}
+
+/// A service of a namespace that is not in the mesh has its address in the same range.
+#[test]
+fn a_service_outside_the_mesh_is_left_alone_by_its_address_too() {
+    story("dns-by-address-outside", |mesh| {
+        let plain = mesh.pod("plain.legacy").start()?;
+        let web = mesh.pod("web.shop").start()?;
+        let address = plain.addresses()[0];
+        let _sidecar = mesh
+            .sidecar(&web)?
+            .config(|yaml| {
+                let own = format!("{address}/{}", if address.is_ipv4() { 32 } else { 128 });
+                yaml["mesh"]["namespaces"] = serde_json::json!(["shop"]);
+                yaml["mesh"]["serviceCidrs"] = serde_json::json!([own]);
+            })
+            .start()?;
+        let recorder = Recorder::start(&plain, 8080)?;
+        mesh.dns().host("plain.legacy.svc.cluster.local", &[address])?;
+        mesh.dns().pointer(address, "plain.legacy.svc.cluster.local")?;
+        let answer = dial(&web, address, "/hello")?;
+        ensure!(answer.status == 200 && recorder.text().contains("GET /hello"), "{answer:?}");
+        Ok(())
+    });
+}
+
 /// CoreDNS' `autopath`: the server goes along the search list by itself, and answers the first step of it with an alias.
 #[test]
 fn an_alias_of_the_search_list_is_judged_by_what_it_stands_for() {

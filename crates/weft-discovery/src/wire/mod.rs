@@ -34,6 +34,7 @@ const PLAIN_PAYLOAD: u16 = 512;
 const CLASS_IN: u16 = 1;
 const TYPE_CNAME: u16 = 5;
 pub(crate) const TYPE_A: u16 = 1;
+pub(crate) const TYPE_PTR: u16 = 12;
 pub(crate) const TYPE_AAAA: u16 = 28;
 pub(crate) const TYPE_SRV: u16 = 33;
 

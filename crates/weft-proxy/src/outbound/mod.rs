@@ -51,7 +51,7 @@ pub(crate) async fn serve(door: Rc<OutboundDoor>, accepted: Accepted, open: Open
         door.telemetry.outbound.error(weft_http::ErrorCode::Loop);
         return refuse(&door, accepted, "loop");
     }
-    let target = Target::of(&door.shared, dst);
+    let target = Target::of(&door.shared, dst).await;
     let dialed = EndpointAddr::new(dst.get());
     let destination = door.destinations.get(&target, Some(dialed));
     let opaque = is_opaque(&door, dst.port());
