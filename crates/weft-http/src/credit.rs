@@ -112,6 +112,11 @@ where
         .await
     }
 
+    /// Whether there is a connection, with a place or without.
+    pub fn is_connected(&self) -> bool {
+        self.0.connections.borrow().iter().any(|connection| (**connection).as_ref().is_open())
+    }
+
     /// How many wait for a place.
     pub fn waiting(&self) -> usize {
         self.0.waiting.borrow().len()

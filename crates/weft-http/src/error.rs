@@ -56,7 +56,7 @@ codes! {
     /// The endpoint's identity is not one that the service may have.
     IdentityMismatch = "identity-mismatch", BAD_GATEWAY, "14", "the endpoint's identity is not allowed for this service";
     /// This proxy has no identity yet.
-    NoIdentity = "no-identity", SERVICE_UNAVAILABLE, "14", "this proxy has no certificate yet";
+    NoIdentity = "no-identity", SERVICE_UNAVAILABLE, "14", "this proxy has no certificate, or none that has not expired";
     /// The service has no endpoint.
     NoEndpoints = "no-endpoints", SERVICE_UNAVAILABLE, "14", "the service has no endpoint";
     /// The exchange was reset before an answer.

@@ -135,6 +135,11 @@ impl EndpointLinks {
         self.links.try_acquire(|link| ways.is_current(link.generation))
     }
 
+    /// Whether it is reached already, and only a place on a link is waited for.
+    pub(super) fn is_linked(&self) -> bool {
+        self.links.is_connected()
+    }
+
     /// Plaintext connections to the endpoint.
     pub(crate) fn plain(&self, ways: &Ways) -> Rc<PlainPeer> {
         let made = self.plain.get_or_init(|| {

@@ -2,6 +2,7 @@
 
 mod budget;
 mod links;
+mod race;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -235,7 +236,9 @@ impl Cluster {
                 }
                 break;
             };
-            match connect(&picked).await {
+            // Boxed: nothing that keeps a request's future in its room has to do with two dials at once.
+            let (picked, reached) = Box::pin(self.connect_one_of(picked, tried, &connect)).await;
+            match reached {
                 Ok(reached) => return Ok((picked, reached)),
                 Err(error) => {
                     self.failed(&picked.links.endpoint, &error);

@@ -46,6 +46,8 @@ enum Does {
     Closes(Duration),
     /// Begins a gRPC answer, and says this status at its end.
     Status(&'static str),
+    /// Cannot be connected to, which takes so long to tell: as a pod whose node is gone.
+    Vanished(Duration),
 }
 
 /// Peers in memory. What a link is opened to is noted.
@@ -69,6 +71,10 @@ impl Connect for Peers {
             let Some(does) = self.does.borrow().get(&endpoint).copied() else {
                 return Err(DialError::new(ErrorCode::ConnectRefused, &"nobody"));
             };
+            if let Does::Vanished(after) = does {
+                tokio::time::sleep(after).await;
+                return Err(DialError::new(ErrorCode::ConnectTimeout, &"no answer"));
+            }
             let (near, far) = duplex(1 << 20);
             tokio::task::spawn_local(serve(far, endpoint, does, Rc::clone(&self.got)));
             let client = Http2Client::handshake(near, limits, ()).await.unwrap();
@@ -142,7 +148,7 @@ async fn act(
             trailers.insert("grpc-status", status.parse().unwrap());
             stream.send_trailers(trailers).unwrap();
         }
-        Does::Nothing | Does::Closes(_) => std::future::pending().await,
+        Does::Nothing | Does::Closes(_) | Does::Vanished(_) => std::future::pending().await,
     }
 }
 
@@ -241,6 +247,12 @@ async fn locally(test: impl Future<Output = ()>) {
 const GET: &str = "GET / HTTP/1.1\r\nhost: orders\r\nconnection: close\r\n\r\n";
 const SECOND: Duration = Duration::from_secs(1);
 
+/// The moment that a request has to be over by is told from when it came, by the clock of the machine, which does not stand
+/// still here: what the test has taken so far is added.
+fn is_a_second(took: Duration) -> bool {
+    (SECOND..SECOND + SECOND / 4).contains(&took)
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_time_of_a_request_is_that_of_all_its_tries() {
     locally(async {
@@ -249,7 +261,7 @@ async fn the_time_of_a_request_is_that_of_all_its_tries() {
         let began = Instant::now();
         let answer = scene.ask(GET).await;
         assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
-        assert_eq!(began.elapsed().as_millis() / 10, 100, "one second, not one for each try");
+        assert!(is_a_second(began.elapsed()), "{:?}: one second, not one for each try", began.elapsed());
         assert_eq!(scene.peers.links.borrow().len(), 2);
     })
     .await;
@@ -264,7 +276,7 @@ async fn the_time_of_a_request_is_that_of_an_upgrade_as_well() {
             "GET /ws HTTP/1.1\r\nhost: orders\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n\r\n";
         let answer = scene.ask(upgrade).await;
         assert!(answer.starts_with("HTTP/1.1 504"), "{answer}");
-        assert_eq!(began.elapsed().as_millis() / 10, 100);
+        assert!(is_a_second(began.elapsed()), "{:?}", began.elapsed());
     })
     .await;
 }
@@ -277,7 +289,7 @@ async fn the_time_of_a_request_is_that_of_its_answers_last_octet() {
         let answer = scene.ask(GET).await;
         assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("the beginning"), "{answer}");
         assert!(!answer.ends_with("0\r\n\r\n"), "half an answer must not look whole: {answer}");
-        assert_eq!(began.elapsed().as_millis() / 10, 100);
+        assert!(is_a_second(began.elapsed()), "{:?}", began.elapsed());
         assert!(scene.metrics().contains("error_type=\"upstream-timeout\""), "{}", scene.metrics());
     })
     .await;
@@ -337,6 +349,42 @@ async fn what_may_have_been_seen_is_sent_again_as_often_as_the_budget_says() {
         assert!(metrics.contains(made), "ten seconds' worth: {metrics}");
         let refused = r#"weft_http_retries_refused_total{destination_service="orders.shop:80"}"#;
         assert!(metrics.contains(refused), "{metrics}");
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_says_nothing_is_not_waited_for_where_there_is_another() {
+    locally(async {
+        let gone = Does::Vanished(5 * SECOND);
+        for does in [[gone, Does::Answers("here")], [Does::Answers("here"), gone]] {
+            let scene = Scene::new(&does);
+            for _ in 0..20 {
+                let began = Instant::now();
+                let answer = scene.ask(GET).await;
+                assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+                assert!(began.elapsed() < Duration::from_millis(350), "{:?}", began.elapsed());
+            }
+            let dials = scene.peers.links.borrow().len();
+            assert!(dials <= 2, "{dials} dials: what was slow is not tried again by the next request");
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_that_are_slow_the_one_that_comes_is_taken() {
+    locally(async {
+        let scene = Scene::new(&[Does::Vanished(SECOND / 2), Does::Vanished(5 * SECOND), Does::Answers("third")]);
+        for _ in 0..10 {
+            let began = Instant::now();
+            let answer = scene.ask(GET).await;
+            assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+            assert!(began.elapsed() < 2 * SECOND, "{:?}", began.elapsed());
+        }
+        let alone = Scene::new(&[Does::Vanished(5 * SECOND)]);
+        let answer = alone.ask(GET).await;
+        assert!(answer.starts_with("HTTP/1.1 503") || answer.starts_with("HTTP/1.1 504"), "{answer}");
     })
     .await;
 }
