@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, HandshakeKind};
@@ -94,12 +94,37 @@ impl Dialer {
                 IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
             });
         }
-        Ok(weft_net::connect(endpoint, &options).await?)
+        match weft_net::connect(endpoint, &options).await {
+            // Nobody listens on a service's address: a node refuses it as long as no pod is ready behind it.
+            Err(ConnectError::Refused { .. }) if self.is_service_range(endpoint.ip()) => {
+                let why = format!("{endpoint} is a service's address, and nothing is ready behind it");
+                Err(DialError::new(ErrorCode::NoEndpoints, &why))
+            }
+            connected => Ok(connected?),
+        }
+    }
+
+    fn is_service_range(&self, ip: IpAddr) -> bool {
+        self.shared.snapshot.load().membership.is_service_range(ip)
     }
 
     /// Dials what is outside the mesh, as the application would have.
     pub(crate) async fn outside(&self, addr: EndpointAddr) -> Result<TcpStream, ConnectError> {
         weft_net::connect(addr, &self.options).await
+    }
+
+    /// The own certificates. The peer would refuse an expired one, and say so too late for the caller to be told why. One that
+    /// is not valid yet is: the peer's clock may be ahead of ours.
+    fn identity(&self) -> Result<Arc<TlsGeneration>, DialError> {
+        let without = |why: &dyn std::fmt::Display| DialError {
+            blames_endpoint: false,
+            ..DialError::new(ErrorCode::NoIdentity, why)
+        };
+        let identity = self.shared.identity.current().ok_or_else(|| without(&"no certificate yet"))?;
+        if SystemTime::now() <= identity.not_after {
+            return Ok(identity);
+        }
+        Err(without(&"the certificate of this proxy has expired, and there is no new one (see /certs)"))
     }
 
     /// Dials a mesh link and checks who answered.
@@ -109,10 +134,7 @@ impl Dialer {
         rule: &PeerRule,
         protocol: LinkProtocol,
     ) -> Result<Dialed, DialError> {
-        let identity = self.shared.identity.current().ok_or_else(|| DialError {
-            blames_endpoint: false,
-            ..DialError::new(ErrorCode::NoIdentity, &"no certificate yet")
-        })?;
+        let identity = self.identity()?;
         let telemetry = &self.telemetry.outbound;
         let mut retried = false;
         loop {
