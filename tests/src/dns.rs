@@ -164,9 +164,12 @@ fn write_address(zone: &mut String, name: &str, address: IpAddr) {
 /// What the name of an address is, as a cluster's DNS has it for the addresses of services.
 fn write_pointer(zone: &mut String, address: IpAddr, name: &str) {
     let reversed = match address {
-        IpAddr::V4(v4) => v4.octets().iter().rev().map(|octet| format!("{octet}.")).collect::<String>() + "in-addr",
+        IpAddr::V4(v4) => {
+            v4.octets().iter().rev().map(|octet| format!("{octet}.")).collect::<String>() + "in-addr"
+        }
         IpAddr::V6(v6) => {
-            let nibbles = v6.octets().into_iter().rev().map(|octet| format!("{:x}.{:x}.", octet & 15, octet >> 4));
+            let nibbles =
+                v6.octets().into_iter().rev().map(|octet| format!("{:x}.{:x}.", octet & 15, octet >> 4));
             nibbles.collect::<String>() + "ip6"
         }
     };

@@ -4,6 +4,8 @@
 //! too fast, descriptors that run out, configurations that are wrong. In each story the sidecar serves a good request
 //! at the end: surviving means working.
 
+#[path = "corners/affinity.rs"]
+mod affinity;
 #[path = "corners/configuration.rs"]
 mod configuration;
 #[path = "corners/descriptors.rs"]

@@ -1,5 +1,6 @@
 //! Choosing an endpoint.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use crate::{Availability, Endpoint, Timestamp};
@@ -21,6 +22,10 @@ pub enum Picker {
     PowerOfTwo,
     /// Any endpoint with the same chance.
     Random,
+    /// For the client with this key always the same endpoint, as long as it is available: of the weights that key and
+    /// address give together the highest one (Thaler and Ravishankar, 1998). An endpoint that comes or goes changes nothing
+    /// for clients of others.
+    Rendezvous(u64),
 }
 
 impl Picker {
@@ -42,12 +47,18 @@ impl Picker {
         let usable = |i: usize| {
             !skip(i) && endpoints.get(i).is_some_and(|e| e.availability(now) == Availability::Available)
         };
+        if let Self::Rendezvous(key) = self {
+            let weight = |i: &usize| endpoints.get(*i).map(|endpoint| weight(key, endpoint));
+            let best =
+                |fits: &dyn Fn(usize) -> bool| (0..endpoints.len()).filter(|i| fits(*i)).max_by_key(weight);
+            return best(&usable).or_else(|| best(&|i| !skip(i)));
+        }
         let len = endpoints.len();
         let Some(first) = draw(len, rng, usable) else {
             return draw(len, rng, |i| !skip(i));
         };
         match self {
-            Self::Random => Some(first),
+            Self::Random | Self::Rendezvous(_) => Some(first),
             Self::PowerOfTwo => {
                 let Some(second) = draw(len, rng, |i| i != first && usable(i)) else { return Some(first) };
                 let cost = |i: usize| endpoints.get(i).map_or(f32::INFINITY, |e| e.cost(now));
@@ -55,6 +66,14 @@ impl Picker {
             }
         }
     }
+}
+
+/// How much an endpoint is a client's. Every process has to come to the same.
+fn weight(key: u64, endpoint: &Endpoint) -> u64 {
+    // Keys that are the same everywhere, unlike those of `RandomState`.
+    let mut hasher = DefaultHasher::new();
+    (key, endpoint.addr().get()).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// A random index that `usable` agrees to, if there is one.
@@ -125,6 +144,35 @@ mod tests {
             hits[Picker::Random.pick(&four, &mut rng, ms(0), |_| false).unwrap()] += 1;
         }
         assert!(hits.iter().all(|hits| (1_800..2_200).contains(hits)), "{hits:?}");
+    }
+
+    #[test]
+    fn a_client_keeps_its_endpoint_whatever_others_do() {
+        let all = endpoints(10);
+        let mut rng = fastrand::Rng::with_seed(5);
+        let mut of = |set: &[Arc<Endpoint>], key: u64, skip: Option<EndpointAddr>| {
+            let skip = |i: usize| Some(set[i].addr()) == skip;
+            let index = Picker::Rendezvous(key).pick(set, &mut rng, ms(1), skip).unwrap();
+            set[index].addr()
+        };
+        let mut spread = HashSet::new();
+        for key in 0..200 {
+            let own = of(&all, key, None);
+            spread.insert(own);
+            assert_eq!(of(&all, key, None), own);
+            // Others leave, in another order.
+            let fewer: Vec<_> =
+                all.iter().rev().filter(|e| e.addr() == own || e.addr().port() % 2 == 0).cloned().collect();
+            assert_eq!(of(&fewer, key, None), own);
+            let second = of(&all, key, Some(own));
+            assert_ne!(second, own);
+            let without: Vec<_> = all.iter().filter(|e| e.addr() != own).cloned().collect();
+            assert_eq!(of(&without, key, None), second);
+        }
+        assert_eq!(spread.len(), 10, "every endpoint has clients");
+        let own = of(&all, 7, None);
+        all.iter().find(|e| e.addr() == own).unwrap().failed_connect(ms(0));
+        assert_ne!(of(&all, 7, None), own, "an endpoint that cannot be reached keeps nobody");
     }
 
     /// A closed loop: 16 requests are always in flight; one endpoint of four takes ten times as long.

@@ -31,6 +31,8 @@ pub enum NameVerdict<'n> {
         mode: DestinationMode,
         /// Whom to accept at the other end.
         peer: PeerRule,
+        /// Whether a client is to keep its endpoint.
+        affinity: bool,
     },
     /// Not a mesh destination: pass through.
     Outside(Outside),
@@ -235,6 +237,8 @@ pub struct MembershipSpec {
     pub mode: MtlsMode,
     /// `mesh.modes`.
     pub modes: Vec<(NamePattern, DestinationMode)>,
+    /// `mesh.sessionAffinity`.
+    pub affinity: Vec<NamePattern>,
 }
 
 /// The compiled `mesh` section.
@@ -249,6 +253,7 @@ pub struct Membership {
     service_cidrs: AddrSet,
     mode: MtlsMode,
     modes: NameTable<DestinationMode>,
+    affinity: NameTable<()>,
 }
 
 impl Membership {
@@ -268,6 +273,7 @@ impl Membership {
             service_cidrs: AddrSet::new(&spec.service_cidrs),
             mode: spec.mode,
             modes: NameTable::new(spec.modes),
+            affinity: NameTable::new(spec.affinity.into_iter().map(|name| (name, ()))),
         }
     }
 
@@ -290,6 +296,7 @@ impl Membership {
             pod: found.pod,
             mode: self.modes.get(name).unwrap_or_else(|| self.mode.into()),
             peer: self.peer(Some(namespace.clone())),
+            affinity: self.affinity.get(name).is_some(),
             namespace,
         }
     }

@@ -20,6 +20,7 @@ fn spec(domains: &[&str]) -> MembershipSpec {
         service_cidrs: Vec::new(),
         mode: MtlsMode::Strict,
         modes: Vec::new(),
+        affinity: Vec::new(),
     }
 }
 
@@ -30,7 +31,7 @@ const K8S: &[&str] =
 fn a_name_gives_its_parts_and_the_rule_for_the_server() {
     let membership = Membership::new(spec(K8S));
     let orders = name("orders.shop.svc.cluster.local");
-    let NameVerdict::Mesh { service, pod, namespace, mode, peer } = membership.of_name(&orders) else {
+    let NameVerdict::Mesh { service, pod, namespace, mode, peer, .. } = membership.of_name(&orders) else {
         panic!("in the mesh")
     };
     assert_eq!((service, pod, namespace.as_str(), mode), ("orders", None, "shop", MtlsMode::Strict.into()));

@@ -86,6 +86,8 @@ fn mesh(s: &Section<'_, '_>, trust_domain: Option<TrustDomain>) -> Option<Member
     let cidrs = cidrs(s, mode);
     let service_cidrs = s.list("serviceCidrs", scalar::cidr).unwrap_or_default();
     let modes = modes(s);
+    let name = scalar::parsed::<NamePattern>("write a DNS name, or *.suffix for all names below one");
+    let affinity = s.list("sessionAffinity", name).unwrap_or_default();
     Some(MembershipSpec {
         trust_domain: trust_domain?,
         domains,
@@ -95,6 +97,7 @@ fn mesh(s: &Section<'_, '_>, trust_domain: Option<TrustDomain>) -> Option<Member
         service_cidrs: service_cidrs.into_iter().map(|(net, _)| net).collect(),
         mode,
         modes,
+        affinity: affinity.into_iter().map(|(name, _)| name).collect(),
     })
 }
 

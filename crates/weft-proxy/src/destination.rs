@@ -72,8 +72,7 @@ impl Destination {
     fn follow(&self, shared: &Shared, snapshot: &Snapshot) {
         let rule = rule(snapshot, &self.target);
         self.in_mesh.set(rule.is_some());
-        let rule =
-            rule.unwrap_or_else(|| MeshRule { mode: MtlsMode::Disable.into(), peer: self.cluster.peer() });
+        let rule = rule.unwrap_or_else(|| MeshRule::new(MtlsMode::Disable.into(), self.cluster.peer()));
         let service = match &self.target {
             Target::Service(key) => Some(shared.service(key, self.dialed)),
             Target::Addr(_) => None,
@@ -179,9 +178,8 @@ impl Target {
     async fn by_reverse(shared: &Shared, dst: OriginalDst, asked: Option<DnsName>) -> Option<DnsName> {
         let found = shared.discovery.name_by_reverse(dst.ip()).await;
         let snapshot = shared.snapshot.load();
-        let is_service = |name: &DnsName| {
-            snapshot.membership.of_name(name) != NameVerdict::Outside(Outside::NoDomain)
-        };
+        let is_service =
+            |name: &DnsName| snapshot.membership.of_name(name) != NameVerdict::Outside(Outside::NoDomain);
         let name = found.or(asked).filter(is_service);
         if name.is_none() {
             tracing::warn!(address = %dst, "an address of a service without a name that DNS has for it: mutual TLS is asked for");
@@ -220,11 +218,11 @@ impl Judge for Names {
 fn rule(snapshot: &Snapshot, target: &Target) -> Option<MeshRule> {
     match target {
         Target::Service(key) => match snapshot.membership.of_name(&key.name) {
-            NameVerdict::Mesh { mode, peer, .. } => Some(MeshRule { mode, peer }),
+            NameVerdict::Mesh { mode, peer, affinity, .. } => Some(MeshRule { mode, peer, affinity }),
             NameVerdict::Outside(_) => None,
         },
         Target::Addr(addr) => match snapshot.membership.of_addr(addr.ip()) {
-            AddrVerdict::Mesh { mode, peer } => Some(MeshRule { mode: mode.into(), peer }),
+            AddrVerdict::Mesh { mode, peer } => Some(MeshRule::new(mode.into(), peer)),
             AddrVerdict::Outside => None,
         },
     }

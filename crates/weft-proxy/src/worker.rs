@@ -3,6 +3,7 @@
 //! It makes what the stages of a connection need and hands it to them; none of them knows it.
 
 use std::cell::{Cell, RefCell};
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -61,6 +62,13 @@ impl Door {
     }
 }
 
+/// Stands for the workload where services have their clients keep an endpoint; the same for all workers, and after a restart.
+fn affinity_key(shared: &Shared) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    shared.own_addrs.iter().min().hash(&mut hasher);
+    hasher.finish()
+}
+
 impl Worker {
     fn new(shared: Arc<Shared>) -> Rc<Self> {
         let config = &shared.config;
@@ -80,6 +88,7 @@ impl Worker {
             max_connections,
             generation: Rc::clone(&generation),
             rng: RefCell::default(),
+            affinity_key: affinity_key(&shared),
         });
         let outbound = OutboundDoor {
             shared: Arc::clone(&shared),

@@ -37,6 +37,8 @@ pub(crate) struct Ways {
     /// The identity's generation, so that a request need not touch shared memory to know it.
     pub(crate) generation: Rc<Cell<u64>>,
     pub(crate) rng: RefCell<fastrand::Rng>,
+    /// What stands for this workload where a service's clients keep their endpoints: its address, as Kubernetes has it.
+    pub(crate) affinity_key: u64,
 }
 
 impl Ways {
@@ -52,6 +54,14 @@ impl Ways {
 pub(crate) struct MeshRule {
     pub(crate) mode: weft_config::DestinationMode,
     pub(crate) peer: PeerRule,
+    /// Whether this workload is to keep the endpoint that it has once been given.
+    pub(crate) affinity: bool,
+}
+
+impl MeshRule {
+    pub(crate) fn new(mode: weft_config::DestinationMode, peer: PeerRule) -> Self {
+        Self { mode, peer, affinity: false }
+    }
 }
 
 /// The endpoints that serve one name. It is updated in place: whatever the configuration changes, connections that hold it
@@ -190,10 +200,13 @@ impl Cluster {
 
     /// The same without waiting, for when the endpoints are known.
     pub(crate) fn pick_now(&self, now: Timestamp, tried: &[EndpointAddr]) -> Option<Picked> {
+        let affinity = self.rule.borrow().affinity;
         self.pick_by(now, |endpoints| {
             let skip =
                 |i: usize| !tried.is_empty() && endpoints.get(i).is_some_and(|e| tried.contains(&e.addr()));
-            Picker::PowerOfTwo.pick(endpoints, &mut self.ways.rng.borrow_mut(), now, skip)
+            let picker =
+                if affinity { Picker::Rendezvous(self.ways.affinity_key) } else { Picker::PowerOfTwo };
+            picker.pick(endpoints, &mut self.ways.rng.borrow_mut(), now, skip)
         })
     }
 

@@ -170,7 +170,7 @@ fn rule(namespace: &str) -> MeshRule {
         namespace: Some(namespace.parse().unwrap()),
         service_accounts: Vec::new(),
     };
-    MeshRule { mode: MtlsMode::Strict.into(), peer }
+    MeshRule::new(MtlsMode::Strict.into(), peer)
 }
 
 impl Scene {
@@ -199,6 +199,7 @@ impl Scene {
             max_connections: 4,
             generation: Rc::new(Cell::new(0)),
             rng: RefCell::new(fastrand::Rng::with_seed(1)),
+            affinity_key: 1,
         });
         let list = EndpointList::new(1, all, AppProtocol::Http, EndpointSource::Static);
         let cluster = Cluster::new(&ways, &"orders.shop:80".into(), rule("shop"), Service::listed(&list));
@@ -375,7 +376,8 @@ async fn an_endpoint_that_says_nothing_is_not_waited_for_where_there_is_another(
 #[tokio::test(start_paused = true)]
 async fn of_two_that_are_slow_the_one_that_comes_is_taken() {
     locally(async {
-        let scene = Scene::new(&[Does::Vanished(SECOND / 2), Does::Vanished(5 * SECOND), Does::Answers("third")]);
+        let scene =
+            Scene::new(&[Does::Vanished(SECOND / 2), Does::Vanished(5 * SECOND), Does::Answers("third")]);
         for _ in 0..10 {
             let began = Instant::now();
             let answer = scene.ask(GET).await;
