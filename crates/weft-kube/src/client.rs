@@ -53,7 +53,7 @@ fn unreachable(reason: &dyn ToString) -> KubeError {
 
 /// What went wrong, in one line that holds nothing of what was sent or answered beyond the API server's own message:
 /// requests and answers here hold tokens and keys.
-pub(crate) fn describe(error: &kube::Error) -> String {
+pub fn describe(error: &kube::Error) -> String {
     match error {
         kube::Error::Api(status) if status.message.is_empty() => format!("status {}", status.code),
         kube::Error::Api(status) => format!("{} (status {})", status.message, status.code),

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// An error of `weft control`, or of what people ask of a mesh.
+/// An error of `weft control`, of an installation, or on the way to the API server.
 #[derive(Debug, thiserror::Error)]
 pub enum KubeError {
     /// Settings that the controller cannot follow.

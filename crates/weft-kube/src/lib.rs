@@ -1,5 +1,5 @@
-//! Everything that talks to Kubernetes: who is in the mesh, how pods get their sidecar, whose token it is, and what people
-//! ask of a mesh that runs.
+//! What governs a mesh on Kubernetes: who is in it, how pods get their sidecar, whose token it is, and what an installation
+//! is made of.
 //!
 //! The API server is asked by watches that are kept, never once a request; what a tenant writes is input like any other,
 //! and is bounded. A part that fails is told, and the others go on.
@@ -10,10 +10,12 @@
 //! | [`control`] | `weft control`: the parts that know of Kubernetes, put together |
 //! | [`credentials`] | the CA's: whose token it is, and where the root is kept |
 //! | [`controller`] | membership, twins and modes, kept as the cluster's pods and Services ask for |
-//! | [`check`], [`status`] | what people ask of a mesh that runs; `scrape` and `view` are their eyes |
-//! | `manifests` | the objects of an installation, and their removal |
+//! | [`webhook`], [`inject`] | the injector, and what it does to a pod |
+//! | [`manifests`] | the objects of an installation, and their removal |
+//!
+//! `weft-ops`, which tells people how a mesh is, sees with the controller's eyes: [`controller::facts`],
+//! [`controller::world`], [`controller::modes`], [`controller::twins`] and [`controller::slips`] are open for that.
 
-pub mod check;
 pub mod client;
 pub mod control;
 pub mod controller;
@@ -22,9 +24,6 @@ mod error;
 pub mod inject;
 pub mod manifests;
 pub mod names;
-pub mod scrape;
-pub mod status;
-pub(crate) mod view;
 pub mod webhook;
 
 pub use error::KubeError;

@@ -23,7 +23,7 @@ pub(crate) const WEFT: &str = "weft";
 /// The init container that writes the interception rules.
 pub(crate) const INIT: &str = "weft-init";
 /// The container of the sidecar.
-pub(crate) const PROXY: &str = "weft-proxy";
+pub const PROXY: &str = "weft-proxy";
 
 /// Deployment, ServiceAccount and roles of `weft control`.
 pub(crate) const CONTROL: &str = "weft-control";
@@ -40,8 +40,8 @@ pub const AUDIENCE: &str = "weft-ca";
 /// The `MutatingWebhookConfiguration`, and the Service before it.
 pub const INJECTOR: &str = "weft-injector";
 /// The ConfigMap of each participating namespace.
-pub(crate) const MESH_CONFIG: &str = "weft-mesh";
+pub const MESH_CONFIG: &str = "weft-mesh";
 /// The ConfigMap in which the controller remembers.
-pub(crate) const STATE_CONFIG: &str = "weft-state";
+pub const STATE_CONFIG: &str = "weft-state";
 /// The Lease of the controller that writes.
 pub(crate) const LEASE: &str = "weft-controller";

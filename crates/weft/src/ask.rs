@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use weft_core::Namespace;
-use weft_kube::KubeError;
+use weft_ops::OpsError;
 
 use crate::style::{Style, Tone};
 
@@ -42,7 +42,7 @@ impl Asked {
     /// Runs `work` with a client of the cluster.
     pub(crate) fn with_client<F, T>(&self, work: impl FnOnce(weft_kube::Client) -> F) -> Result<T, ExitCode>
     where
-        F: Future<Output = Result<T, KubeError>>,
+        F: Future<Output = Result<T, OpsError>>,
     {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
         let done = runtime.block_on(async {

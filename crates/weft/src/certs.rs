@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use weft_kube::check::span;
-use weft_kube::status::{self, CertsReport, ProxyCerts};
+use weft_ops::check::span;
+use weft_ops::status::{self, CertsReport, ProxyCerts};
 
 use crate::ask::{self, Asked, Output, Table};
 use crate::style::{Style, Tone};
@@ -99,7 +99,7 @@ fn short(hash: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use weft_kube::status::{Root, Unscraped, Workload};
+    use weft_ops::status::{Root, Unscraped, Workload};
 
     use super::*;
 

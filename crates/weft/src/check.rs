@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::process::ExitCode;
 
-use weft_kube::check::{Check, Finding, Report, State, Vantage};
+use weft_ops::check::{Check, Finding, Report, State, Vantage};
 
 use crate::ask::{self, Asked, Output};
 use crate::style::{Style, Tone};

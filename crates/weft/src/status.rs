@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use weft_kube::status::{self, StatusReport, WorkloadStatus};
+use weft_ops::status::{self, StatusReport, WorkloadStatus};
 
 use crate::ask::{self, Asked, Output, Table};
 use crate::style::{Style, Tone};
@@ -143,7 +143,7 @@ fn latency(seconds: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use weft_kube::status::{Traffic, Unscraped, Workload};
+    use weft_ops::status::{Traffic, Unscraped, Workload};
 
     use super::*;
 

@@ -30,17 +30,21 @@ const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// An object's place: namespace (empty for a cluster's own objects) and name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Key {
-    pub(crate) namespace: String,
-    pub(crate) name: String,
+pub struct Key {
+    /// Its namespace; empty for a cluster's own objects.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
 }
 
 impl Key {
-    pub(crate) fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+    /// Of a namespace and a name.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
         Self { namespace: namespace.into(), name: name.into() }
     }
 
-    fn of(meta: &ObjectMeta) -> Self {
+    /// Of an object.
+    pub fn of(meta: &ObjectMeta) -> Self {
         Self::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
     }
 }
@@ -59,11 +63,13 @@ pub(crate) trait Facts<K>: Sized + PartialEq {
 
 /// The value of `weft.dev/inject`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Inject {
+pub enum Inject {
     /// No label, or one that cannot be read.
     #[default]
     Unsaid,
+    /// A sidecar is asked for.
     Enabled,
+    /// None is wanted.
     Disabled,
 }
 
@@ -133,15 +139,16 @@ fn annotation<'m>(meta: &'m ObjectMeta, key: &str) -> Option<&'m str> {
 
 /// A namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct NamespaceFacts {
+pub struct NamespaceFacts {
     pub(crate) uid: String,
-    pub(crate) inject: Inject,
+    /// Its label.
+    pub inject: Inject,
     /// `strict` or `permissive`, where it is said.
     pub(crate) mode: Option<MtlsMode>,
     /// Being deleted: nothing can be created in it.
     pub(crate) ending: bool,
     /// What could not be read.
-    pub(crate) mistakes: Vec<String>,
+    pub mistakes: Vec<String>,
 }
 
 impl Facts<Namespace> for NamespaceFacts {
@@ -161,23 +168,25 @@ impl Facts<Namespace> for NamespaceFacts {
 
 /// A pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct PodFacts {
-    pub(crate) uid: String,
+pub struct PodFacts {
+    /// Of its object.
+    pub uid: String,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) inject: Inject,
     /// Its own inbound mode; a mistake was refused by the injector and counts as nothing.
-    pub(crate) mode: Option<MtlsMode>,
+    pub mode: Option<MtlsMode>,
     /// Succeeded or failed.
-    pub(crate) finished: bool,
+    pub finished: bool,
     /// Being deleted.
     pub(crate) ending: bool,
     pub(crate) ready: bool,
     /// Has the containers of a sidecar.
-    pub(crate) injected: bool,
+    pub injected: bool,
     /// Never injected, whatever the labels: in the node's network, the copy of a static pod (its kubelet starts it without
     /// asking), or of an operating system without iptables.
-    pub(crate) left_alone: bool,
-    pub(crate) ips: Vec<IpAddr>,
+    pub left_alone: bool,
+    /// Its addresses, of both families.
+    pub ips: Vec<IpAddr>,
     /// It carries the condition of one that slipped by.
     pub(crate) reported: bool,
 }
@@ -225,7 +234,7 @@ fn left_alone(spec: &PodSpec) -> bool {
 }
 
 /// Whether a pod has a sidecar: its containers tell, and nothing else (docs/design/kubernetes.md).
-pub(crate) fn injected(pod: &Pod) -> bool {
+pub fn injected(pod: &Pod) -> bool {
     let Some(spec) = &pod.spec else { return false };
     let init = spec.init_containers.as_deref().unwrap_or_default();
     let has = |name: &str| init.iter().any(|container| container.name == name);
@@ -276,7 +285,7 @@ pub(crate) struct Owner {
 
 /// A Service, twins included.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ServiceFacts {
+pub struct ServiceFacts {
     pub(crate) uid: String,
     pub(crate) kind: ServiceKind,
     /// Empty: none, its endpoints are written by somebody else.
@@ -286,7 +295,7 @@ pub(crate) struct ServiceFacts {
     pub(crate) ip_families: Vec<String>,
     pub(crate) ip_family_policy: Option<String>,
     /// `weft.dev/mode`.
-    pub(crate) mode: Option<MtlsMode>,
+    pub mode: Option<MtlsMode>,
     /// `weft.dev/mesh: disabled`.
     pub(crate) mesh_disabled: bool,
     /// `weft.dev/twin-of`, beside the label of Weft's own objects.
@@ -294,7 +303,7 @@ pub(crate) struct ServiceFacts {
     pub(crate) owner: Option<Owner>,
     pub(crate) ending: bool,
     /// What could not be read.
-    pub(crate) mistakes: Vec<String>,
+    pub mistakes: Vec<String>,
 }
 
 impl ServiceFacts {

@@ -19,19 +19,19 @@
 //! | `metrics` | |
 
 mod apply;
-pub(crate) mod facts;
+pub mod facts;
 mod leader;
 mod membership;
 mod metrics;
-pub(crate) mod modes;
+pub mod modes;
 mod notices;
 mod pass;
 mod run;
 mod settings;
-pub(crate) mod slips;
+pub mod slips;
 mod stores;
-pub(crate) mod twins;
-pub(crate) mod world;
+pub mod twins;
+pub mod world;
 
 use std::sync::Arc;
 
@@ -40,8 +40,8 @@ pub use metrics::Metrics;
 pub use run::run;
 pub use settings::{MeshSettings, PodCidrMode, ProxySection, Settings, SettingsError};
 
-/// The key of the ConfigMap that remembers.
-pub(crate) const STATE_KEY: &str = "strict.yaml";
+/// The key of the ConfigMap that remembers; [`modes::read`] reads its value.
+pub const STATE_KEY: &str = "strict.yaml";
 /// Who writes, in field managers and Events.
 pub(crate) const CONTROLLER: &str = "weft-controller";
 

@@ -23,10 +23,13 @@ pub(crate) const SETTLING: Duration = Duration::from_secs(30);
 
 /// What is seen of a Service's pods.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Pods {
-    pub(crate) all: usize,
-    pub(crate) meshed: usize,
-    pub(crate) ready: usize,
+pub struct Pods {
+    /// All that it selects.
+    pub all: usize,
+    /// Those of them that take mesh links.
+    pub meshed: usize,
+    /// Those of them that are ready.
+    pub ready: usize,
 }
 
 impl Pods {
@@ -46,10 +49,11 @@ impl Pods {
 
 /// A Service and what is seen of it.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Observed<'a> {
+pub struct Observed<'a> {
     pub(crate) key: &'a Key,
     pub(crate) uid: &'a str,
-    pub(crate) pods: Pods,
+    /// Its pods.
+    pub pods: Pods,
     /// Its namespace's inbound mode is strict.
     pub(crate) inbound_strict: bool,
 }
@@ -138,7 +142,7 @@ impl Modes {
 }
 
 /// What is seen of one Service.
-pub(crate) fn observed<'a>(world: &World, key: &'a Key, service: &'a ServiceFacts) -> Observed<'a> {
+pub fn observed<'a>(world: &World, key: &'a Key, service: &'a ServiceFacts) -> Observed<'a> {
     Observed {
         key,
         uid: &service.uid,
@@ -160,7 +164,7 @@ pub(crate) fn write<'a>(strict: impl Iterator<Item = &'a Key>) -> String {
 ///
 /// # Errors
 /// What is wrong with it. Going on without would take strict back, so nothing goes on.
-pub(crate) fn read(text: &str) -> Result<BTreeSet<Key>, String> {
+pub fn read(text: &str) -> Result<BTreeSet<Key>, String> {
     let entries: Vec<String> = serde_saphyr::from_str(text).map_err(|error| error.to_string())?;
     let key = |entry: &String| match entry.split_once('/') {
         Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {

@@ -39,7 +39,7 @@ pub(crate) fn slips(world: &World) -> Slips {
 }
 
 /// Whether a pod should have a sidecar by the labels, could have one, and has none.
-pub(crate) fn slipped(world: &World, key: &Key, pod: &PodFacts) -> bool {
+pub fn slipped(world: &World, key: &Key, pod: &PodFacts) -> bool {
     if pod.injected || pod.left_alone || pod.finished || pod.ending {
         return false;
     }

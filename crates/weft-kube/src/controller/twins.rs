@@ -17,8 +17,9 @@ const MAX_NAME: usize = 63;
 
 /// A twin as it is to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Twin {
-    pub(crate) key: Key,
+pub struct Twin {
+    /// Where it is.
+    pub key: Key,
     /// The Service: name and uid.
     pub(crate) of: (String, String),
     facts: ServiceFacts,
@@ -26,7 +27,7 @@ pub(crate) struct Twin {
 
 /// Why a Service has no twin although it should.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Hindrance {
+pub enum Hindrance {
     /// A Service of the name is there and not ours.
     Foreign,
     /// The name would be too long.
@@ -35,31 +36,33 @@ pub(crate) enum Hindrance {
 
 /// What is to be done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Plan {
-    pub(crate) create: Vec<Twin>,
-    pub(crate) update: Vec<Twin>,
+pub struct Plan {
+    /// Twins that are missing.
+    pub create: Vec<Twin>,
+    /// Twins that are not as their Services.
+    pub update: Vec<Twin>,
     /// Place and uid.
     pub(crate) remove: Vec<(Key, String)>,
     /// By Service.
-    pub(crate) hindered: Vec<(Key, Hindrance)>,
+    pub hindered: Vec<(Key, Hindrance)>,
     /// How many there will be.
-    pub(crate) kept: u64,
+    pub kept: u64,
 }
 
 /// The name of a Service's twin.
-pub(crate) fn name_of(service: &str) -> String {
+pub fn name_of(service: &str) -> String {
     format!("{service}-endpoints")
 }
 
 /// The twin that a Service has now.
-pub(crate) fn existing(world: &World, service: &Key) -> Option<Key> {
+pub fn existing(world: &World, service: &Key) -> Option<Key> {
     let key = Key::new(&service.namespace, name_of(&service.name));
     let twin = world.seen.services.get(&key)?;
     (twin.is_twin() && twin.twin_of.as_deref() == Some(&service.name)).then_some(key)
 }
 
 /// Compares what is with what should be.
-pub(crate) fn plan(world: &World) -> Plan {
+pub fn plan(world: &World) -> Plan {
     let mut plan = Plan::default();
     let mut wanted = std::collections::BTreeSet::new();
     for (key, service) in world.mesh_services().filter(|(key, service)| qualifies(world, key, service)) {

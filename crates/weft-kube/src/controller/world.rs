@@ -7,10 +7,11 @@ use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use weft_core::MtlsMode;
 
 use super::facts::{
-    ConfigMapFacts, Inject, Key, NamespaceFacts, NodeFacts, PodFacts, ServiceFacts, ServiceKind,
+    ConfigMapFacts, Facts, Inject, Key, NamespaceFacts, NodeFacts, PodFacts, ServiceFacts, ServiceKind,
 };
 use super::stores::Stores;
 
@@ -19,13 +20,33 @@ const SYSTEM: [&str; 3] = ["kube-system", "kube-public", "kube-node-lease"];
 
 /// The facts of one moment.
 #[derive(Debug, Default)]
-pub(crate) struct Seen {
-    pub(crate) namespaces: BTreeMap<Key, Arc<NamespaceFacts>>,
-    pub(crate) pods: BTreeMap<Key, Arc<PodFacts>>,
-    pub(crate) services: BTreeMap<Key, Arc<ServiceFacts>>,
+pub struct Seen {
+    /// Namespaces; the namespace of their key is empty.
+    pub namespaces: BTreeMap<Key, Arc<NamespaceFacts>>,
+    /// Pods, those that have finished too.
+    pub pods: BTreeMap<Key, Arc<PodFacts>>,
+    /// Services, twins included.
+    pub services: BTreeMap<Key, Arc<ServiceFacts>>,
     pub(crate) nodes: BTreeMap<Key, Arc<NodeFacts>>,
     pub(crate) meshes: BTreeMap<Key, Arc<ConfigMapFacts>>,
     pub(crate) state: BTreeMap<Key, Arc<ConfigMapFacts>>,
+}
+
+impl Seen {
+    /// What one look at the API server has brought. Nodes and the controller's own ConfigMaps are not in it, so it judges as
+    /// the controller does, and plans nothing that needs them.
+    pub fn of(namespaces: &[Namespace], pods: &[Pod], services: &[Service]) -> Self {
+        Self {
+            namespaces: facts(namespaces),
+            pods: facts(pods),
+            services: facts(services),
+            ..Self::default()
+        }
+    }
+}
+
+fn facts<K, F: Facts<K>>(objects: &[K]) -> BTreeMap<Key, Arc<F>> {
+    objects.iter().map(F::take).map(|(key, facts)| (key, Arc::new(facts))).collect()
 }
 
 impl From<&Stores> for Seen {
@@ -43,12 +64,13 @@ impl From<&Stores> for Seen {
 
 /// [`Seen`], with what follows from it.
 #[derive(Debug)]
-pub(crate) struct World {
-    pub(crate) seen: Seen,
+pub struct World {
+    /// The facts themselves.
+    pub seen: Seen,
     /// Weft's own namespace.
     pub(crate) own: String,
     /// Participating namespaces.
-    pub(crate) members: BTreeSet<String>,
+    pub members: BTreeSet<String>,
     /// Pods that run or will, by the hash of their namespace and each of their labels. Hashes may meet: who looks
     /// something up compares.
     by_label: HashMap<u64, Vec<(String, Arc<PodFacts>)>>,
@@ -63,7 +85,8 @@ fn hash(namespace: &str, key: &str, value: &str) -> u64 {
 }
 
 impl World {
-    pub(crate) fn new(own: &str, seen: Seen) -> Self {
+    /// Draws the conclusions. `own` is Weft's own namespace.
+    pub fn new(own: &str, seen: Seen) -> Self {
         let own = own.to_owned();
         let mut world =
             Self { seen, own, members: BTreeSet::new(), by_label: HashMap::new(), injected: BTreeMap::new() };
@@ -89,38 +112,39 @@ impl World {
     }
 
     /// Whether the namespace exists and is neither a system's, Weft's own, nor kept out.
-    pub(crate) fn may_participate(&self, namespace: &str) -> bool {
+    pub fn may_participate(&self, namespace: &str) -> bool {
         let kept_out = SYSTEM.contains(&namespace) || namespace == self.own;
         !kept_out && self.namespace(namespace).is_some_and(|ns| ns.inject != Inject::Disabled)
     }
 
-    pub(crate) fn namespace(&self, name: &str) -> Option<&NamespaceFacts> {
+    /// The namespace of this name.
+    pub fn namespace(&self, name: &str) -> Option<&NamespaceFacts> {
         self.seen.namespaces.get(&Key::new("", name)).map(|facts| &**facts)
     }
 
     /// Whether objects can be written in the namespace.
-    pub(crate) fn writable(&self, namespace: &str) -> bool {
+    pub fn writable(&self, namespace: &str) -> bool {
         self.namespace(namespace).is_some_and(|ns| !ns.ending)
     }
 
     /// The inbound mode of a namespace's pods.
-    pub(crate) fn inbound(&self, namespace: &str) -> MtlsMode {
+    pub fn inbound(&self, namespace: &str) -> MtlsMode {
         self.namespace(namespace).and_then(|ns| ns.mode).unwrap_or(MtlsMode::Permissive)
     }
 
     /// The Services of participating namespaces; twins are not Services of their own.
-    pub(crate) fn services(&self) -> impl Iterator<Item = (&Key, &ServiceFacts)> {
+    pub fn services(&self) -> impl Iterator<Item = (&Key, &ServiceFacts)> {
         let services = self.seen.services.iter().map(|(key, facts)| (key, &**facts));
         services.filter(|(key, facts)| self.members.contains(&key.namespace) && !facts.is_twin())
     }
 
     /// Those of [`services`](Self::services) whose pods are in the mesh.
-    pub(crate) fn mesh_services(&self) -> impl Iterator<Item = (&Key, &ServiceFacts)> {
+    pub fn mesh_services(&self) -> impl Iterator<Item = (&Key, &ServiceFacts)> {
         self.services().filter(|(_, service)| !is_exception(service))
     }
 
     /// The pods that a Service selects, those that have finished left out.
-    pub(crate) fn pods_of(&self, key: &Key, service: &ServiceFacts) -> Vec<&PodFacts> {
+    pub fn pods_of(&self, key: &Key, service: &ServiceFacts) -> Vec<&PodFacts> {
         let of_label = |(label, value): (&String, &String)| {
             self.by_label.get(&hash(&key.namespace, label, value)).map(Vec::as_slice).unwrap_or_default()
         };

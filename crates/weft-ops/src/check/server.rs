@@ -9,9 +9,9 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client};
+use weft_kube::client::describe;
 
 use super::report::{Finding, Vantage};
-use crate::client::describe;
 use crate::view::list;
 
 /// The first version whose webhooks, tokens and lists are as Weft needs them.

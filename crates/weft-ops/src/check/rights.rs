@@ -7,11 +7,11 @@ use k8s_openapi::api::authorization::v1::{
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt as _};
+use weft_kube::client::describe;
+use weft_kube::manifests::{self, Values};
+use weft_kube::names::INJECT_LABEL;
 
 use super::report::{Finding, Vantage};
-use crate::client::describe;
-use crate::manifests::{self, Values};
-use crate::names::INJECT_LABEL;
 use crate::view::list;
 
 /// A kind: API group, resource, whether it has a namespace. `weft install` makes no others; a test holds this to it.

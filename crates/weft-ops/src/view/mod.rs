@@ -9,20 +9,19 @@ mod pod;
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
 use kube::{Api, Client};
+use weft_kube::client::describe;
+use weft_kube::controller::facts::Key;
+use weft_kube::controller::world::{Seen, World};
+use weft_kube::names::MESH_CONFIG;
 
 pub(crate) use list::{forbidden, list};
 pub(crate) use pod::PodView;
 pub use pod::Workload;
 
-use crate::KubeError;
-use crate::client::describe;
-use crate::controller::MESH_CONFIG;
-use crate::controller::facts::{Facts, Key};
-use crate::controller::world::{Seen, World};
+use crate::OpsError;
 
 /// What was seen.
 pub(crate) struct View {
@@ -43,18 +42,16 @@ impl View {
     /// Looks. With `scope`, that namespace is enough where the rest of the cluster may not be read.
     ///
     /// # Errors
-    /// [`KubeError::Api`] where the API server does not answer or refuses.
-    pub(crate) async fn of(client: &Client, own: &str, scope: Option<&str>) -> Result<Self, KubeError> {
+    /// [`OpsError::List`] where the API server does not answer or refuses.
+    pub(crate) async fn of(client: &Client, own: &str, scope: Option<&str>) -> Result<Self, OpsError> {
         let objects = match (Objects::of(client, None).await, scope) {
             (Err(error), Some(namespace)) if forbidden(&error.1) => {
                 Objects::of(client, Some(namespace)).await
             }
             (objects, _) => objects,
         };
-        let objects = objects.map_err(|(what, error)| KubeError::Api {
-            what: format!("cannot list {what}"),
-            reason: describe(&error),
-        })?;
+        let objects =
+            objects.map_err(|(what, error)| OpsError::List { what, reason: describe(&error) })?;
         Ok(Self::from_objects(objects, own))
     }
 
@@ -66,22 +63,14 @@ impl View {
             Some((namespace.metadata.name.clone()?, level.clone()))
         });
         let pod_security = pod_security.collect();
-        let mut views = BTreeMap::new();
+        let views = pods.iter().map(|pod| (Key::of(&pod.metadata), PodView::of(pod))).collect();
+        let seen = Seen::of(&namespaces, &pods, &services);
         let mut by_address = HashMap::new();
-        let mut seen = Seen {
-            namespaces: facts(&namespaces),
-            services: facts(&services),
-            meshes: facts(&meshes),
-            ..Seen::default()
-        };
-        for pod in &pods {
-            let (key, facts) = crate::controller::facts::PodFacts::take(pod);
+        for (key, facts) in &seen.pods {
             // An address of a pod that has ended, or of a node, may be another's.
             if !facts.finished && !facts.left_alone {
                 by_address.extend(facts.ips.iter().map(|ip| (*ip, key.clone())));
             }
-            views.insert(key.clone(), PodView::of(pod));
-            seen.pods.insert(key, Arc::new(facts));
         }
         let meshes =
             meshes.into_iter().filter_map(|mesh| Some((mesh.metadata.namespace.clone()?, mesh))).collect();
@@ -119,10 +108,6 @@ impl View {
         let members = self.world.members.iter().map(String::as_str);
         members.filter(move |member| scope.is_none_or(|namespace| namespace == *member))
     }
-}
-
-fn facts<K, F: Facts<K>>(objects: &[K]) -> BTreeMap<Key, Arc<F>> {
-    objects.iter().map(F::take).map(|(key, facts)| (key, Arc::new(facts))).collect()
 }
 
 /// What is asked for.

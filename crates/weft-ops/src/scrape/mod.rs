@@ -22,13 +22,12 @@ use std::time::Duration;
 use futures_util::{AsyncReadExt as _, StreamExt as _};
 use kube::Client;
 use tokio::time::{Instant, timeout};
+use weft_kube::client::describe;
+use weft_kube::controller::facts::Key;
 
 pub use histogram::Histogram;
 pub use proxy::{Leaf, PlaintextCaller, ProxyMetrics};
 pub use text::{Page, PageError, Sample};
-
-use crate::client::describe;
-use crate::controller::facts::Key;
 
 /// Where every Weft process serves its metrics.
 const PORT: u16 = 15020;

@@ -18,12 +18,12 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use weft_core::SpiffeId;
 use weft_identity::{PeerVerifier, TrustBundle, crypto_provider};
+use weft_kube::client::describe;
+use weft_kube::controller::facts::{self, Inject, Key};
+use weft_kube::names::INJECT_LABEL;
 
 use super::installed::Installed;
 use super::report::{Finding, Vantage};
-use crate::client::describe;
-use crate::controller::facts::{Facts as _, Inject, Key, PodFacts};
-use crate::names::INJECT_LABEL;
 use crate::view::View;
 
 /// A port-forward and a handshake.
@@ -213,7 +213,7 @@ pub(super) async fn dry_run(client: &Client, view: &View) -> (String, DryRun) {
     let Ok(pod) = pod else { return (namespace, DryRun::Nowhere) };
     let dry = PostParams { dry_run: true, ..PostParams::default() };
     let outcome = match Api::<Pod>::namespaced(client.clone(), &namespace).create(&dry, &pod).await {
-        Ok(made) if PodFacts::take(&made).1.injected => DryRun::Injected,
+        Ok(made) if facts::injected(&made) => DryRun::Injected,
         Ok(_) => DryRun::NotInjected,
         Err(error) => {
             let words = describe(&error);

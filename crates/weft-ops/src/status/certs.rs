@@ -6,10 +6,10 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, Client};
 use serde::Serialize;
 use weft_identity::TrustBundle;
+use weft_kube::names::CA_SECRET;
 
 use super::Unscraped;
-use crate::KubeError;
-use crate::names::CA_SECRET;
+use crate::OpsError;
 use crate::scrape::{self, ProxyMetrics};
 use crate::view::{View, Workload};
 
@@ -68,8 +68,8 @@ pub struct CertsReport {
 /// Asks the proxies of a namespace, or all.
 ///
 /// # Errors
-/// [`KubeError::Api`] where pods cannot be listed.
-pub async fn certs(client: &Client, own: &str, scope: Option<&str>) -> Result<CertsReport, KubeError> {
+/// [`OpsError::List`] where pods cannot be listed.
+pub async fn certs(client: &Client, own: &str, scope: Option<&str>) -> Result<CertsReport, OpsError> {
     let view = View::of(client, own, scope).await?;
     let bundle = bundle(client, own, &view).await;
     let running = view.injected(scope).filter(|(_, pod)| pod.proxy_runs);

@@ -30,13 +30,13 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use kube::Client;
+use weft_kube::client::describe;
+use weft_kube::controller::facts::Key;
 
 pub use report::{Finding, Report, State, Vantage};
 
 pub use proxies::span;
 
-use crate::client::describe;
-use crate::controller::facts::Key;
 use crate::scrape;
 use crate::view::View;
 use installed::Installed;

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use kube::Client;
+use weft_kube::controller::facts::Key;
 
 use super::report::{Finding, Vantage};
-use crate::controller::facts::Key;
 use crate::scrape::{self, ProxyMetrics};
 use crate::view::{PodView, View};
 

@@ -10,12 +10,13 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
 use weft_identity::TrustBundle;
+use weft_kube::client::describe;
+use weft_kube::control::ControlConfig;
+use weft_kube::controller::facts::Key;
+use weft_kube::controller::{STATE_KEY, modes};
+use weft_kube::names::STATE_CONFIG;
 
 use super::report::{Finding, Vantage};
-use crate::client::describe;
-use crate::control::ControlConfig;
-use crate::controller::facts::Key;
-use crate::controller::{STATE_CONFIG, STATE_KEY, modes};
 use crate::view::{PodView, forbidden};
 
 /// The labels of the pods of `weft control`, as the manifests give them.

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use weft_core::MtlsMode;
+use weft_kube::controller::facts::Key;
+use weft_kube::controller::twins::{self, Hindrance};
+use weft_kube::controller::{modes, slips};
+
 use super::proxies::Proxies;
 use super::report::{Finding, Vantage};
-use crate::controller::facts::Key;
-use crate::controller::twins::{self, Hindrance};
-use crate::controller::{modes, slips};
 use crate::view::View;
-use weft_core::MtlsMode;
 
 /// Everything that is told of them.
 pub(super) fn judge(

@@ -6,10 +6,10 @@ use std::time::Duration;
 use kube::Client;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
+use weft_kube::controller::facts::Key;
 
 use super::traffic::{Sum, Traffic};
-use crate::KubeError;
-use crate::controller::facts::Key;
+use crate::OpsError;
 use crate::scrape::{self, ProxyMetrics, Scraped};
 use crate::view::{View, Workload};
 
@@ -64,13 +64,13 @@ pub struct StatusReport {
 /// Looks twice, `window` apart, at the pods of a namespace or of all that take part.
 ///
 /// # Errors
-/// [`KubeError::Api`] where pods cannot be listed.
+/// [`OpsError::List`] where pods cannot be listed.
 pub async fn status(
     client: &Client,
     own: &str,
     scope: Option<&str>,
     window: Duration,
-) -> Result<StatusReport, KubeError> {
+) -> Result<StatusReport, OpsError> {
     let view = View::of(client, own, scope).await?;
     let pods: Vec<Key> =
         view.injected(scope).filter(|(_, pod)| pod.proxy_runs).map(|(key, _)| key.clone()).collect();
