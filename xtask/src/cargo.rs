@@ -85,7 +85,7 @@ pub(crate) fn build(profile: Profile, arguments: &[&str]) -> Result<()> {
     }
     println!("{}", profile.note());
     println!("$ {}", process::line(&command));
-    if process::stream(&mut command)? { Ok(()) } else { bail!("the build failed") }
+    if process::stream_build(&mut command)? { Ok(()) } else { bail!("the build failed") }
 }
 
 /// The Rust compiler that cargo uses.

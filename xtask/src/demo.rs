@@ -1,5 +1,6 @@
 //! `cargo xtask demo`: sets the machine up, builds the programs quickly and hands over to `weft-demo`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -18,6 +19,9 @@ pub(crate) struct Options {
     /// by itself where namespaces are not allowed.
     #[arg(long)]
     loopback: bool,
+    /// Show this program instead of building one; what shows it is built all the same.
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
 }
 
 /// Runs the command.
@@ -26,10 +30,19 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     set_up(loopback)?;
     // Go fetches modules for a good part of its time, while cargo compiles.
     let collector = collector::start(None);
-    cargo::build(Profile::Quick, &["-p", "weft", "-p", "weft-testbed", "--bins"])?;
+    let weft = match &options.binary {
+        Some(binary) => {
+            cargo::build(Profile::Quick, &["-p", "weft-testbed", "--bins"])?;
+            std::path::absolute(binary)?
+        }
+        None => {
+            cargo::build(Profile::Quick, &["-p", "weft", "-p", "weft-testbed", "--bins"])?;
+            cargo::binary(Profile::Quick, "weft")?
+        }
+    };
     collector.finish();
     let mut command = std::process::Command::new(cargo::binary(Profile::Quick, "weft-demo")?);
-    command.env("WEFT_BIN", cargo::binary(Profile::Quick, "weft")?);
+    command.env("WEFT_BIN", weft);
     if options.once {
         command.arg("--once");
     }

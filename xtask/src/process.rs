@@ -6,14 +6,17 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::io::IsTerminal as _;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 /// How often a condition is looked at while waiting for it.
 const POLL: Duration = Duration::from_millis(20);
+/// How often somebody who sees no progress bar is told that a build goes on: CI ends what says nothing for some minutes.
+const TOLD_EVERY: Duration = Duration::from_secs(30);
 
 /// Sleeps on the calling thread: this program has no worker that it could block.
 #[expect(clippy::disallowed_methods, reason = "no async runtime here, nothing shares this thread")]
@@ -47,6 +50,36 @@ pub(crate) fn line(command: &Command) -> String {
 pub(crate) fn stream(command: &mut Command) -> Result<bool> {
     let status = command.status().with_context(|| format!("cannot start `{}`", line(command)))?;
     Ok(status.success())
+}
+
+/// As [`stream`], for a build. Cargo draws its bar on a terminal only, and one crate with link-time optimisation takes many
+/// minutes: elsewhere, as in a pipe or a log, a line now and then says that it goes on, and at last how long it took.
+pub(crate) fn stream_build(command: &mut Command) -> Result<bool> {
+    if std::io::stderr().is_terminal() {
+        return stream(command);
+    }
+    let start = Instant::now();
+    let mut child = command.spawn().with_context(|| format!("cannot start `{}`", line(command)))?;
+    let status = watch(&mut child, TOLD_EVERY, |_| {
+        println!("the build goes on, {} s so far", start.elapsed().as_secs());
+    })?;
+    println!("the build took {} s", start.elapsed().as_secs());
+    Ok(status.success())
+}
+
+/// Waits for the end of a process, and tells something every so often.
+fn watch(child: &mut Child, every: Duration, mut tell: impl FnMut(&mut Child)) -> Result<ExitStatus> {
+    let mut told = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if told.elapsed() >= every {
+            told = Instant::now();
+            tell(child);
+        }
+        pause(POLL);
+    }
 }
 
 /// Runs a command with its output on our terminal and gives back its exit code; 1 where a signal ended it.
@@ -152,6 +185,18 @@ mod tests {
     fn a_failing_command_tells_its_error() {
         let error = capture(&mut command(&["sh", "-c", "echo broken >&2; exit 3"])).unwrap_err().to_string();
         assert!(error.contains("broken") && error.contains("exit status: 3"), "{error}");
+    }
+
+    #[test]
+    fn a_long_build_says_that_it_goes_on() {
+        // It ends when its input does, and that is after it was told of.
+        let mut child = Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+        let mut told = 0;
+        let status = watch(&mut child, Duration::ZERO, |child| {
+            told += 1;
+            drop(child.stdin.take());
+        });
+        assert!(status.unwrap().success() && told > 0);
     }
 
     #[test]

@@ -49,8 +49,9 @@ pub(crate) struct Options {
     #[arg(long, value_delimiter = ',', value_name = "PEERS")]
     peers: Vec<String>,
     /// Measure this binary instead of building one.
-    #[arg(long, value_name = "FILE")]
-    weft: Option<PathBuf>,
+    // --weft is what it was called before all commands called it the same.
+    #[arg(long, alias = "weft", value_name = "FILE")]
+    binary: Option<PathBuf>,
     /// Write everything that was measured to this file.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -154,7 +155,7 @@ pub(crate) fn scratch() -> Result<tempfile::TempDir> {
 }
 
 fn weft_binary(options: &Options) -> Result<PathBuf> {
-    if let Some(file) = &options.weft {
+    if let Some(file) = &options.binary {
         return file.canonicalize().with_context(|| format!("cannot find {}", file.display()));
     }
     dist::release()

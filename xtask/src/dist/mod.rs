@@ -37,7 +37,7 @@ pub(crate) struct Options {
     /// Cargo profile to build with.
     #[arg(long, default_value = "release")]
     profile: String,
-    /// Pack this program instead of building one.
+    /// Pack this program instead of building one, such as target/release/weft.
     #[arg(long, value_name = "FILE", conflicts_with = "profile")]
     binary: Option<PathBuf>,
     /// Lay the image's files out in DIR as well (for deploy/Dockerfile). What is there is replaced.
@@ -65,6 +65,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         None => program::build(&options.profile, &about.revision)?,
     };
     let release = options.profile == "release" && options.binary.is_none();
+    println!("packing {}", built.display());
     let made = pack(&built, &about, &out, release)?;
     if let Some(directory) = &options.rootfs {
         replace(&made.tree, directory)?;

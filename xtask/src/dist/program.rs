@@ -32,7 +32,7 @@ pub(crate) fn build(profile: &str, revision: &str) -> Result<PathBuf> {
         cargo::add_rustflags(&mut command, hidden.into_iter().chain(pgo::flags()?));
     }
     println!("$ {}", process::line(&command));
-    if !process::stream(&mut command)? {
+    if !process::stream_build(&mut command)? {
         bail!("the build failed");
     }
     let directory = match profile {

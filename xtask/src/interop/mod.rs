@@ -43,8 +43,9 @@ pub(crate) struct Options {
     #[arg(long, value_enum, value_delimiter = ',', value_name = "SUITES")]
     suite: Vec<Suite>,
     /// Test this binary instead of building one.
-    #[arg(long, value_name = "FILE")]
-    weft: Option<PathBuf>,
+    // --weft is what it was called before all commands called it the same.
+    #[arg(long, alias = "weft", value_name = "FILE")]
+    binary: Option<PathBuf>,
     /// Keep configurations, logs and all that the suites say here.
     #[arg(long, value_name = "DIRECTORY")]
     keep: Option<PathBuf>,
@@ -174,7 +175,7 @@ fn keep(scratch: &Path, directory: &Path) -> Result<()> {
 }
 
 fn weft_binary(options: &Options) -> Result<PathBuf> {
-    if let Some(file) = &options.weft {
+    if let Some(file) = &options.binary {
         return file.canonicalize().with_context(|| format!("cannot find {}", file.display()));
     }
     // With assertions, and as `test` builds it.
