@@ -304,7 +304,7 @@ fn the_chart_removes_what_was_made_at_run_time() {
     };
     let base = ["uninstall", "--runtime-objects", "--namespace=mesh"];
     let args = |more: &[&str]| Some(Value::from([&base, more].concat()));
-    assert_eq!(render(&[]), (args(&["--dry-run"]), args(&["--force"])));
+    assert_eq!(render(&[]), (args(&["--dry-run", "--helm-release=weft/1"]), args(&["--force"])));
     assert_eq!(
         render(&["uninstall.force=true,uninstall.keepCa=true"]),
         (None, args(&["--force", "--keep-ca"]))

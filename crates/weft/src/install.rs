@@ -17,8 +17,9 @@ const NAMED: usize = 10;
 /// Print the objects of an installation, for `kubectl apply -f -`.
 #[derive(clap::Args)]
 pub(crate) struct InstallArgs {
-    /// Namespace of the control part.
-    #[arg(long, short, value_name = "NAMESPACE", default_value = "weft-system")]
+    /// Weft's own namespace, where weft-control runs.
+    // -n is a namespace of the mesh elsewhere; here it is taken from those who have always written it so.
+    #[arg(long, short_alias = 'n', value_name = "NAMESPACE", default_value = "weft-system")]
     namespace: Namespace,
     /// A file of values, as the Helm chart takes it; - reads standard input. Later ones win.
     #[arg(long, short = 'f', value_name = "FILE")]
@@ -37,8 +38,8 @@ pub(crate) struct InstallArgs {
 /// Remove an installation, and everything that it made in the cluster.
 #[derive(clap::Args)]
 pub(crate) struct UninstallArgs {
-    /// Namespace of the control part.
-    #[arg(long, short, value_name = "NAMESPACE", default_value = "weft-system")]
+    /// Weft's own namespace, where weft-control runs.
+    #[arg(long, short_alias = 'n', value_name = "NAMESPACE", default_value = "weft-system")]
     namespace: Namespace,
     /// Leave the Secret weft-ca, so that a later installation vouches with the same root.
     #[arg(long)]
@@ -52,9 +53,26 @@ pub(crate) struct UninstallArgs {
     /// Remove only what was made at run time; Helm's hook uses it.
     #[arg(long)]
     runtime_objects: bool,
+    /// Of Helm's hook: the release and its revision, for the command that undoes what a refusal leaves.
+    #[arg(long, value_name = "NAME/REVISION", value_parser = helm_release)]
+    helm_release: Option<HelmRelease>,
     /// The context of the kubeconfig; without it the current one.
     #[arg(long, value_name = "CONTEXT")]
     context: Option<String>,
+}
+
+/// A release of Helm's that is to go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct HelmRelease {
+    name: String,
+    revision: u32,
+}
+
+fn helm_release(text: &str) -> Result<HelmRelease, String> {
+    let parts = text.split_once('/').filter(|(name, _)| !name.is_empty());
+    let (name, revision) = parts.ok_or("must be NAME/REVISION, as weft/1")?;
+    let revision = revision.parse().map_err(|_| format!("{revision:?} is no revision of a release"))?;
+    Ok(HelmRelease { name: name.to_owned(), revision })
 }
 
 /// Runs `weft install`.
@@ -150,9 +168,6 @@ async fn removed(args: &UninstallArgs) -> Result<bool, KubeError> {
     };
     let survey = uninstall.survey(&client).await?;
     let refused = !survey.injected.is_empty() && !args.force;
-    if refused {
-        tell(Tone::Bad, running(&survey));
-    }
     if args.dry_run {
         for removal in &survey.removals {
             say(&format!("would be removed: {removal}"));
@@ -160,6 +175,10 @@ async fn removed(args: &UninstallArgs) -> Result<bool, KubeError> {
         if survey.own_namespace {
             say(&format!("would be removed, if nothing else is in it: Namespace {}", args.namespace));
         }
+    }
+    if refused {
+        // Last: of a Job's log the kubelet and Helm show the end.
+        tell(Tone::Bad, running(&survey, args));
     }
     if refused || args.dry_run {
         return Ok(!refused);
@@ -184,14 +203,29 @@ async fn removed(args: &UninstallArgs) -> Result<bool, KubeError> {
 }
 
 /// Why it is refused, and the cure.
-fn running(survey: &Survey) -> String {
+fn running(survey: &Survey, args: &UninstallArgs) -> String {
     let named: Vec<&str> = survey.injected.iter().take(NAMED).map(String::as_str).collect();
     let more = survey.injected.len().saturating_sub(NAMED);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let (anyway, undo) = match &args.helm_release {
+        None => ("give --force".to_owned(), String::new()),
+        Some(HelmRelease { name, revision }) => {
+            let namespace = &args.namespace;
+            (
+                format!(
+                    "helm upgrade {name} --namespace {namespace} --reuse-values --set uninstall.force=true, and uninstall again"
+                ),
+                format!(
+                    ".\nNothing has been removed, but Helm now takes the release for one that is being uninstalled, and does not upgrade it. \
+                     First make it whole again: helm rollback {name} {revision} --namespace {namespace}"
+                ),
+            )
+        }
+    };
     format!(
         "pods that run with a sidecar, which needs the CA: {} ({}{more}).\n\
          Take the label weft.dev/inject off their namespaces (or set it to disabled on the pods) and restart their workloads, \
-         or give --force: they then go on until their certificates end",
+         or {anyway}: they then go on until their certificates end{undo}",
         survey.injected.len(),
         named.join(", "),
     )
@@ -216,6 +250,8 @@ fn fail(error: impl std::fmt::Display) -> ExitCode {
 
 #[cfg(test)]
 mod tests {
+    use clap::{Args as _, FromArgMatches as _};
+
     use super::*;
 
     #[test]
@@ -242,12 +278,39 @@ mod tests {
     #[test]
     fn a_refusal_names_pods_and_cure() {
         let injected = (0..12).map(|i| format!("shop/web-{i}")).collect();
-        let said = running(&Survey { injected, removals: Vec::new(), own_namespace: false });
+        let survey = Survey { injected, removals: Vec::new(), own_namespace: false };
+        let said = running(&survey, &uninstall_args(&[]));
         assert!(
             said.contains("the CA: 12 (shop/web-0,")
                 && said.contains("shop/web-9 and 2 more")
                 && said.contains("--force"),
             "{said}"
         );
+        assert!(!said.contains("helm"), "{said}");
+        let said = running(&survey, &uninstall_args(&["--helm-release=mesh/3", "--namespace=w"]));
+        assert!(said.ends_with("helm rollback mesh 3 --namespace w"), "{said}");
+        assert!(said.contains("helm upgrade mesh --namespace w") && !said.contains("--force:"), "{said}");
+    }
+
+    fn uninstall_args(words: &[&str]) -> UninstallArgs {
+        let command = UninstallArgs::augment_args(clap::Command::new("uninstall"));
+        let matches = command.try_get_matches_from(["uninstall"].iter().chain(words)).unwrap();
+        UninstallArgs::from_arg_matches(&matches).unwrap()
+    }
+
+    #[test]
+    fn a_release_of_helms_has_a_name_and_a_revision() {
+        assert_eq!(helm_release("weft/12"), Ok(HelmRelease { name: "weft".into(), revision: 12 }));
+        for text in ["", "weft", "weft/", "weft/x", "/1", "weft/-1"] {
+            assert!(helm_release(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_namespace_is_still_taken_by_its_old_short_name() {
+        assert_eq!(uninstall_args(&["-n", "w"]).namespace.as_str(), "w");
+        assert_eq!(uninstall_args(&["--namespace", "w"]).namespace.as_str(), "w");
+        let shown = UninstallArgs::augment_args(clap::Command::new("uninstall")).render_help().to_string();
+        assert!(!shown.contains("-n,"), "elsewhere it is a namespace of the mesh: {shown}");
     }
 }

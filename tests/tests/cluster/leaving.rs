@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use weft_testbed::cluster::{Cluster, Shop, WEFT_NAMESPACE, cluster_story, figure};
 use weft_testbed::eventually;
 
@@ -86,21 +86,62 @@ fn weft_uninstall_leaves_nothing() {
 fn helm_installs_and_uninstalls() {
     cluster_story("helm", |cluster| {
         let before = without(cluster)?;
-        let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/helm/weft");
-        let (repository, tag) = cluster.image().rsplit_once(':').unwrap_or((cluster.image(), "latest"));
-        let values = [format!("image.repository={repository}"), format!("image.tag={tag}")];
-        let flags = ["--namespace", WEFT_NAMESPACE, "--create-namespace", "--wait", "--timeout", "3m"];
-        let install = ["install", "weft", chart, "--set", &values[0], "--set", &values[1]];
-        cluster.helm(&[&install[..], &flags].concat())?;
+        by_helm(cluster, "install")?;
         cluster.injector_answers()?;
         let namespace = cluster.namespace("by-helm", &[("weft.dev/inject", "enabled")])?;
         let shop = Shop::open(namespace)?;
         namespace.all_injected(&Shop::ALL, true)?;
         namespace.serves("deploy/client", &shop.url())?;
         cluster.kubectl().run(&["delete", "namespace", "by-helm", "--timeout=120s"])?;
-        cluster.helm(&["uninstall", "weft", "--namespace", WEFT_NAMESPACE, "--wait"])?;
-        // Helm made the namespace by --create-namespace, and never removes it.
-        cluster.kubectl().run(&["delete", "namespace", WEFT_NAMESPACE, "--timeout=120s"])?;
+        out_by_helm(cluster)?;
+        nothing_left(cluster, &before)
+    });
+}
+
+/// `helm install` or `helm upgrade` of the chart with the image under test.
+fn by_helm(cluster: &Cluster, action: &str) -> Result<String> {
+    let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/helm/weft");
+    let (repository, tag) = cluster.image().rsplit_once(':').unwrap_or((cluster.image(), "latest"));
+    let values = [format!("image.repository={repository}"), format!("image.tag={tag}")];
+    let mut words = vec![action, "weft", chart, "--set", &values[0], "--set", &values[1]];
+    words.extend(["--namespace", WEFT_NAMESPACE, "--wait", "--timeout", "3m"]);
+    if action == "install" {
+        words.push("--create-namespace");
+    }
+    cluster.helm(&words)
+}
+
+fn out_by_helm(cluster: &Cluster) -> Result<()> {
+    cluster.helm(&["uninstall", "weft", "--namespace", WEFT_NAMESPACE, "--wait"])?;
+    // Helm made the namespace by --create-namespace, and never removes it.
+    cluster.kubectl().run(&["delete", "namespace", WEFT_NAMESPACE, "--timeout=120s"]).map(drop)
+}
+
+/// Helm notes that a release is being uninstalled before it asks whether it may be. What the refusal then says is what
+/// makes the release whole again, and after that it can be upgraded, and uninstalled once it may be.
+#[test]
+#[ignore = "needs a cluster: cargo xtask cluster e2e"]
+fn a_refused_helm_uninstall_says_how_to_go_on() {
+    cluster_story("helm-refused", |cluster| {
+        let before = without(cluster)?;
+        by_helm(cluster, "install")?;
+        cluster.injector_answers()?;
+        let namespace = cluster.namespace("by-helm", &[("weft.dev/inject", "enabled")])?;
+        let shop = Shop::open(namespace)?;
+        let Err(refused) = cluster.helm(&["uninstall", "weft", "--namespace", WEFT_NAMESPACE, "--wait"])
+        else {
+            bail!("pods with sidecars run, and Helm has uninstalled");
+        };
+        let told = cluster.kubectl().run(&["logs", "-n", WEFT_NAMESPACE, "job/weft-uninstall-check"])?;
+        let cure = "helm rollback weft 1 --namespace weft-system";
+        ensure!(told.trim_end().ends_with(cure), "the Job's log is {told}");
+        figure("Helm itself shows the reason", format!("{refused:#}").contains(cure));
+        namespace.serves("deploy/client", &shop.url())?;
+
+        cluster.helm(&["rollback", "weft", "1", "--namespace", WEFT_NAMESPACE, "--wait"])?;
+        by_helm(cluster, "upgrade")?;
+        cluster.kubectl().run(&["delete", "namespace", "by-helm", "--timeout=120s"])?;
+        out_by_helm(cluster)?;
         nothing_left(cluster, &before)
     });
 }
