@@ -21,7 +21,7 @@ pub(crate) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 pub(crate) const WEFT: &str = "weft";
 
 /// The init container that writes the interception rules.
-pub(crate) const INIT: &str = "weft-init";
+pub const INIT: &str = "weft-init";
 /// The container of the sidecar.
 pub const PROXY: &str = "weft-proxy";
 

@@ -11,11 +11,13 @@
 //! | [`status`] | `weft status` and `weft certs`: what each workload does, what each proxy holds |
 //! | [`scrape`] | the proxies' own metrics, through the API server's pod proxy |
 //! | `view` | one look at the cluster, by the controller's facts |
+//! | `words` | numbers in sentences |
 
 pub mod check;
 mod error;
 pub mod scrape;
 pub mod status;
 pub(crate) mod view;
+pub(crate) mod words;
 
 pub use error::OpsError;

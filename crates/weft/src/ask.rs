@@ -11,7 +11,7 @@ use crate::style::{Style, Tone};
 /// Whom to ask, and how to answer.
 #[derive(clap::Args)]
 pub(crate) struct Asked {
-    /// Namespace of the control part.
+    /// Weft's own namespace, where weft-control runs.
     #[arg(long, value_name = "NAMESPACE", default_value = "weft-system")]
     pub(crate) namespace: Namespace,
     /// Look at this namespace of the mesh only. Without it at all of them.
@@ -39,11 +39,17 @@ impl Asked {
         self.only.as_ref().map(Namespace::as_str)
     }
 
-    /// Runs `work` with a client of the cluster.
+    /// Runs `work` with a client of the cluster. Refuses a `-n` that surely means something else.
     pub(crate) fn with_client<F, T>(&self, work: impl FnOnce(weft_kube::Client) -> F) -> Result<T, ExitCode>
     where
         F: Future<Output = Result<T, OpsError>>,
     {
+        if self.only.as_ref() == Some(&self.namespace) {
+            return Err(crate::usage(format!(
+                "-n names a namespace of the mesh, which {0} never is; Weft's own is named by --namespace. Leave -n {0} out",
+                self.namespace
+            )));
+        }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
         let done = runtime.block_on(async {
             let client = weft_kube::client::of_context(self.context.as_deref()).await?;
@@ -70,6 +76,12 @@ pub(crate) fn json(value: &impl serde::Serialize) -> Result<String, ExitCode> {
     let mut text = serde_json::to_string_pretty(value).map_err(fail)?;
     text.push('\n');
     Ok(text)
+}
+
+/// Says something beside the answer.
+#[expect(clippy::print_stderr, reason = "for the person at the terminal; standard output is the answer")]
+pub(crate) fn tell(text: &str) {
+    eprintln!("weft: {text}");
 }
 
 #[expect(clippy::print_stderr, reason = "for the person at the terminal; standard output is the answer")]

@@ -14,7 +14,7 @@ const MOST: usize = 10;
 /// Check whether Weft can be installed, or whether it and its mesh are well.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Before an installation: the API server, permissions, and what is in the way.
+    /// Before an installation: the API server, permissions, what is in the way, and what an earlier one has left.
     #[arg(long)]
     pre: bool,
     #[command(flatten)]

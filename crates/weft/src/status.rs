@@ -33,6 +33,9 @@ fn window(text: &str) -> Result<Duration, String> {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> ExitCode {
     let own = args.asked.namespace.to_string();
+    if args.asked.output == Output::Text {
+        ask::tell(&format!("looking twice, {} apart (--window)", humantime::format_duration(args.window)));
+    }
     let work = async |client| status::status(&client, &own, args.asked.only(), args.window).await;
     let answered = args.asked.with_client(work).and_then(|report| {
         ask::print(&match args.asked.output {
@@ -47,8 +50,18 @@ fn text(report: &StatusReport, style: Style) -> String {
     if report.workloads.is_empty() {
         return "no namespace takes part, or none of it has pods; see weft check\n".to_owned();
     }
-    let headings =
-        ["WORKLOAD", "MESHED", "REQUESTS/S", "SUCCESS", "P50", "P99", "CLIENTS", "INBOUND", "PLAINTEXT FROM"];
+    let headings = [
+        "WORKLOAD",
+        "MESHED",
+        "VERSION",
+        "REQUESTS/S",
+        "SUCCESS",
+        "P50",
+        "P99",
+        "CLIENTS",
+        "INBOUND",
+        "PLAINTEXT FROM",
+    ];
     let mut table = Table::new(style, &headings);
     for workload in &report.workloads {
         table.row(row(workload));
@@ -73,7 +86,7 @@ fn text(report: &StatusReport, style: Style) -> String {
     out
 }
 
-fn row(status: &WorkloadStatus) -> [(Tone, String); 9] {
+fn row(status: &WorkloadStatus) -> [(Tone, String); 10] {
     let plain = |text: String| (Tone::Plain, text);
     let meshed = match (status.meshed, status.ready) {
         (meshed, ready) if meshed < status.pods => {
@@ -113,6 +126,7 @@ fn row(status: &WorkloadStatus) -> [(Tone, String); 9] {
     [
         (Tone::Strong, format!("{}/{}/{}", status.namespace, status.workload.kind, status.workload.name)),
         meshed,
+        words(&status.versions),
         traffic.map_or_else(dash, |traffic| plain(format!("{:.1}", traffic.requests_per_second))),
         success,
         traffic.and_then(|traffic| traffic.p50_seconds).map_or_else(dash, |seconds| plain(latency(seconds))),
@@ -155,6 +169,7 @@ mod tests {
             pods: 3,
             meshed: 2,
             ready: 2,
+            versions: ["0.1.0".to_owned(), "0.2.0".to_owned()].into(),
             traffic: Some(Traffic {
                 requests_per_second: 12.34,
                 success_rate: Some(0.99999),
@@ -188,6 +203,7 @@ mod tests {
             [
                 "shop/deployment/web",
                 "2/3",
+                "0.1.0,0.2.0",
                 "12.3",
                 "99.99%",
                 "1.20ms",
@@ -197,7 +213,10 @@ mod tests {
                 "a: 1, b: 2 and 1 more"
             ]
         );
-        assert_eq!(lines[2], ["shop/deployment/web", "2/2", "-", "-", "-", "-", "-", "strict", "-"]);
+        assert_eq!(
+            lines[2],
+            ["shop/deployment/web", "2/2", "0.1.0,0.2.0", "-", "-", "-", "-", "-", "strict", "-"]
+        );
         assert!(said.ends_with("without the traffic of:\n  shop/x: no answer\n"), "{said}");
     }
 

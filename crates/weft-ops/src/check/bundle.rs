@@ -14,6 +14,7 @@ use super::installed::{Installed, Root};
 use super::proxies::Proxies;
 use super::report::{Finding, Vantage};
 use crate::view::View;
+use crate::words::{counted, have};
 
 const DAY: u64 = 24 * 3600;
 /// Left of a root when it is told: a rotation takes as long as the longest-lived leaf, and people take longer.
@@ -69,12 +70,12 @@ pub(super) fn expiry(bundle: &TrustBundle, now: SystemTime) -> Finding {
     let left: Vec<(String, u64)> = left.collect();
     let told = |(name, left): &(String, u64)| match left {
         0 => format!("{name} has expired"),
-        left => format!("{name} expires in {} days", left / DAY),
+        left => format!("{name} expires in {}", days(*left)),
     };
     let first = left.iter().map(|(_, left)| *left).min().unwrap_or(0);
     let last = left.iter().map(|(_, left)| *left).max().unwrap_or(0);
     let details: Vec<String> = left.iter().map(told).collect();
-    let cure = "rotate the root: docs/guide/operations.md";
+    let cure = "replace the root, in three steps: docs/reference/control.md";
     if last < TOO_LATE {
         return Finding::failed(
             id,
@@ -87,7 +88,12 @@ pub(super) fn expiry(bundle: &TrustBundle, now: SystemTime) -> Finding {
     if first < SOON {
         return Finding::warning(id, Vantage::Api, "a root ends within 60 days", cure).details(details);
     }
-    Finding::ok(id, Vantage::Api, format!("{} root, {} days left", left.len(), first / DAY))
+    let roots = counted(left.len(), "root", "roots");
+    Finding::ok(id, Vantage::Api, format!("{roots}, {} left", days(first)))
+}
+
+fn days(seconds: u64) -> String {
+    counted(usize::try_from(seconds / DAY).unwrap_or(usize::MAX), "day", "days")
 }
 
 /// Judges the ConfigMaps of participating namespaces.
@@ -112,7 +118,11 @@ pub(super) fn meshes(view: &View, scope: Option<&str>, reference: Option<&TrustB
         return Finding::failed(
             id,
             Vantage::Api,
-            format!("{} of {all} namespaces lack the trust bundle", wrong.len()),
+            format!(
+                "{} of {} without the trust bundle",
+                wrong.len(),
+                counted(all, "namespace", "namespaces")
+            ),
             cure,
         )
         .details(wrong);
@@ -128,7 +138,12 @@ pub(super) fn meshes(view: &View, scope: Option<&str>, reference: Option<&TrustB
         (_, Some(reference)) => Finding::ok(
             id,
             Vantage::Api,
-            format!("{all} namespaces have the bundle {}", short(reference.hash())),
+            format!(
+                "{} {} the bundle {}",
+                counted(all, "namespace", "namespaces"),
+                have(all),
+                short(reference.hash())
+            ),
         ),
     }
 }
@@ -154,14 +169,21 @@ pub(super) fn proxies(proxies: &Proxies, reference: Option<&TrustBundle>) -> Fin
     let stale = stale.flat_map(|(hash, pods)| pods.iter().map(|pod| format!("{pod} has {}", short(hash))));
     let wrong: Vec<String> = stale.chain(none).collect();
     if wrong.is_empty() {
-        return Finding::ok(id, Vantage::Proxies, format!("{all} proxies have the bundle {}", short(wanted)));
+        let proxies = counted(all, "proxy", "proxies");
+        let summary = format!("{proxies} {} the bundle {}", have(all), short(wanted));
+        return Finding::ok(id, Vantage::Proxies, summary);
     }
     let cure = "the kubelet brings the ConfigMap within 90 s: run this again. If it stays so, the proxy's log tells why (kubectl logs POD -c weft-proxy), \
                 and a restart of the workload brings the new one";
     Finding::failed(
         id,
         Vantage::Proxies,
-        format!("{} of {all} proxies do not have the bundle {}", wrong.len(), short(wanted)),
+        format!(
+            "{} of {} without the bundle {}",
+            wrong.len(),
+            counted(all, "proxy", "proxies"),
+            short(wanted)
+        ),
         cure,
     )
     .details(wrong)

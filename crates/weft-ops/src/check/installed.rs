@@ -18,6 +18,7 @@ use weft_kube::names::STATE_CONFIG;
 
 use super::report::{Finding, Vantage};
 use crate::view::{PodView, forbidden};
+use crate::words::{are, counted};
 
 /// The labels of the pods of `weft control`, as the manifests give them.
 const CONTROL_PODS: &str = "app.kubernetes.io/name=weft,app.kubernetes.io/component=control";
@@ -34,6 +35,8 @@ pub(super) struct Installed {
     pub(super) config: Result<ControlConfig, String>,
     /// The trust bundle, where it may be read.
     pub(super) root: Root,
+    /// When the Secret with it was made, Unix time in seconds.
+    pub(super) secret_made: Option<i64>,
     /// Services that have become strict.
     pub(super) strict: BTreeSet<Key>,
 }
@@ -63,7 +66,7 @@ impl Installed {
         let fail = |what: &'static str| move |error: kube::Error| format!("{what}: {}", describe(&error));
         let maps = Api::<ConfigMap>::namespaced(client.clone(), own);
         let selected = ListParams::default().labels(CONTROL_PODS);
-        let (deployment, pods, webhook, endpoints, config, state, root) = futures_util::try_join!(
+        let (deployment, pods, webhook, endpoints, config, state, (root, secret_made)) = futures_util::try_join!(
             async {
                 Api::<Deployment>::namespaced(client.clone(), own)
                     .get_opt("weft-control")
@@ -96,6 +99,7 @@ impl Installed {
             endpoints,
             config: config_of(config, own),
             root,
+            secret_made,
             strict: state.and_then(|text| modes::read(&text).ok()).unwrap_or_default(),
         })
     }
@@ -137,21 +141,24 @@ fn config_of(map: Option<ConfigMap>, own: &str) -> Result<ControlConfig, String>
         .map_err(|error| error.to_string())
 }
 
-async fn root(client: &Client, own: &str) -> Root {
+/// The root, and when its Secret was made.
+async fn root(client: &Client, own: &str) -> (Root, Option<i64>) {
     let secret = match Api::<Secret>::namespaced(client.clone(), own).get_opt("weft-ca").await {
         Ok(Some(secret)) => secret,
-        Ok(None) => return Root::Missing("there is no Secret weft-ca".to_owned()),
-        Err(error) if forbidden(&error) => return Root::Hidden,
-        Err(error) => return Root::Missing(describe(&error)),
+        Ok(None) => return (Root::Missing("there is no Secret weft-ca".to_owned()), None),
+        Err(error) if forbidden(&error) => return (Root::Hidden, None),
+        Err(error) => return (Root::Missing(describe(&error)), None),
     };
+    let made = secret.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second());
     // Only the bundle is looked at; the key goes with the rest.
     let Some(pem) = secret.data.and_then(|mut data| data.remove("root.pem")) else {
-        return Root::Missing("the Secret weft-ca has no root.pem".to_owned());
+        return (Root::Missing("the Secret weft-ca has no root.pem".to_owned()), made);
     };
-    match TrustBundle::from_pem(&pem.0) {
+    let root = match TrustBundle::from_pem(&pem.0) {
         Ok(bundle) => Root::Known(bundle),
         Err(error) => Root::Missing(format!("root.pem of the Secret weft-ca: {error}")),
-    }
+    };
+    (root, made)
 }
 
 /// Judges the Deployment.
@@ -169,6 +176,7 @@ pub(super) fn deployment(installed: &Installed) -> Finding {
     let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let status = deployment.status.clone().unwrap_or_default();
     let ready = status.ready_replicas.unwrap_or(0);
+    let ready_count = usize::try_from(ready).unwrap_or(0);
     let troubles = installed.pods.iter().filter_map(|pod| {
         let trouble = PodView::of(pod).trouble?;
         Some(format!("{}: {trouble}", pod.name_any()))
@@ -183,7 +191,7 @@ pub(super) fn deployment(installed: &Installed) -> Finding {
         return Finding::failed(id, Vantage::Api, summary, logs).details(troubles);
     }
     if ready < wanted {
-        let summary = format!("{ready} of {wanted} pods of weft-control are ready");
+        let summary = format!("{ready} of {wanted} pods of weft-control {} ready", are(ready_count));
         return Finding::failed(id, Vantage::Api, summary, logs).details(troubles);
     }
     if status.observed_generation < deployment.metadata.generation
@@ -234,7 +242,8 @@ pub(super) fn services(installed: &Installed) -> Finding {
         match installed.endpoints.get(service) {
             Some((ready, _)) if *ready > 0 => told.push(format!("{service} {ready}")),
             Some((_, all)) => {
-                without.push(format!("the Service {service} has {all} endpoints, none of them ready"));
+                let endpoints = counted(*all, "endpoint", "endpoints");
+                without.push(format!("the Service {service} has {endpoints}, and none that is ready"));
             }
             None => without.push(format!("the Service {service} is missing or selects no pod")),
         }
@@ -282,7 +291,8 @@ pub(super) fn webhook(installed: &Installed) -> Finding {
         );
     }
     let policy = entries.iter().filter_map(|entry| entry.failure_policy.as_deref()).next().unwrap_or("Fail");
-    Finding::ok(id, Vantage::Api, format!("{} webhooks, failurePolicy {policy}", entries.len()))
+    let entries = counted(entries.len(), "webhook", "webhooks");
+    Finding::ok(id, Vantage::Api, format!("{entries}, failurePolicy {policy}"))
 }
 
 /// Judges `caBundle`.
@@ -349,6 +359,7 @@ pub(super) mod tests {
             endpoints: BTreeMap::new(),
             config: ControlConfig::from_yaml(Path::new("c"), "{}", None).map_err(|error| error.to_string()),
             root: Root::Hidden,
+            secret_made: None,
             strict: BTreeSet::new(),
         }
     }
@@ -406,7 +417,7 @@ pub(super) mod tests {
         installed.endpoints.insert("weft-injector".to_owned(), (0, 2));
         assert_eq!(
             services(&installed).details,
-            ["the Service weft-injector has 2 endpoints, none of them ready"]
+            ["the Service weft-injector has 2 endpoints, and none that is ready"]
         );
         installed.endpoints.insert("weft-injector".to_owned(), (1, 2));
         assert_eq!(services(&installed).state, State::Ok);

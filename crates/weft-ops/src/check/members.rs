@@ -1,6 +1,6 @@
 //! The namespaces that take part: whole, allowed to, with twins, and how far from strict.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use weft_core::MtlsMode;
 use weft_kube::controller::facts::Key;
@@ -10,6 +10,7 @@ use weft_kube::controller::{modes, slips};
 use super::proxies::Proxies;
 use super::report::{Finding, Vantage};
 use crate::view::View;
+use crate::words::{counted, have};
 
 /// Everything that is told of them.
 pub(super) fn judge(
@@ -86,18 +87,22 @@ fn slipped(view: &View, scope: Option<&str>, strict: &dyn Fn(&Key) -> bool) -> F
         return Finding::ok(
             id,
             Vantage::Api,
-            format!("every pod of {members} namespaces that should have a sidecar has one"),
+            format!(
+                "every pod that should have a sidecar has one, in {}",
+                counted(members, "namespace", "namespaces")
+            ),
         );
     }
     let count: usize = by_workload.values().map(|(pods, _)| pods).sum();
-    let details = by_workload
-        .iter()
-        .map(|((_, workload), (pods, _))| format!("{workload}: {pods} pods without a sidecar"));
+    let details = by_workload.iter().map(|((_, workload), (pods, _))| {
+        format!("{workload}: {} without a sidecar", counted(*pods, "pod", "pods"))
+    });
     let cures: Vec<&str> = by_workload.values().map(|(_, restart)| restart.as_str()).take(5).collect();
     let more = if by_workload.len() > cures.len() { ", ..." } else { "" };
     let cure =
         format!("restart them: {}{more}. If they come back without: see webhook.answers", cures.join("; "));
-    let summary = format!("{count} pods have no sidecar although they should");
+    let pods = counted(count, "pod", "pods");
+    let summary = format!("{pods} {} no sidecar and should have one", have(count));
     if refused.is_empty() {
         return Finding::warning(id, Vantage::Api, summary, cure).details(details);
     }
@@ -171,7 +176,8 @@ fn twins(view: &View, scope: Option<&str>) -> Finding {
         )
         .details(hindered);
     }
-    Finding::ok(id, Vantage::Api, format!("{} twins, as their Services", plan.kept))
+    let kept = usize::try_from(plan.kept).unwrap_or(usize::MAX);
+    Finding::ok(id, Vantage::Api, format!("{}, as their Services", counted(kept, "twin", "twins")))
 }
 
 /// What proxies make of the twins: a Service that has one is found by SRV records.
@@ -230,7 +236,7 @@ fn modes(view: &View, scope: Option<&str>, strict: &dyn Fn(&Key) -> bool) -> Fin
             None if strict(key) => continue,
             None if pods.all == 0 => "permissive: it has no pods".to_owned(),
             None if pods.meshed < pods.all => {
-                format!("permissive: {} of {} pods have a sidecar", pods.meshed, pods.all)
+                format!("permissive: {} of {} pods {} a sidecar", pods.meshed, pods.all, have(pods.meshed))
             }
             None if pods.ready == 0 => "permissive: none of its pods is ready".to_owned(),
             None => "permissive: it becomes strict once its pods have all had a sidecar for 30 s".to_owned(),
@@ -238,42 +244,89 @@ fn modes(view: &View, scope: Option<&str>, strict: &dyn Fn(&Key) -> bool) -> Fin
         not.push(format!("{key}: {why}"));
     }
     // To move in is no failure; this says how far it is.
-    Finding::ok(id, Vantage::Api, format!("clients are strict towards {} of {all} Services", all - not.len()))
+    let services = counted(all, "Service", "Services");
+    Finding::ok(id, Vantage::Api, format!("clients are strict towards {} of {services}", all - not.len()))
         .details(not)
+}
+
+/// Who called in plaintext since the proxies started.
+#[derive(Default)]
+struct Callers {
+    /// Served and refused connections, by callee and caller.
+    counts: BTreeMap<(String, String), (f64, f64)>,
+    /// Those that have a sidecar themselves.
+    meshed: BTreeSet<String>,
+    /// Some that have none were served.
+    bare: bool,
+}
+
+impl Callers {
+    fn of(view: &View, proxies: &Proxies) -> Self {
+        let mut callers = Self::default();
+        for (key, metrics) in proxies.answering() {
+            let callee = view
+                .pods
+                .get(key)
+                .map_or_else(|| key.to_string(), |pod| pod.workload.in_namespace(&key.namespace));
+            for caller in &metrics.plaintext {
+                let name = view.name_of(caller.source);
+                if caller.source.is_some_and(|address| view.has_sidecar(address)) {
+                    callers.meshed.insert(name.clone());
+                } else {
+                    callers.bare |= caller.served > 0.0;
+                }
+                let counts = callers.counts.entry((callee.clone(), name)).or_default();
+                counts.0 += caller.served;
+                counts.1 += caller.refused;
+            }
+        }
+        callers
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let line = |((callee, caller), (served, refused)): (&(String, String), &(f64, f64))| {
+            let refused = if *refused > 0.0 { format!(", {refused} refused") } else { String::new() };
+            let connections = if *served == 1.0 { "connection" } else { "connections" };
+            format!("{caller} -> {callee}: {served} {connections} served{refused}")
+        };
+        self.counts.iter().map(line).collect()
+    }
+
+    /// None where there is nothing to be done.
+    fn cure(self) -> Option<String> {
+        let mut cures = Vec::new();
+        if self.bare {
+            cures.push(
+                "these calls would be refused under strict. Give the callers a sidecar; then restart the called workload (counts are since its proxies started) and look again"
+                    .to_owned(),
+            );
+        }
+        if !self.meshed.is_empty() {
+            let meshed = Vec::from_iter(self.meshed).join(", ");
+            cures.push(format!(
+                "with a sidecar, and in plaintext all the same: {meshed}. They call an address that they did not ask DNS for (the variable of a Service, an address in a \
+                 configuration): use the Service's name; or the call is left out of the mesh on purpose (weft.dev/skip-outbound-ports, -cidrs, mode disable)"
+            ));
+        }
+        (!cures.is_empty()).then(|| cures.join("; "))
+    }
 }
 
 /// Who still calls in plaintext, and which namespaces nobody calls so.
 fn plaintext(view: &View, scope: Option<&str>, proxies: &Proxies) -> Finding {
     let id = "modes.plaintext";
-    let mut callers: BTreeMap<(String, String), (f64, f64)> = BTreeMap::new();
-    let mut told: BTreeMap<&str, usize> = BTreeMap::new();
-    for (key, metrics) in proxies.answering() {
-        *told.entry(&key.namespace).or_default() += 1;
-        let callee = view
-            .pods
-            .get(key)
-            .map_or_else(|| key.to_string(), |pod| pod.workload.in_namespace(&key.namespace));
-        for caller in &metrics.plaintext {
-            let counts = callers.entry((callee.clone(), view.name_of(caller.source))).or_default();
-            counts.0 += caller.served;
-            counts.1 += caller.refused;
-        }
-    }
-    let line = |((callee, caller), (served, refused)): (&(String, String), &(f64, f64))| {
-        let refused = if *refused > 0.0 { format!(", {refused} refused") } else { String::new() };
-        format!("{caller} -> {callee}: {served} connections served{refused}")
-    };
-    let details: Vec<String> = callers.iter().map(line).collect();
-    if callers.values().any(|(served, _)| *served > 0.0) {
-        let cure = "these calls would be refused under strict. Give the callers a sidecar; then restart the called workload (counts are since its proxies started) and look again";
+    let callers = Callers::of(view, proxies);
+    let details = callers.lines();
+    if let Some(cure) = callers.cure() {
         return Finding::warning(id, Vantage::Proxies, "there are callers in plaintext", cure)
             .details(details);
     }
+    let told: BTreeSet<&str> = proxies.answering().map(|(key, _)| key.namespace.as_str()).collect();
     if told.is_empty() {
         return Finding::skipped(id, Vantage::Proxies, "no proxy answers");
     }
     let loose = view.members(scope).filter(|namespace| {
-        view.world.inbound(namespace) == MtlsMode::Permissive && told.contains_key(namespace)
+        view.world.inbound(namespace) == MtlsMode::Permissive && told.contains(namespace)
     });
     let loose: Vec<&str> = loose.collect();
     let hint = match loose.as_slice() {

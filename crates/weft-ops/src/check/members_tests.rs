@@ -121,7 +121,7 @@ fn services_that_are_not_strict_say_why() {
         [
             "shop/db: disable, by its annotation weft.dev/mode",
             "shop/none: permissive: it has no pods",
-            "shop/web: permissive: 1 of 2 pods have a sidecar",
+            "shop/web: permissive: 1 of 2 pods has a sidecar",
         ]
     );
     assert_eq!(modes(&seen, None, &|key| key.name == "web").details.len(), 2);
@@ -151,6 +151,22 @@ fn plaintext_callers_are_told_by_workload() {
     assert_eq!((refused.state, refused.details.len()), (State::Ok, 2));
     assert!(refused.summary.ends_with("weft.dev/mode=strict): shop"), "{}", refused.summary);
     assert_eq!(plaintext(&seen, None, &Proxies::default()).state, State::Skipped);
+}
+
+#[test]
+fn a_caller_with_a_sidecar_is_not_told_to_get_one() {
+    let seen = view(&[shop(), pod("shop", "web", "10.0.0.1", true), pod("shop", "client", "10.0.0.2", true)]);
+    let called = |served: f64, refused: f64| {
+        let caller = PlaintextCaller { source: Some("10.0.0.2".parse().unwrap()), served, refused };
+        let metrics = ProxyMetrics { plaintext: vec![caller], ..ProxyMetrics::default() };
+        plaintext(&seen, None, &proxies(&[("web-5d4f8-10-0-0-1", metrics)]))
+    };
+    for found in [called(1.0, 0.0), called(0.0, 1.0)] {
+        assert_eq!(found.state, State::Warning);
+        let cure = found.cure.unwrap();
+        assert!(cure.contains("deployment shop/client") && cure.contains("use the Service's name"), "{cure}");
+        assert!(!cure.contains("Give the callers"), "{cure}");
+    }
 }
 
 #[test]

@@ -11,19 +11,27 @@
 //! | `report` | how a finding looks |
 //! | `server` | the API server and the nodes, their versions and clocks |
 //! | `rights` | before an installation: permissions, and what is in the way |
+//! | `leftovers` | before an installation: what an earlier one has left |
 //! | `installed` | the objects of an installation |
-//! | `reach` | do CA and injector answer, from here and from the API server |
+//! | `reach` | do CA and injector answer, from here |
+//! | `dry_run` | does the API server have a pod injected |
+//! | `root` | what mints certificates: made anew, or near its end |
 //! | `bundle` | the trust bundle, the same everywhere |
 //! | `proxies` | the injected pods |
 //! | `members` | the namespaces that take part |
+//! | `refusals` | workloads whose pods are refused when they are made |
 
 mod bundle;
+mod dry_run;
 mod installed;
+mod leftovers;
 mod members;
 mod proxies;
 mod reach;
+mod refusals;
 mod report;
 mod rights;
+mod root;
 mod server;
 
 use std::collections::BTreeSet;
@@ -37,10 +45,11 @@ pub use report::{Finding, Report, State, Vantage};
 
 pub use proxies::span;
 
-use crate::scrape;
+use crate::scrape::{self, ControlMetrics};
 use crate::view::View;
 use installed::Installed;
 use proxies::Proxies;
+use refusals::Refusals;
 use server::Greeting;
 
 /// What to check.
@@ -76,7 +85,14 @@ impl Check {
         nodes(client, &greeting, &mut report.findings).await;
         if self.pre {
             report.findings.push(rights::may_install(client, &self.own).await);
-            report.findings.extend(rights::in_the_way(client, &self.own).await);
+            let in_the_way = rights::in_the_way(client, &self.own).await;
+            // Of an installation that stands everything is there.
+            let stands = in_the_way.iter().any(|found| found.id == rights::CLEAR && found.state != State::Ok);
+            report.findings.extend(in_the_way);
+            if !stands {
+                report.findings.push(leftovers::look(client, &self.own).await);
+            }
+            report.findings.push(leftovers::not_yet_known());
         } else {
             Box::pin(self.installation(client, &mut report.findings)).await;
         }
@@ -106,28 +122,32 @@ impl Check {
         let reference = bundle::reference(&installed, &view);
         findings.extend(installed::ca_bundle(&installed, reference.as_ref()));
         // Side by side: each waits for the network most of the time.
-        let (injector, dry, ca, proxies, control) = futures_util::join!(
+        let clock = SystemTime::now();
+        let now = clock.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
+        let (injector, tried, ca, proxies, control, refusals) = futures_util::join!(
             reach::injector(client, &installed, reference.as_ref()),
-            reach::dry_run(client, &view),
+            dry_run::dry_run(client, &view, scope),
             reach::ca(client, &installed, reference.as_ref()),
             Proxies::of(client, &view, scope),
-            versions(client, &installed),
+            control(client, &installed),
+            // Whole seconds are what Events have.
+            Refusals::of(client, scope, now as i64),
         );
-        findings.extend([
-            injector,
-            reach::answers(&dry.0, &dry.1, &self.own),
-            ca,
-            bundle::secret(&installed),
-        ]);
-        let now = SystemTime::now();
-        findings.extend(reference.as_ref().map(|reference| bundle::expiry(reference, now)));
+        findings.extend([injector, dry_run::answers(&tried, &self.own), ca]);
+        let leaf = installed.config.as_ref().map_or(86_400.0, |config| config.ca.leaf_lifetime.as_secs_f64());
+        findings.extend(root::issuer(&control, now, leaf));
+        findings.push(bundle::secret(&installed));
+        findings.extend(root::renewed(&installed, &view, &control));
+        findings.extend(reference.as_ref().map(|reference| bundle::expiry(reference, clock)));
         findings.push(bundle::meshes(&view, scope, reference.as_ref()));
         findings.push(bundle::proxies(&proxies, reference.as_ref()));
-        let leaf = installed.config.as_ref().map_or(86_400.0, |config| config.ca.leaf_lifetime.as_secs_f64());
-        let now = now.duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64());
-        findings.extend(proxies::judge(&proxies, now, leaf, &control));
+        let versions: BTreeSet<String> = control.into_iter().filter_map(|metrics| metrics.version).collect();
+        findings.extend(proxies::judge(&proxies, now, leaf, &versions.into_iter().collect::<Vec<_>>()));
         let strict = |key: &Key| installed.strict.contains(key);
         findings.extend(members::judge(&view, scope, &strict, &proxies));
+        if view.members(scope).next().is_some() {
+            findings.push(refusals::judge(&view, scope, &refusals, &tried));
+        }
     }
 }
 
@@ -147,12 +167,9 @@ async fn nodes(client: &Client, greeting: &Greeting, findings: &mut Vec<Finding>
     }
 }
 
-/// The versions that the pods of `weft control` say they are.
-async fn versions(client: &Client, installed: &Installed) -> Vec<String> {
+/// What the pods of `weft control` say of themselves, those that answer.
+async fn control(client: &Client, installed: &Installed) -> Vec<ControlMetrics> {
     let pages = scrape::all(client, installed.running()).await;
-    let versions = pages.values().filter_map(|scraped| {
-        let page = &scraped.as_ref().ok()?.page;
-        scrape::ProxyMetrics::from(&**page).version
-    });
-    versions.collect::<BTreeSet<String>>().into_iter().collect()
+    let answers = pages.into_values().filter_map(Result::ok);
+    answers.map(|scraped| ControlMetrics::from(&*scraped.page)).collect()
 }

@@ -8,6 +8,7 @@ use weft_kube::controller::facts::Key;
 use super::report::{Finding, Vantage};
 use crate::scrape::{self, ProxyMetrics};
 use crate::view::{PodView, View};
+use crate::words::{are, counted, have};
 
 /// A certificate is renewed at half to two thirds of its life; less than this share left means that renewal fails.
 const LEFT: f64 = 0.25;
@@ -65,7 +66,8 @@ fn ready(proxies: &Proxies) -> Finding {
         let troubled = proxies.pods.iter().filter_map(move |(key, (pod, _))| {
             let trouble = pod.trouble.as_ref()?;
             let restarts = if pod.proxy_restarts > 0 {
-                format!(" (weft-proxy restarted {} times)", pod.proxy_restarts)
+                let times = usize::try_from(pod.proxy_restarts).unwrap_or(0);
+                format!(" (weft-proxy restarted {})", counted(times, "time", "times"))
             } else {
                 String::new()
             };
@@ -76,20 +78,18 @@ fn ready(proxies: &Proxies) -> Finding {
     let (ours, others) = (told(true), told(false));
     if !ours.is_empty() {
         let cure = "the proxy's log tells what it waits for: kubectl logs POD -c weft-proxy (or weft-init). Certificates: see ca.answers";
-        let summary = format!("{} of {all} pods are not ready, because their proxy is not", ours.len());
+        let (pods, are) = (counted(all, "pod", "pods"), are(ours.len()));
+        let summary = format!("{} of {pods} {are} not ready, for want of a ready proxy", ours.len());
         return Finding::failed(id, Vantage::Api, summary, cure).details(ours.into_iter().chain(others));
     }
     if !others.is_empty() {
         let cure = "their proxies are ready; the applications are not: kubectl describe pod, kubectl logs";
-        return Finding::warning(
-            id,
-            Vantage::Api,
-            format!("{} of {all} pods are not ready", others.len()),
-            cure,
-        )
-        .details(others);
+        let (pods, are) = (counted(all, "pod", "pods"), are(others.len()));
+        let summary = format!("{} of {pods} {are} not ready", others.len());
+        return Finding::warning(id, Vantage::Api, summary, cure).details(others);
     }
-    Finding::ok(id, Vantage::Api, format!("{all} pods with a sidecar, all ready"))
+    let rest = if all == 1 { "and it is ready" } else { "all ready" };
+    Finding::ok(id, Vantage::Api, format!("{} with a sidecar, {rest}", counted(all, "pod", "pods")))
 }
 
 fn scraped(proxies: &Proxies) -> Finding {
@@ -101,13 +101,19 @@ fn scraped(proxies: &Proxies) -> Finding {
         .filter_map(|(key, (_, metrics))| Some(format!("{key}: {}", metrics.as_ref().err()?)));
     let silent: Vec<String> = silent.collect();
     if silent.is_empty() {
-        return Finding::ok(id, Vantage::Proxies, format!("{all} of {all} proxies tell their state"));
+        let tell = if all == 1 { "tells its" } else { "tell their" };
+        let proxies = counted(all, "proxy", "proxies");
+        return Finding::ok(id, Vantage::Proxies, format!("{proxies} {tell} state"));
     }
     let cure = "this needs the right to get pods/proxy, and a way from the API server to the pods' port 15020 (a NetworkPolicy may be in between)";
     Finding::warning(
         id,
         Vantage::Proxies,
-        format!("{} of {all} proxies could not be asked: what follows is without them", silent.len()),
+        format!(
+            "{} of {} could not be asked: what follows is without them",
+            silent.len(),
+            counted(all, "proxy", "proxies")
+        ),
         cure,
     )
     .details(silent)
@@ -119,7 +125,7 @@ fn certificates(proxies: &Proxies, now: f64, lifetime: f64) -> Finding {
     for (key, metrics) in proxies.answering() {
         all += 1;
         let failed = if metrics.renewals_failed > 0.0 {
-            format!(", {} renewals failed", metrics.renewals_failed)
+            format!(", failed renewals: {}", metrics.renewals_failed)
         } else {
             String::new()
         };
@@ -136,19 +142,26 @@ fn certificates(proxies: &Proxies, now: f64, lifetime: f64) -> Finding {
     }
     let cure = "see ca.answers, and what the proxy says: kubectl logs POD -c weft-proxy";
     if !bad.is_empty() {
-        let summary = format!("{} of {all} proxies have no valid certificate", bad.len());
+        let proxies = counted(all, "proxy", "proxies");
+        let summary = format!("{} of {proxies} {} no valid certificate", bad.len(), have(bad.len()));
         return Finding::failed(id, Vantage::Proxies, summary, cure).details(bad.into_iter().chain(soon));
     }
     if !soon.is_empty() {
         return Finding::failed(
             id,
             Vantage::Proxies,
-            format!("{} of {all} certificates should have been renewed by now", soon.len()),
+            format!(
+                "{} of {} should have been renewed by now",
+                soon.len(),
+                counted(all, "certificate", "certificates")
+            ),
             cure,
         )
         .details(soon);
     }
-    Finding::ok(id, Vantage::Proxies, format!("{all} certificates, none near its end"))
+    let rest = if all == 1 { "not near its end" } else { "none near its end" };
+    let certificates = counted(all, "certificate", "certificates");
+    Finding::ok(id, Vantage::Proxies, format!("{certificates}, {rest}"))
 }
 
 /// Seconds as people say them.
@@ -274,7 +287,7 @@ pub(super) mod tests {
             0.0,
             1.0,
         );
-        assert_eq!(found.details, ["shop/a has none, 2 renewals failed"]);
+        assert_eq!(found.details, ["shop/a has none, failed renewals: 2"]);
         assert_eq!(
             (span(30.0), span(3_720.0), span(90_000.0)),
             ("30 s".into(), "1 h 2 min".into(), "1 d 1 h".into())

@@ -1,16 +1,13 @@
 //! Whether the CA and the injector answer, and whether what they show is vouched for by the trust bundle.
 //!
-//! Two vantage points, because either may work without the other. *From here*: a port-forward to each pod of `weft control`
-//! carries a real TLS handshake, with the checks that a proxy (towards the CA) and the API server (towards the injector) make. It
-//! proves each replica, and says nothing of Services and NetworkPolicies. *From the API server*: a pod that asks for injection is
-//! created as a dry run, which calls the webhook as for any pod; nothing is stored. It proves the whole way, and with
-//! `failurePolicy: Ignore` a failure shows as a pod that comes back without a sidecar.
+//! From here: a port-forward to each pod of `weft control` carries a real TLS handshake, with the checks that a proxy (towards
+//! the CA) and the API server (towards the injector) make. It proves each replica, and says nothing of Services and
+//! NetworkPolicies: that the API server itself reaches the injector is proved by a dry run (`dry_run`).
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::PostParams;
 use kube::{Api, Client};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
@@ -19,12 +16,11 @@ use tokio_rustls::TlsConnector;
 use weft_core::SpiffeId;
 use weft_identity::{PeerVerifier, TrustBundle, crypto_provider};
 use weft_kube::client::describe;
-use weft_kube::controller::facts::{self, Inject, Key};
-use weft_kube::names::INJECT_LABEL;
+use weft_kube::controller::facts::Key;
 
 use super::installed::Installed;
 use super::report::{Finding, Vantage};
-use crate::view::View;
+use crate::words::counted;
 
 /// A port-forward and a handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -147,11 +143,7 @@ fn told(
     let failed: Vec<String> =
         pods.into_iter().filter_map(|(pod, outcome)| Some(format!("{pod}: {}", outcome.err()?))).collect();
     if failed.is_empty() {
-        return Finding::ok(
-            id,
-            Vantage::PortForward,
-            format!("{who} answers at {all} of {all} pods, as {name}"),
-        );
+        return Finding::ok(id, Vantage::PortForward, format!("{who} answers at {}, as {name}", every(all)));
     }
     if failed.iter().all(|line| line.contains("port-forward: ") && line.contains("(status 403)")) {
         return Finding::skipped(
@@ -164,138 +156,19 @@ fn told(
         "the log tells more: kubectl -n {own} logs deployment/weft-control. A certificate that is not vouched for comes from another root: \
          restart weft-control (kubectl -n {own} rollout restart deployment/weft-control)"
     );
-    let summary = format!("{who} does not answer as it should at {} of {all} pods", failed.len());
+    let of = counted(all, "pod", "pods");
+    let summary = format!("{who} does not answer as it should at {} of {of}", failed.len());
     Finding::failed(id, Vantage::PortForward, summary, cure).details(failed)
 }
 
-/// What a dry run came back with.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum DryRun {
-    Injected,
-    NotInjected,
-    /// Pods must not be made there, by the API server's words.
-    Refused(String),
-    /// This user may not.
-    Forbidden,
-    /// There is no namespace where a pod could ask.
-    Nowhere,
-}
-
-/// Where a pod could ask for injection: a participating namespace, else `default`, unless it is kept out.
-fn place(view: &View) -> Option<String> {
-    let open = |namespace: &str| view.world.may_participate(namespace) && view.world.writable(namespace);
-    // Pod Security would refuse it elsewhere.
-    let allowed =
-        |namespace: &&str| view.pod_security.get(*namespace).is_none_or(|level| level == "privileged");
-    let members = view.members(None).filter(|namespace| view.world.writable(namespace));
-    members
-        .filter(allowed)
-        .map(str::to_owned)
-        .next()
-        .or_else(|| open("default").then(|| "default".to_owned()))
-}
-
-/// Has the API server call the webhook.
-pub(super) async fn dry_run(client: &Client, view: &View) -> (String, DryRun) {
-    let Some(namespace) = place(view) else { return (String::new(), DryRun::Nowhere) };
-    let labelled = view.world.namespace(&namespace).is_some_and(|facts| facts.inject == Inject::Enabled);
-    let labels = if labelled { serde_json::json!({}) } else { serde_json::json!({INJECT_LABEL: "enabled"}) };
-    let pod = serde_json::from_value::<Pod>(serde_json::json!({
-        "metadata": {"generateName": "weft-check-", "labels": labels},
-        "spec": {
-            "automountServiceAccountToken": false,
-            "containers": [{
-                "name": "app", "image": "weft-check",
-                "resources": {"requests": {"cpu": "1m", "memory": "1Mi"}, "limits": {"cpu": "1m", "memory": "1Mi"}},
-            }],
-        },
-    }));
-    let Ok(pod) = pod else { return (namespace, DryRun::Nowhere) };
-    let dry = PostParams { dry_run: true, ..PostParams::default() };
-    let outcome = match Api::<Pod>::namespaced(client.clone(), &namespace).create(&dry, &pod).await {
-        Ok(made) if facts::injected(&made) => DryRun::Injected,
-        Ok(_) => DryRun::NotInjected,
-        Err(error) => {
-            let words = describe(&error);
-            // The authorizer's refusal has this form; admission plugins refuse with 403 as well.
-            if words.contains("cannot create resource") { DryRun::Forbidden } else { DryRun::Refused(words) }
-        }
-    };
-    (namespace, outcome)
-}
-
-/// Judges a dry run.
-pub(super) fn answers(namespace: &str, outcome: &DryRun, own: &str) -> Finding {
-    let id = "webhook.answers";
-    match outcome {
-        DryRun::Injected => Finding::ok(
-            id,
-            Vantage::ApiServer,
-            format!("the API server has a pod injected (dry run in {namespace})"),
-        ),
-        DryRun::NotInjected => Finding::failed(
-            id,
-            Vantage::ApiServer,
-            format!(
-                "the API server gets no answer from the injector, or does not trust it: pods start without a sidecar (dry run in {namespace})"
-            ),
-            format!(
-                "see webhook.ca-bundle, webhook.certificate and control.services; if these are well, the API server cannot reach the pods of {own} \
-                 on port 15443: look for a NetworkPolicy or firewall between them (on private GKE and EKS clusters: a rule from the control plane to the nodes)"
-            ),
-        ),
-        DryRun::Refused(words) if words.contains("webhook") => Finding::failed(
-            id,
-            Vantage::ApiServer,
-            format!("the API server refuses pods in {namespace}: {words}"),
-            "with failurePolicy Fail nothing starts until the injector answers: see control.deployment",
-        ),
-        DryRun::Refused(words) => Finding::skipped(
-            id,
-            Vantage::ApiServer,
-            format!("pods like the one that was tried are refused in {namespace}: {words}"),
-        ),
-        DryRun::Forbidden => Finding::skipped(
-            id,
-            Vantage::ApiServer,
-            format!("you may not create pods in {namespace}, not even as a dry run"),
-        ),
-        DryRun::Nowhere => {
-            Finding::skipped(id, Vantage::ApiServer, "no namespace takes part, and default may not")
-        }
-    }
+fn every(pods: usize) -> String {
+    if pods == 1 { "its one pod".to_owned() } else { format!("all {pods} pods") }
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::super::report::State;
     use super::*;
-    use crate::view::tests::{namespace, view};
-
-    #[test]
-    fn a_pod_asks_where_it_may() {
-        let default = namespace("default", json!({}));
-        let shop = namespace("shop", json!({"weft.dev/inject": "enabled"}));
-        let tight = namespace(
-            "a",
-            json!({"weft.dev/inject": "enabled", "pod-security.kubernetes.io/enforce": "baseline"}),
-        );
-        assert_eq!(place(&view(&[default.clone(), shop, tight.clone()])).as_deref(), Some("shop"));
-        assert_eq!(place(&view(&[default, tight])).as_deref(), Some("default"));
-        assert_eq!(place(&view(&[namespace("default", json!({"weft.dev/inject": "disabled"}))])), None);
-    }
-
-    #[test]
-    fn a_pod_that_comes_back_bare_is_a_failure() {
-        let judge = |outcome: DryRun| answers("shop", &outcome, "weft-system").state;
-        assert_eq!(judge(DryRun::Injected), State::Ok);
-        assert_eq!(judge(DryRun::NotInjected), State::Failed);
-        assert_eq!(judge(DryRun::Refused("failed calling webhook \"x\"".into())), State::Failed);
-        assert_eq!(judge(DryRun::Refused("exceeded quota".into())), State::Skipped);
-        assert_eq!(judge(DryRun::Forbidden), State::Skipped);
-    }
 
     #[test]
     fn each_replica_counts() {

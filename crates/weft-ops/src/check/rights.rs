@@ -32,6 +32,9 @@ const KINDS: [(&str, &str, &str, bool); 14] = [
     ("MutatingWebhookConfiguration", "admissionregistration.k8s.io", "mutatingwebhookconfigurations", false),
 ];
 
+/// Whether the names are free.
+pub(super) const CLEAR: &str = "install.clear";
+
 /// Other meshes' injectors, by what the names of their webhook configurations begin with.
 const OTHERS: [(&str, &str); 4] = [
     ("istio-sidecar-injector", "Istio"),
@@ -131,7 +134,7 @@ pub(super) async fn in_the_way(client: &Client, own: &str) -> Vec<Finding> {
         (Ok(webhooks), Ok(namespaces)) => (webhooks, namespaces),
         (Err(error), _) | (_, Err(error)) => {
             return vec![Finding::skipped(
-                "install.clear",
+                CLEAR,
                 Vantage::Api,
                 format!("what is there cannot be listed: {}", describe(&error)),
             )];
@@ -141,7 +144,7 @@ pub(super) async fn in_the_way(client: &Client, own: &str) -> Vec<Finding> {
 }
 
 fn name_taken(webhooks: &[MutatingWebhookConfiguration], own: &str) -> Finding {
-    let id = "install.clear";
+    let id = CLEAR;
     let Some(found) = webhooks.iter().find(|webhook| webhook.name_any() == "weft-injector") else {
         return Finding::ok(id, Vantage::Api, "nothing has the names that Weft needs");
     };

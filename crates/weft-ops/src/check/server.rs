@@ -13,6 +13,7 @@ use weft_kube::client::describe;
 
 use super::report::{Finding, Vantage};
 use crate::view::list;
+use crate::words::{are, counted};
 
 /// The first version whose webhooks, tokens and lists are as Weft needs them.
 const OLDEST: u32 = 25;
@@ -133,9 +134,9 @@ pub(super) fn kubelets(greeting: &Greeting, nodes: &[NodeSeen]) -> Finding {
             id,
             Vantage::Api,
             format!(
-                "{} of {} nodes do not know native sidecars, which the API server offers",
+                "{} of {} without native sidecars, which the API server offers",
                 old.len(),
-                nodes.len()
+                counted(nodes.len(), "node", "nodes")
             ),
             "upgrade their kubelets, or install with injector.nativeSidecar=never",
         )
@@ -148,12 +149,24 @@ pub(super) fn kubelets(greeting: &Greeting, nodes: &[NodeSeen]) -> Finding {
         return Finding::warning(
             id,
             Vantage::Api,
-            format!("{} of {} nodes are not ready", away.len(), nodes.len()),
+            format!(
+                "{} of {} {} not ready",
+                away.len(),
+                counted(nodes.len(), "node", "nodes"),
+                are(away.len())
+            ),
             cure,
         )
         .details(away);
     }
-    Finding::ok(id, Vantage::Api, format!("{} nodes, all ready", nodes.len()))
+    Finding::ok(id, Vantage::Api, ready(nodes.len()))
+}
+
+fn ready(nodes: usize) -> String {
+    match nodes {
+        1 => "1 node, and it is ready".to_owned(),
+        nodes => format!("{nodes} nodes, all ready"),
+    }
 }
 
 /// Judges the clocks.
@@ -187,12 +200,15 @@ pub(super) fn clocks(greeting: &Greeting, nodes: &[NodeSeen]) -> Finding {
     if seen.is_empty() {
         return Finding::skipped(id, Vantage::Api, "no clock could be read");
     }
-    let rest = if unknown > 0 { format!("; {unknown} nodes have no readable Lease") } else { String::new() };
-    Finding::ok(
-        id,
-        Vantage::Api,
-        format!("{} clocks agree with the API server's within {NOTICED} s{rest}", seen.len()),
-    )
+    let rest = if unknown > 0 {
+        format!("; {} without a Lease that can be read", counted(unknown, "node", "nodes"))
+    } else {
+        String::new()
+    };
+    let agree = if seen.len() == 1 { "agrees" } else { "agree" };
+    let clocks = counted(seen.len(), "clock", "clocks");
+    let summary = format!("{clocks} {agree} with the API server's within {NOTICED} s{rest}");
+    Finding::ok(id, Vantage::Api, summary)
 }
 
 #[cfg(test)]
@@ -224,8 +240,10 @@ mod tests {
             (State::Failed, &["b: kubelet v1.28.9+k3s1".to_owned()][..])
         );
         assert_eq!(kubelets(&greeting(28, None), &nodes).state, State::Ok, "classic sidecars on all");
-        let away = NodeSeen { ready: false, ..node("c", "v1.30.0", None) };
-        assert_eq!(kubelets(&greeting(30, None), &[away]).state, State::Warning);
+        let away = kubelets(&greeting(30, None), &[NodeSeen { ready: false, ..node("c", "v1.30.0", None) }]);
+        assert_eq!((away.state, away.summary.as_str()), (State::Warning, "1 of 1 node is not ready"));
+        let one = kubelets(&greeting(30, None), &[node("d", "v1.30.0", None)]);
+        assert_eq!(one.summary, "1 node, and it is ready");
     }
 
     #[test]

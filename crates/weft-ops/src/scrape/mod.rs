@@ -26,7 +26,7 @@ use weft_kube::client::describe;
 use weft_kube::controller::facts::Key;
 
 pub use histogram::Histogram;
-pub use proxy::{Leaf, PlaintextCaller, ProxyMetrics};
+pub use proxy::{ControlMetrics, Leaf, PlaintextCaller, ProxyMetrics};
 pub use text::{Page, PageError, Sample};
 
 /// Where every Weft process serves its metrics.

@@ -1,4 +1,4 @@
-//! What the checks want to know of a proxy, taken from its page.
+//! What the checks want to know of a proxy or of `weft control`, taken from its page.
 
 use std::net::IpAddr;
 
@@ -33,7 +33,7 @@ pub struct ProxyMetrics {
     pub leaf: Option<Leaf>,
     /// `weft_trust_bundle_info`: SHA-256 in hex.
     pub bundle: Option<String>,
-    /// Certificates fetched.
+    /// Certificates fetched in place of another.
     pub renewals: f64,
     /// Tries that failed.
     pub renewals_failed: f64,
@@ -74,6 +74,42 @@ impl From<&Page> for ProxyMetrics {
                 .map(|s| (s.label("destination_service").to_owned(), s.label("source").to_owned(), s.value))
                 .collect(),
             plaintext: plaintext(page),
+        }
+    }
+}
+
+/// A pod of `weft control` by its own account.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ControlMetrics {
+    /// `weft_build_info`.
+    pub version: Option<String>,
+    /// `weft_ca_root_expiry_timestamp_seconds`: when the certificate that leaves are signed with ends, Unix time in seconds;
+    /// None while the CA does not run there.
+    pub issuer_expires: Option<f64>,
+    /// `weft_ca_expires_soon`: whether the last weeks of that certificate have begun; None where it is not said.
+    pub issuer_ends_soon: Option<bool>,
+    /// `weft_ca_roots_made_total`: roots that it made although there was a mesh already.
+    pub roots_lost: f64,
+}
+
+impl From<&Page> for ControlMetrics {
+    fn from(page: &Page) -> Self {
+        let first = |name: &'static str| page.of(name).next();
+        Self {
+            version: first("weft_build_info").map(|sample| sample.label("version").to_owned()),
+            // 0 is what a gauge says that was never set.
+            issuer_expires: first("weft_ca_root_expiry_timestamp_seconds")
+                .map(|sample| sample.value)
+                .filter(|end| *end > 0.0),
+            issuer_ends_soon: page
+                .of("weft_ca_expires_soon")
+                .find(|sample| sample.label("certificate") == "issuer")
+                .map(|sample| sample.value > 0.0),
+            roots_lost: page
+                .of("weft_ca_roots_made_total")
+                .filter(|sample| sample.label("reason") == "lost")
+                .map(|sample| sample.value)
+                .sum(),
         }
     }
 }
@@ -135,5 +171,19 @@ mod tests {
         assert_eq!((metrics.plaintext[1].source, metrics.plaintext[1].served), (None, 7.0));
         assert_eq!(metrics.endpoints, [("a.b.svc.cluster.local:80".to_owned(), "twin".to_owned(), 2.0)]);
         assert_eq!(ProxyMetrics::from(&Page::default()), ProxyMetrics::default());
+    }
+
+    #[test]
+    fn a_control_parts_page_is_understood() {
+        let of = |text: &str| ControlMetrics::from(&Page::parse(text).unwrap());
+        let said =
+            of("weft_build_info{version=\"0.1.0\"} 1\nweft_ca_root_expiry_timestamp_seconds 1800000000\n");
+        assert_eq!((said.version.as_deref(), said.issuer_expires), (Some("0.1.0"), Some(1.8e9)));
+        let said = of(
+            "weft_ca_expires_soon{certificate=\"root\"} 1\nweft_ca_expires_soon{certificate=\"issuer\"} 0\n\
+             weft_ca_roots_made_total{reason=\"first\"} 1\nweft_ca_roots_made_total{reason=\"lost\"} 2\n",
+        );
+        assert_eq!((said.issuer_ends_soon, said.roots_lost), (Some(false), 2.0));
+        assert_eq!(of("weft_ca_root_expiry_timestamp_seconds 0\n"), ControlMetrics::default());
     }
 }

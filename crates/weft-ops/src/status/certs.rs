@@ -33,7 +33,7 @@ pub struct ProxyCerts {
     pub bundle: Option<String>,
     /// The bundle is the mesh's; None where one of the two is not known.
     pub bundle_current: Option<bool>,
-    /// Certificates fetched since it started.
+    /// Certificates fetched since it started, but for the first.
     pub renewals: f64,
     /// Tries that failed.
     pub renewals_failed: f64,

@@ -11,7 +11,7 @@ use weft_kube::controller::facts::Key;
 use super::traffic::{Sum, Traffic};
 use crate::OpsError;
 use crate::scrape::{self, ProxyMetrics, Scraped};
-use crate::view::{View, Workload};
+use crate::view::{PodView, View, Workload};
 
 /// One workload of the mesh.
 #[derive(Debug, Clone, Serialize)]
@@ -28,6 +28,8 @@ pub struct WorkloadStatus {
     pub meshed: usize,
     /// Those of them whose sidecar is ready.
     pub ready: usize,
+    /// The versions of Weft that its sidecars are of, as they say or, where they cannot be asked, as they were injected.
+    pub versions: BTreeSet<String>,
     /// What its proxies let in; None where none of them could be asked twice.
     pub traffic: Option<Traffic>,
     /// How clients call its Services: the modes found, `strict`, `permissive`, `disable`; empty without a Service.
@@ -104,24 +106,9 @@ fn report(
         if !facts.injected {
             continue;
         }
-        row.meshed += 1;
-        row.ready += usize::from(pod.proxy_ready);
         row.inbound.insert(facts.mode.unwrap_or_else(|| view.world.inbound(&key.namespace)).to_string());
-        match (before.get(key), after.get(key)) {
-            (Some(Ok(before)), Some(Ok(after))) => {
-                let between = after.at.duration_since(before.at);
-                row.traffic.get_or_insert_default().add(&before.page, &after.page, between);
-                for caller in
-                    ProxyMetrics::from(&*after.page).plaintext.iter().filter(|caller| caller.served > 0.0)
-                {
-                    *row.plaintext.entry(view.name_of(caller.source)).or_default() += caller.served;
-                }
-            }
-            (Some(Err(reason)), _) | (_, Some(Err(reason))) => {
-                unscraped.push(Unscraped { pod: key.to_string(), reason: reason.clone() });
-            }
-            _ => unscraped
-                .push(Unscraped { pod: key.to_string(), reason: "weft-proxy does not run".to_owned() }),
+        if let Err(reason) = row.add(view, pod, before.get(key), after.get(key)) {
+            unscraped.push(Unscraped { pod: key.to_string(), reason });
         }
     }
     let modes = Modes::of(view);
@@ -132,6 +119,7 @@ fn report(
         pods: row.pods,
         meshed: row.meshed,
         ready: row.ready,
+        versions: row.versions,
         traffic: row.traffic.as_ref().map(Sum::traffic),
         inbound_modes: row.inbound,
         plaintext_callers: row.plaintext,
@@ -150,9 +138,38 @@ struct Row {
     meshed: usize,
     ready: usize,
     uids: BTreeSet<String>,
+    versions: BTreeSet<String>,
     inbound: BTreeSet<String>,
     traffic: Option<Sum>,
     plaintext: BTreeMap<String, f64>,
+}
+
+impl Row {
+    /// Adds a pod with a sidecar, with the two looks at it. An error is why it is missing from the traffic.
+    fn add(
+        &mut self,
+        view: &View,
+        pod: &PodView,
+        before: Option<&Scraped>,
+        after: Option<&Scraped>,
+    ) -> Result<(), String> {
+        self.meshed += 1;
+        self.ready += usize::from(pod.proxy_ready);
+        let metrics = after.and_then(|scraped| scraped.as_ref().ok());
+        let metrics = metrics.map(|scrape| ProxyMetrics::from(&*scrape.page)).unwrap_or_default();
+        self.versions.extend(metrics.version.or_else(|| pod.version.clone()));
+        let (before, after) = match (before, after) {
+            (Some(Ok(before)), Some(Ok(after))) => (before, after),
+            (Some(Err(reason)), _) | (_, Some(Err(reason))) => return Err(reason.clone()),
+            _ => return Err("weft-proxy does not run".to_owned()),
+        };
+        let between = after.at.duration_since(before.at);
+        self.traffic.get_or_insert_default().add(&before.page, &after.page, between);
+        for caller in metrics.plaintext.iter().filter(|caller| caller.served > 0.0) {
+            *self.plaintext.entry(view.name_of(caller.source)).or_default() += caller.served;
+        }
+        Ok(())
+    }
 }
 
 /// The modes of clients, by what proxies are told: `weft.yaml` of a `weft-mesh`, which lists what is not strict.
@@ -213,7 +230,8 @@ mod tests {
 
     fn look(requests: u32, plaintext: u32, at: Instant) -> Scraped {
         let text = format!(
-            "http_server_request_duration_seconds_bucket{{http_response_status_code=\"200\",le=\"0.1\"}} {requests}\n\
+            "weft_build_info{{version=\"0.2.0\"}} 1\n\
+             http_server_request_duration_seconds_bucket{{http_response_status_code=\"200\",le=\"0.1\"}} {requests}\n\
              http_server_request_duration_seconds_bucket{{http_response_status_code=\"200\",le=\"+Inf\"}} {requests}\n\
              weft_plaintext_connections_total{{source=\"10.9.0.1\",outcome=\"served\"}} {plaintext}\n"
         );
@@ -255,6 +273,11 @@ mod tests {
         assert_eq!(report.workloads.len(), 2, "{report:?}");
         let (db, web) = (&report.workloads[0], &report.workloads[1]);
         assert_eq!((web.pods, web.meshed, web.workload.name.as_str()), (2, 1, "web"));
+        // The one says it, the other cannot be asked and was injected so.
+        assert_eq!(
+            (web.versions.clone(), db.versions.clone()),
+            (["0.2.0".to_owned()].into(), ["0.1.0".to_owned()].into())
+        );
         assert_eq!(web.traffic.unwrap().requests_per_second, 10.0);
         assert_eq!(web.client_modes, ["permissive".to_owned()].into());
         assert_eq!(web.inbound_modes, ["permissive".to_owned()].into());

@@ -17,7 +17,7 @@ use weft_kube::controller::facts::Key;
 use weft_kube::controller::world::{Seen, World};
 use weft_kube::names::MESH_CONFIG;
 
-pub(crate) use list::{forbidden, list};
+pub(crate) use list::{forbidden, list, sift};
 pub(crate) use pod::PodView;
 pub use pod::Workload;
 
@@ -50,8 +50,7 @@ impl View {
             }
             (objects, _) => objects,
         };
-        let objects =
-            objects.map_err(|(what, error)| OpsError::List { what, reason: describe(&error) })?;
+        let objects = objects.map_err(|(what, error)| OpsError::List { what, reason: describe(&error) })?;
         Ok(Self::from_objects(objects, own))
     }
 
@@ -92,6 +91,12 @@ impl View {
     pub(crate) fn at(&self, address: IpAddr) -> Option<(&Key, &PodView)> {
         let key = self.by_address.get(&address)?;
         self.pods.get(key).map(|view| (key, view))
+    }
+
+    /// Whether that is the address of a pod with a sidecar.
+    pub(crate) fn has_sidecar(&self, address: IpAddr) -> bool {
+        let facts = self.by_address.get(&address).and_then(|key| self.world.seen.pods.get(key));
+        facts.is_some_and(|facts| facts.injected)
     }
 
     /// A caller in words: its workload, or the bare address.
@@ -225,6 +230,8 @@ pub(crate) mod tests {
         assert_eq!(name("10.0.0.2"), "10.0.0.2", "its address may be another's by now");
         assert_eq!(name("10.0.0.3"), "10.0.0.3", "that is the node's address");
         assert_eq!(view.name_of(None), "others");
+        let sidecar = |ip: &str| view.has_sidecar(ip.parse().unwrap());
+        assert_eq!((sidecar("10.0.0.1"), sidecar("10.0.0.3"), sidecar("192.0.2.1")), (true, false, false));
         assert_eq!(view.injected(None).count(), 1);
         assert_eq!(view.injected(Some("other")).count(), 0);
         assert_eq!(view.members(None).collect::<Vec<_>>(), ["shop"]);

@@ -55,7 +55,8 @@ impl Workload {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PodView {
     pub(crate) workload: Workload,
-    pub(crate) node: Option<String>,
+    /// When it was made, Unix time in seconds.
+    pub(crate) made: Option<i64>,
     /// The version of Weft that injected it.
     pub(crate) version: Option<String>,
     /// `weft-proxy` itself is ready.
@@ -82,7 +83,7 @@ impl PodView {
             |status: &ContainerStatus| status.state.as_ref().is_some_and(|state| state.running.is_some());
         Self {
             workload: Workload::of(pod),
-            node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
+            made: pod.metadata.creation_timestamp.as_ref().map(|time| time.0.as_second()),
             version: written
                 .and_then(|text| serde_json::from_str::<Injected>(text).ok())
                 .map(|injected| injected.version),
