@@ -136,32 +136,26 @@ impl Part {
 /// Waits for a child and shows the time that has passed: in place on a terminal, a line now and then in a file.
 fn watch(title: &str, mut child: Child) -> Result<bool> {
     let terminal = std::io::stdout().is_terminal();
-    let every = if terminal { Duration::from_secs(1) } else { Duration::from_secs(30) };
+    let every = if terminal { Duration::from_secs(1) } else { process::TOLD_EVERY };
     let start = Instant::now();
-    let mut shown = start;
     if !terminal {
         println!("{title} ...");
     }
-    loop {
-        if let Some(status) = child.try_wait()? {
-            let end = if status.success() { "done" } else { "failed" };
-            let begin = if terminal { "\r" } else { "" };
-            println!("{begin}{title}: {end} after {} s", start.elapsed().as_secs());
-            return Ok(status.success());
+    let status = process::watch(&mut child, every, |_| {
+        let seconds = start.elapsed().as_secs();
+        if terminal {
+            use std::io::Write as _;
+            print!("\r{title} ... {seconds} s");
+            // What cannot be shown is missed by nobody.
+            let _ = std::io::stdout().flush();
+        } else {
+            println!("{title} ... {seconds} s");
         }
-        if shown.elapsed() >= every {
-            shown = Instant::now();
-            let seconds = start.elapsed().as_secs();
-            if terminal {
-                use std::io::Write as _;
-                print!("\r{title} ... {seconds} s");
-                std::io::stdout().flush()?;
-            } else {
-                println!("{title} ... {seconds} s");
-            }
-        }
-        process::pause(Duration::from_millis(200));
-    }
+    })?;
+    let end = if status.success() { "done" } else { "failed" };
+    let begin = if terminal { "\r" } else { "" };
+    println!("{begin}{title}: {end} after {} s", start.elapsed().as_secs());
+    Ok(status.success())
 }
 
 /// Where Go is, and what it says of itself. `what` is to be built by it.

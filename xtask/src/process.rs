@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 /// How often a condition is looked at while waiting for it.
 const POLL: Duration = Duration::from_millis(20);
 /// How often somebody who sees no progress bar is told that a build goes on: CI ends what says nothing for some minutes.
-const TOLD_EVERY: Duration = Duration::from_secs(30);
+pub(crate) const TOLD_EVERY: Duration = Duration::from_secs(30);
 
 /// Sleeps on the calling thread: this program has no worker that it could block.
 #[expect(clippy::disallowed_methods, reason = "no async runtime here, nothing shares this thread")]
@@ -68,7 +68,11 @@ pub(crate) fn stream_build(command: &mut Command) -> Result<bool> {
 }
 
 /// Waits for the end of a process, and tells something every so often.
-fn watch(child: &mut Child, every: Duration, mut tell: impl FnMut(&mut Child)) -> Result<ExitStatus> {
+pub(crate) fn watch(
+    child: &mut Child,
+    every: Duration,
+    mut tell: impl FnMut(&mut Child),
+) -> Result<ExitStatus> {
     let mut told = Instant::now();
     loop {
         if let Some(status) = child.try_wait()? {
