@@ -33,10 +33,12 @@ fn window(text: &str) -> Result<Duration, String> {
 /// Runs the command.
 pub(crate) fn run(args: &Args) -> ExitCode {
     let own = args.asked.namespace.to_string();
-    if args.asked.output == Output::Text {
-        ask::tell(&format!("looking twice, {} apart (--window)", humantime::format_duration(args.window)));
-    }
-    let work = async |client| status::status(&client, &own, args.asked.only(), args.window).await;
+    let waiting = |sidecars| {
+        if args.asked.output == Output::Text {
+            ask::tell(&asking(sidecars, args.window));
+        }
+    };
+    let work = async |client| status::status(&client, &own, args.asked.only(), args.window, waiting).await;
     let answered = args.asked.with_client(work).and_then(|report| {
         ask::print(&match args.asked.output {
             Output::Json => ask::json(&report)?,
@@ -44,6 +46,12 @@ pub(crate) fn run(args: &Args) -> ExitCode {
         })
     });
     answered.err().unwrap_or(ExitCode::SUCCESS)
+}
+
+/// What takes the time.
+fn asking(sidecars: usize, window: Duration) -> String {
+    let sidecars = if sidecars == 1 { "1 sidecar".to_owned() } else { format!("{sidecars} sidecars") };
+    format!("asking {sidecars} twice, {} apart (--window)", humantime::format_duration(window))
 }
 
 fn text(report: &StatusReport, style: Style) -> String {
@@ -218,6 +226,13 @@ mod tests {
             ["shop/deployment/web", "2/2", "0.1.0,0.2.0", "-", "-", "-", "-", "-", "strict", "-"]
         );
         assert!(said.ends_with("without the traffic of:\n  shop/x: no answer\n"), "{said}");
+    }
+
+    #[test]
+    fn what_is_waited_for_is_said() {
+        let window = Duration::from_secs(10);
+        assert_eq!(asking(1, window), "asking 1 sidecar twice, 10s apart (--window)");
+        assert_eq!(asking(12, window), "asking 12 sidecars twice, 10s apart (--window)");
     }
 
     #[test]

@@ -65,7 +65,7 @@ fn pods_that_a_quota_refuses_are_told_and_the_dry_run_is_made_elsewhere() {
 
         Shop::open(shop)?;
         let said = cluster.weft(&["status", "-n", "shop", "--window", "1s"])?.ok()?;
-        ensure!(said.stderr.contains("looking twice, 1s apart"), "{}", said.stderr);
+        ensure!(said.stderr.contains("sidecars twice, 1s apart"), "{}", said.stderr);
         let version = cluster.weft(&["version"])?.ok()?.stdout;
         let version = version.split(' ').nth(1).unwrap_or_default().to_owned();
         ensure!(said.stdout.contains("VERSION") && said.stdout.contains(&version), "{}", said.stdout);

@@ -33,6 +33,7 @@ pub(super) fn judge(
         pod_security(view, scope),
         slipped(view, scope, strict),
         mistakes(view, scope),
+        held_back(view, scope),
         twins(view, scope),
         sources(view, scope, proxies),
         modes(view, scope, strict),
@@ -133,6 +134,24 @@ fn mistakes(view: &View, scope: Option<&str>) -> Finding {
         "correct them",
     )
     .details(all)
+}
+
+/// Annotation of a namespace's `weft-mesh`: what the controller leaves out of it, and why.
+const HELD_BACK: &str = "weft.dev/held-back";
+
+/// What one namespace brings that is too much for the mesh.
+fn held_back(view: &View, scope: Option<&str>) -> Finding {
+    let id = "namespaces.held-back";
+    let told = view.members(scope).filter_map(|namespace| {
+        let annotations = view.meshes.get(namespace)?.metadata.annotations.as_ref()?;
+        Some(format!("{namespace}: {}", annotations.get(HELD_BACK)?))
+    });
+    let told: Vec<String> = told.collect();
+    if told.is_empty() {
+        return Finding::ok(id, Vantage::Api, "the controller holds nothing back");
+    }
+    let cure = "the limits, and what to do: docs/reference/control.md. Clients use mutual TLS or nothing towards what is held back";
+    Finding::warning(id, Vantage::Api, "namespaces bring more than there is room for", cure).details(told)
 }
 
 /// The controller's own plan: what it would still do is what is missing.

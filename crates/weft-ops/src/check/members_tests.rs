@@ -170,6 +170,18 @@ fn a_caller_with_a_sidecar_is_not_told_to_get_one() {
 }
 
 #[test]
+fn what_the_controller_holds_back_is_told() {
+    let mesh = |annotations: Value| json!({"kind": "ConfigMap", "metadata": {"name": "weft-mesh", "namespace": "shop", "annotations": annotations}});
+    let found =
+        held_back(&view(&[shop(), mesh(json!({"weft.dev/held-back": "2 Services: too many"}))]), None);
+    assert_eq!(
+        (found.state, found.details.as_slice()),
+        (State::Warning, &["shop: 2 Services: too many".to_owned()][..])
+    );
+    assert_eq!(held_back(&view(&[shop(), mesh(json!({}))]), None).state, State::Ok);
+}
+
+#[test]
 fn mistakes_of_namespaces_and_services_are_told() {
     let mut odd = service("shop", "web");
     odd["metadata"]["annotations"] = json!({"weft.dev/mode": "sometimes"});

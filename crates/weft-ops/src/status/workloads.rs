@@ -63,7 +63,8 @@ pub struct StatusReport {
     pub partial: bool,
 }
 
-/// Looks twice, `window` apart, at the pods of a namespace or of all that take part.
+/// Looks twice, `window` apart, at the pods of a namespace or of all that take part. How many sidecars are asked is told by
+/// `waiting` before that time passes; where there is none nothing is waited for, and nothing told.
 ///
 /// # Errors
 /// [`OpsError::List`] where pods cannot be listed.
@@ -72,10 +73,14 @@ pub async fn status(
     own: &str,
     scope: Option<&str>,
     window: Duration,
+    waiting: impl FnOnce(usize),
 ) -> Result<StatusReport, OpsError> {
     let view = View::of(client, own, scope).await?;
     let pods: Vec<Key> =
         view.injected(scope).filter(|(_, pod)| pod.proxy_runs).map(|(key, _)| key.clone()).collect();
+    if !pods.is_empty() {
+        waiting(pods.len());
+    }
     let start = Instant::now();
     let before = scrape::all(client, pods.iter().cloned()).await;
     if !pods.is_empty() {
