@@ -6,7 +6,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 
 use crate::IdentityError;
-use crate::svid::{hex, parse_certificate, system_time};
+use crate::issuer::RootLimits;
+use crate::svid::{hex, parse_certificate};
 
 /// Roots in one bundle at the most. A rotation has two, a federation a few; a bundle may come from the network.
 const MAX_ROOTS: usize = 64;
@@ -26,7 +27,7 @@ pub struct TrustBundle {
 struct Root {
     der: CertificateDer<'static>,
     subject: String,
-    not_after: SystemTime,
+    limits: RootLimits,
 }
 
 impl TrustBundle {
@@ -34,7 +35,7 @@ impl TrustBundle {
     ///
     /// # Errors
     /// [`IdentityError::Bundle`] where there is none, more than 64, or one that is not a CA certificate (RFC 5280
-    /// section 4.2.1.9): a leaf in the bundle would otherwise be trusted as a root.
+    /// section 4.2.1.9) or must not sign certificates: a leaf in the bundle would otherwise be trusted as a root.
     pub fn from_der(certificates: Vec<CertificateDer<'static>>) -> Result<Self, IdentityError> {
         let mut certificates = certificates;
         certificates.sort_unstable_by(|a, b| a.as_ref().cmp(b.as_ref()));
@@ -51,12 +52,9 @@ impl TrustBundle {
         for (index, der) in certificates.into_iter().enumerate() {
             let refuse =
                 |reason: String| IdentityError::Bundle(format!("certificate {}: {reason}", index + 1));
-            let (subject, not_after) = {
+            let (subject, limits) = {
                 let cert = parse_certificate(&der).map_err(|error| refuse(error.to_string()))?;
-                if !cert.is_ca() {
-                    return Err(refuse(format!("{} is not a CA certificate", cert.subject())));
-                }
-                (cert.subject().to_string(), system_time(cert.validity().not_after))
+                (cert.subject().to_string(), RootLimits::of(&cert).map_err(refuse)?)
             };
             let anchor = webpki::anchor_from_trusted_cert(&der)
                 .map_err(|error| refuse(format!("not usable as a root: {error}")))?
@@ -64,7 +62,7 @@ impl TrustBundle {
             hash.update(&u32::try_from(der.len()).unwrap_or(u32::MAX).to_be_bytes());
             hash.update(&der);
             anchors.push(anchor);
-            roots.push(Root { der, subject, not_after });
+            roots.push(Root { der, subject, limits });
         }
         let hash = hex(hash.finish().as_ref()).into();
         Ok(Self { roots: roots.into(), anchors: anchors.into(), hash })
@@ -111,7 +109,19 @@ impl TrustBundle {
 
     /// Subject and end of validity of each certificate.
     pub fn subjects(&self) -> impl Iterator<Item = (&str, SystemTime)> {
-        self.roots.iter().map(|root| (root.subject.as_str(), root.not_after))
+        self.roots.iter().map(|root| (root.subject.as_str(), root.limits.not_after))
+    }
+
+    /// Start and end of validity of each certificate.
+    pub fn validity(&self) -> impl Iterator<Item = (SystemTime, SystemTime)> {
+        self.roots.iter().map(|root| (root.limits.not_before, root.limits.not_after))
+    }
+
+    /// Subject and limits of the root that an anchor of [`TrustBundle::anchors`] was made from.
+    pub(crate) fn root_of(&self, anchor: &TrustAnchor<'_>) -> Option<(&str, &RootLimits)> {
+        // By address: a root that was renewed under its old key makes an anchor equal to that of the old certificate.
+        let index = self.anchors.iter().position(|one| std::ptr::eq(one, anchor))?;
+        self.roots.get(index).map(|root| (root.subject.as_str(), &root.limits))
     }
 
     pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use rustls_pki_types::UnixTime;
 use weft_core::{ParseError, SpiffeId, TrustDomain};
 
 /// Why an identity could not be had, or a peer's was refused.
@@ -46,8 +47,11 @@ pub enum IdentityError {
         not_after: SystemTime,
     },
     /// The chain does not lead to a root of the bundle, or its use or time is wrong.
-    #[error("certificate chain refused: {0}")]
+    #[error("certificate chain refused: {}", chain(.0))]
     Chain(webpki::Error),
+    /// A certificate above the leaf must not sign what it signed, by RFC 5280 section 6.1.4 or X509-SVID section 4.
+    #[error("certificate chain refused: {0}")]
+    Issuer(String),
     /// The trust bundle is empty, too large, or holds what is not a CA certificate.
     #[error("trust bundle: {0}")]
     Bundle(String),
@@ -110,4 +114,25 @@ pub enum IdentityError {
         /// What it says.
         reason: String,
     },
+}
+
+/// What webpki says, with the two ways of being out of time told apart in words: one is cured by a new certificate, the
+/// other by setting a clock.
+fn chain(error: &webpki::Error) -> String {
+    match error {
+        webpki::Error::CertExpired { not_after, .. } => {
+            format!("a certificate of it expired at {}", time(*not_after))
+        }
+        webpki::Error::CertNotValidYet { not_before, .. } => {
+            format!("a certificate of it is not valid before {}; is a clock wrong?", time(*not_before))
+        }
+        other => other.to_string(),
+    }
+}
+
+fn time(time: UnixTime) -> String {
+    // A certificate's times end with the year 9999, which fits.
+    let since = Duration::from_secs(time.as_secs());
+    let time = SystemTime::UNIX_EPOCH.checked_add(since);
+    time.map(|time| crate::leaf::rfc3339(time).to_string()).unwrap_or_default()
 }

@@ -19,6 +19,7 @@ mod ca;
 mod error;
 mod files;
 mod handle;
+mod issuer;
 mod leaf;
 mod peer;
 pub mod proto;

@@ -1,6 +1,6 @@
 use std::time::SystemTime;
 
-use rustls::CommonState;
+use rustls::{AlertDescription, CommonState};
 use rustls_pki_types::CertificateDer;
 use weft_core::SpiffeId;
 
@@ -98,6 +98,10 @@ pub fn handshake_failure(error: &std::io::Error) -> String {
     match tls_error(error) {
         Some(rustls::Error::InvalidCertificate(rustls::CertificateError::Other(reason))) => {
             reason.to_string()
+        }
+        // One alert for two troubles; which of them it is shows on the peer's side, and by our own leaf's times.
+        Some(rustls::Error::AlertReceived(AlertDescription::CertificateExpired)) => {
+            "the peer says that our certificate has expired or is not valid yet".to_owned()
         }
         Some(refused) => refused.to_string(),
         None => error.to_string(),

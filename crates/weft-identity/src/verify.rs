@@ -5,6 +5,7 @@
 //! the leaf must name exactly one workload of our trust domain. Whether that workload may stand there is a question
 //! per connection, so it is not asked here: the configurations stay the same for all connections.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -13,9 +14,10 @@ use rustls::crypto::verify_tls13_signature;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, SignatureScheme};
-use webpki::{EndEntityCert, KeyUsage};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use weft_core::{SpiffeId, TrustDomain};
 
+use crate::issuer;
 use crate::svid::{Side, Svid};
 use crate::tls::crypto_provider;
 use crate::{IdentityError, TrustBundle};
@@ -67,16 +69,29 @@ fn check_chain(
     now: UnixTime,
     side: Side,
 ) -> Result<Svid, IdentityError> {
-    // What the chain above the leaf says is webpki's to judge; the leaf itself is read by our own, stricter rules.
+    // Signatures, times, uses and constraints of the chain are webpki's to judge. What it leaves out about the
+    // certificates above the leaf is looked at for each path that it finds, so that a bad one does not hide a good one;
+    // the leaf itself is read by our own, stricter rules.
     let usage = match side {
         Side::Server => KeyUsage::server_auth(),
         Side::Client => KeyUsage::client_auth(),
     };
     let algorithms = crypto_provider().signature_verification_algorithms.all;
     let end_entity = EndEntityCert::try_from(leaf).map_err(IdentityError::Chain)?;
+    let unfit = RefCell::new(None);
+    let path = |path: &VerifiedPath<'_>| {
+        issuer::check_path(path, bundle, now).map_err(|reason| {
+            unfit.replace(Some(reason));
+            // webpki's nearest word for an issuer that must not be one.
+            webpki::Error::EndEntityUsedAsCa
+        })
+    };
     end_entity
-        .verify_for_usage(algorithms, bundle.anchors(), intermediates, now, usage, None, None)
-        .map_err(IdentityError::Chain)?;
+        .verify_for_usage(algorithms, bundle.anchors(), intermediates, now, usage, None, Some(&path))
+        .map_err(|error| match unfit.take() {
+        Some(reason) if error == webpki::Error::EndEntityUsedAsCa => IdentityError::Issuer(reason),
+        _ => IdentityError::Chain(error),
+    })?;
     let svid = Svid::parse(leaf)?;
     svid.check_side(side)?;
     Ok(svid)
@@ -97,8 +112,14 @@ pub(crate) fn check_own_chain(
 /// The alert the peer gets: exact where TLS has one, `certificate_unknown` otherwise. Our own log has the reason.
 fn to_rustls(error: IdentityError) -> rustls::Error {
     let alert = match &error {
-        IdentityError::Chain(webpki::Error::CertExpired { .. }) => CertificateError::Expired,
-        IdentityError::Chain(webpki::Error::CertNotValidYet { .. }) => CertificateError::NotValidYet,
+        // TLS has one alert for both (RFC 8446 section 6.2: "has expired or is not currently valid"); the error on this
+        // side says which, and the times.
+        IdentityError::Chain(webpki::Error::CertExpired { time, not_after }) => {
+            CertificateError::ExpiredContext { time: *time, not_after: *not_after }
+        }
+        IdentityError::Chain(webpki::Error::CertNotValidYet { time, not_before }) => {
+            CertificateError::NotValidYetContext { time: *time, not_before: *not_before }
+        }
         IdentityError::Chain(webpki::Error::UnknownIssuer) => CertificateError::UnknownIssuer,
         // The signature of a root with the same name but another key.
         IdentityError::Chain(webpki::Error::InvalidSignatureForPublicKey) => CertificateError::BadSignature,

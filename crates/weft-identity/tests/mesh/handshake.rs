@@ -141,8 +141,16 @@ fn rogue(bundle: &TrustBundle, ca: &TestCa, spec: &LeafSpec) -> (Arc<ClientConfi
     (Arc::new(client), Arc::new(server))
 }
 
+/// Asserts that the mesh takes a certificate on both sides.
+pub(crate) fn accepted(mesh_ca: &TestCa, signer: &TestCa, spec: &LeafSpec) {
+    let honest = mesh_ca.generation(ORDERS);
+    let (client, server) = rogue(&mesh_ca.bundle(), signer, spec);
+    handshake(&client, &honest.server).unwrap();
+    handshake(&honest.client_http, &server).unwrap();
+}
+
 /// Asserts that the mesh refuses a certificate on both sides, and what it says.
-fn refused(mesh_ca: &TestCa, signer: &TestCa, spec: &LeafSpec, expected: &str) {
+pub(crate) fn refused(mesh_ca: &TestCa, signer: &TestCa, spec: &LeafSpec, expected: &str) {
     let honest = mesh_ca.generation(ORDERS);
     let (client, server) = rogue(&mesh_ca.bundle(), signer, spec);
     for error in [
@@ -158,10 +166,7 @@ fn refused(mesh_ca: &TestCa, signer: &TestCa, spec: &LeafSpec, expected: &str) {
 #[test]
 fn a_good_certificate_passes_the_test_of_the_bad_ones() {
     let ca = TestCa::new("mesh");
-    let honest = ca.generation(ORDERS);
-    let (client, server) = rogue(&ca.bundle(), &ca, &good(WEB));
-    handshake(&client, &honest.server).unwrap();
-    handshake(&honest.client_http, &server).unwrap();
+    accepted(&ca, &ca, &good(WEB));
 }
 
 #[test]

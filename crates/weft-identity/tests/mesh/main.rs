@@ -3,4 +3,5 @@
 mod files;
 mod handshake;
 mod parsing;
+mod paths;
 mod support;

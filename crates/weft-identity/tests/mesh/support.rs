@@ -23,6 +23,17 @@ pub(crate) fn mesh() -> TrustDomain {
 pub(crate) struct TestCa {
     pub(crate) certificate: rcgen::Certificate,
     issuer: Issuer<'static, KeyPair>,
+    /// What travels with a leaf: itself and what is above it, without the root.
+    above: Vec<CertificateDer<'static>>,
+}
+
+fn signing(name: &str) -> CertificateParams {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::CommonName, name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    params
 }
 
 /// What a leaf is to hold; starts out good.
@@ -56,15 +67,29 @@ impl LeafSpec {
 
 impl TestCa {
     pub(crate) fn new(name: &str) -> Self {
+        Self::with(name, |params| params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0)))
+    }
+
+    /// A root that differs from a good one, which may have intermediates.
+    pub(crate) fn with(name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-        let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, name);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let mut params = signing(name);
+        change(&mut params);
         let certificate = params.self_signed(&key).unwrap();
         let issuer = Issuer::from_ca_cert_der(certificate.der(), key).unwrap();
-        Self { certificate, issuer }
+        Self { certificate, issuer, above: Vec::new() }
+    }
+
+    /// An intermediate under this one that differs from a good one.
+    pub(crate) fn intermediate(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let mut params = signing(name);
+        change(&mut params);
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        let mut above = vec![certificate.der().clone()];
+        above.extend(self.above.iter().cloned());
+        // Not from the certificate: a bad intermediate has to sign here.
+        Self { issuer: Issuer::new(params, key), certificate, above }
     }
 
     pub(crate) fn bundle(&self) -> TrustBundle {
@@ -73,7 +98,8 @@ impl TestCa {
 
     pub(crate) fn sign(&self, spec: &LeafSpec) -> Signed {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
-        Signed { certificate: spec.params.signed_by(&key, &self.issuer).unwrap(), key }
+        let certificate = spec.params.signed_by(&key, &self.issuer).unwrap();
+        Signed { certificate, key, above: self.above.clone() }
     }
 
     pub(crate) fn leaf(&self, id: &str) -> Leaf {
@@ -89,11 +115,12 @@ impl TestCa {
 pub(crate) struct Signed {
     pub(crate) certificate: rcgen::Certificate,
     pub(crate) key: KeyPair,
+    above: Vec<CertificateDer<'static>>,
 }
 
 impl Signed {
     pub(crate) fn chain(&self) -> Vec<CertificateDer<'static>> {
-        vec![self.certificate.der().clone()]
+        std::iter::once(self.certificate.der().clone()).chain(self.above.iter().cloned()).collect()
     }
 
     pub(crate) fn secret(&self) -> PrivateKeyDer<'static> {
