@@ -32,6 +32,8 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Notes {
     source: String,
+    /// Serial number of the leaf that was last noted: the first, and one that is only read again, renew nothing.
+    serial: Option<String>,
     last_renewal: Option<SystemTime>,
     last_error: Option<(SystemTime, String)>,
     next_renewal: Option<SystemTime>,
@@ -146,16 +148,21 @@ impl Publisher {
         Ok(generation)
     }
 
-    /// Counts a renewal that worked, and notes when the next one is due.
+    /// Notes that the published leaf was just fetched or read, and when the next one is due. It counts as a renewal where
+    /// it follows another leaf.
     pub fn renewed(&self, next: Option<SystemTime>) {
-        self.0.renewals_ok.fetch_add(1, Ordering::Relaxed);
+        let serial = self.0.current.load().as_ref().map(|current| current.serial.clone());
         let mut notes = self.0.notes();
+        if notes.serial.is_some() && notes.serial != serial {
+            self.0.renewals_ok.fetch_add(1, Ordering::Relaxed);
+        }
+        notes.serial = serial;
         notes.last_renewal = Some(SystemTime::now());
         notes.last_error = None;
         notes.next_renewal = next;
     }
 
-    /// Counts a renewal that failed. Logging it is the source's business.
+    /// Counts an attempt that failed. Logging it is the source's business.
     pub fn failed(&self, error: &IdentityError) {
         self.0.renewals_failed.fetch_add(1, Ordering::Relaxed);
         self.0.notes().last_error = Some((SystemTime::now(), error.to_string()));
@@ -196,9 +203,9 @@ pub struct IdentityStatus {
     pub last_error: Option<(SystemTime, String)>,
     /// The failure since the bundle was last heard of, where it is streamed.
     pub bundle_error: Option<(SystemTime, String)>,
-    /// Renewals that worked, since the start.
+    /// Renewals that worked, since the start: leaves after the first.
     pub renewals_ok: u64,
-    /// Renewals that failed, since the start.
+    /// Attempts to get a leaf that failed, since the start; those for the first included.
     pub renewals_failed: u64,
 }
 

@@ -21,7 +21,7 @@ async fn a_leaf_is_renewed_before_its_end() {
     assert_eq!(second.own, first.own);
     assert!(SystemTime::now() < first.not_after, "the old leaf was still good");
     let status = client.identity.status();
-    assert!(status.renewals_ok >= 2, "{status:?}");
+    assert!(status.renewals_ok >= 1, "{status:?}");
     assert_eq!((status.renewals_failed, status.last_error), (0, None));
     assert!(status.next_renewal.unwrap() > SystemTime::now());
 }
