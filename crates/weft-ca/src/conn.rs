@@ -1,111 +1,103 @@
-//! An accepted connection: who it is from, and how long it may stay without a credential.
+//! One connection: HTTP/2 with the service behind it, until it ends or has to.
 
-use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::convert::Infallible;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Sleep, sleep};
-use tokio_rustls::server::TlsStream;
-use tonic::transport::server::Connected;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::time::{sleep, timeout};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::codegen::Service as _;
+use weft_core::Drain;
+use weft_identity::proto::identity_server::IdentityServer;
 
-/// A client sends its token with its first request, at once. Who has shown none after this time is only taking up room.
-const PROOF_TIMEOUT: Duration = Duration::from_secs(30);
+use crate::callers::{End, Seat};
+use crate::service::IdentityService;
 
-/// A TLS connection that counts against the limit while it lives.
-pub(crate) struct PeerStream {
-    tls: TlsStream<TcpStream>,
-    info: PeerInfo,
-    /// Runs until a call on the connection was authenticated.
-    deadline: Option<Pin<Box<Sleep>>>,
-    _permit: OwnedSemaphorePermit,
-}
+/// A proxy has one bundle stream and now and then a Sign call.
+const MAX_STREAMS: u32 = 16;
+/// Headers of a call: a token of up to 16 KiB and little else.
+const MAX_HEADERS: u32 = 24 * 1024;
+/// What a caller may have on the way to us, on one stream and on all: a signing request has 8 KiB at the most.
+const WINDOW: u32 = 64 * 1024;
+/// What is kept for a caller that does not read: more than the largest bundle, of 64 roots with a kilobyte each.
+const UNREAD: usize = 128 * 1024;
+/// Idle connections are normal here; dead ones are found by pings.
+const PING_EVERY: Duration = Duration::from_secs(60);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// For the last answer and the goodbye of a connection that is told to end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// What a call knows of its connection.
-#[derive(Debug, Clone)]
-pub(crate) struct PeerInfo {
-    /// The other end, for the audit log.
-    pub(crate) address: SocketAddr,
-    authenticated: Arc<AtomicBool>,
-}
-
-impl PeerInfo {
-    /// A call on this connection had a good credential: it may stay.
-    pub(crate) fn authenticated(&self) {
-        self.authenticated.store(true, Ordering::Relaxed);
-    }
-}
-
-impl PeerStream {
-    pub(crate) fn new(tls: TlsStream<TcpStream>, address: SocketAddr, permit: OwnedSemaphorePermit) -> Self {
-        // A socket for both families shows IPv4 peers as IPv6.
-        let address = SocketAddr::new(address.ip().to_canonical(), address.port());
-        let info = PeerInfo { address, authenticated: Arc::default() };
-        Self { tls, info, deadline: Some(Box::pin(sleep(PROOF_TIMEOUT))), _permit: permit }
-    }
-
-    /// Fails the connection when its time without a credential is over.
-    fn check_deadline(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
-        let Some(deadline) = &mut self.deadline else { return Ok(()) };
-        if self.info.authenticated.load(Ordering::Relaxed) {
-            self.deadline = None;
-        } else if deadline.as_mut().poll(cx).is_ready() {
-            tracing::debug!(peer = %self.info.address, "closed: no credential within {PROOF_TIMEOUT:?}");
-            return Err(io::ErrorKind::TimedOut.into());
+/// Serves a connection until it ends. When the drain begins it may finish its calls.
+pub(crate) async fn serve<IO>(io: IO, seat: Seat, service: IdentityServer<IdentityService>, mut drain: Drain)
+where
+    IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let answers = {
+        let seat = seat.clone();
+        service_fn(move |request| answer(service.clone(), seat.clone(), request))
+    };
+    // In one allocation of its own, so that what is done before (the TLS handshake) takes no room in it.
+    let mut connection = Box::pin(http().serve_connection(TokioIo::new(io), answers));
+    let end = tokio::select! {
+        served = &mut connection => {
+            if let Err(error) = served {
+                tracing::debug!(peer = %seat.peer(), %error, "connection ended");
+            }
+            return;
         }
-        Ok(())
+        end = seat.over() => Some(end),
+        () = drain.draining() => None,
+    };
+    if end == Some(End::Now) {
+        return;
     }
-}
-
-impl Connected for PeerStream {
-    type ConnectInfo = PeerInfo;
-
-    fn connect_info(&self) -> PeerInfo {
-        self.info.clone()
-    }
-}
-
-impl AsyncRead for PeerStream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if let Err(error) = self.check_deadline(cx) {
-            return Poll::Ready(Err(error));
+    connection.as_mut().graceful_shutdown();
+    let patience = async {
+        match end {
+            Some(_) => sleep(LAST_WORDS).await,
+            // The calls under way have until the drain is over, idle and slow callers no longer than ever.
+            None => {
+                seat.over().await;
+                sleep(LAST_WORDS).await;
+            }
         }
-        Pin::new(&mut self.tls).poll_read(cx, buf)
+    };
+    tokio::select! {
+        _ = &mut connection => {}
+        () = patience => {}
     }
 }
 
-impl AsyncWrite for PeerStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tls).poll_write(cx, buf)
-    }
+fn http() -> http2::Builder<TokioExecutor> {
+    let mut http = http2::Builder::new(TokioExecutor::new());
+    http.timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADERS)
+        .initial_stream_window_size(WINDOW)
+        .initial_connection_window_size(WINDOW)
+        .max_send_buf_size(UNREAD)
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(PING_TIMEOUT);
+    http
+}
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tls).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.tls).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.tls.is_write_vectored()
+/// One call. What it holds of the connection goes with it.
+async fn answer(
+    mut service: IdentityServer<IdentityService>,
+    seat: Seat,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let _call = seat.call();
+    request.extensions_mut().insert(seat.clone());
+    let limit = seat.callers().shared().limits.call;
+    match timeout(limit, service.call(request)).await {
+        Ok(answered) => answered,
+        Err(_) => Ok(Status::deadline_exceeded("the call took too long").into_http()),
     }
 }

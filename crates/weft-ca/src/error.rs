@@ -43,9 +43,6 @@ pub enum CaError {
     /// A certificate could not be signed.
     #[error("cannot sign: {0}")]
     Sign(String),
-    /// The gRPC server ended with an error.
-    #[error("gRPC server: {0}")]
-    Serve(String),
 }
 
 impl CaError {

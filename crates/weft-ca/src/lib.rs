@@ -13,32 +13,41 @@
 //! | `auth`, `tokens` | join tokens |
 //! | `csr`, `issue` | a key out of a request, a leaf for an identity |
 //! | `service`, `watchers` | `weft.identity.v1` |
-//! | `server`, `conn` | TLS, limits, drain |
+//! | `limits`, `callers`, `turns`, `bucket` | what callers may take: places, streams, refusals, questions |
+//! | `server`, `conn` | TLS, one connection, drain |
+//! | `expiry` | the last weeks of root and issuer |
 //!
 //! `weft ca` runs it from files ([`Ca::bind`]). Elsewhere the root comes from memory ([`Authority`]) and another reviewer
 //! judges the tokens ([`Credentials`]): see [`Ca::with`].
 
 mod auth;
 mod authority;
+mod bucket;
+mod callers;
 mod config;
 mod conn;
 mod credential;
 mod csr;
 mod error;
+mod expiry;
 mod issue;
+mod limits;
 mod material;
 mod metrics;
 mod root;
 mod server;
 mod service;
 mod tokens;
+mod turns;
 mod watchers;
 mod yaml;
 
 pub use authority::{Authority, AuthorityWatch, ServerCertificate};
+pub use bucket::Rate;
 pub use config::{CaConfig, Lifetimes, RootSource};
-pub use credential::{Credentials, PodRef, Proof, Proving, Unproven};
+pub use credential::{Credentials, Looking, PodRef, Proof, Proving, Unproven};
 pub use error::CaError;
+pub use limits::Limits;
 pub use material::RootPem;
 pub use server::{Ca, CaParts};
 

@@ -95,6 +95,7 @@ impl Default for Names {
 pub(crate) struct Signer {
     pub(crate) issuer: LeafIssuer,
     pub(crate) subject: String,
+    pub(crate) not_before: SystemTime,
     pub(crate) not_after: SystemTime,
 }
 
@@ -122,7 +123,7 @@ impl Signer {
             .map_err(|error| CaError::file(&names.certificate, format!("no certificate in PEM: {error}")))?;
         let key = KeyPair::from_pem(&pem.key)
             .map_err(|_| CaError::file(&names.key, "no private key in PEM that can sign"))?;
-        let (subject, not_after) = check(names, &certificate, &key)?;
+        let (subject, not_before, not_after) = check(names, &certificate, &key)?;
         // A certificate that the bundle lacks is an intermediate: it travels with each leaf.
         let intermediates = if bundle.certificates().any(|root| *root == certificate) {
             Vec::new()
@@ -132,7 +133,7 @@ impl Signer {
         let issuer = Issuer::from_ca_cert_der(&certificate, key)
             .map_err(|error| CaError::file(&names.certificate, format!("cannot sign with it: {error}")))?;
         let issuer = LeafIssuer::new(issuer, not_after, leaf_lifetime, intermediates);
-        let signer = Self { issuer, subject, not_after };
+        let signer = Self { issuer, subject, not_before, not_after };
         signer.vouched_by(bundle, server_id).map_err(|reason| {
             let reason = format!("{} does not vouch for it: {reason}", names.bundle.display());
             CaError::file(&names.certificate, reason)
@@ -156,7 +157,7 @@ fn check(
     names: &Names,
     certificate: &CertificateDer<'static>,
     key: &KeyPair,
-) -> Result<(String, SystemTime), CaError> {
+) -> Result<(String, SystemTime, SystemTime), CaError> {
     let fail = |reason: &str| CaError::file(&names.certificate, reason);
     let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| fail("is not X.509"))?;
     if !parsed.is_ca() {
@@ -170,12 +171,19 @@ fn check(
     if parsed.public_key().raw != key.subject_public_key_info() {
         return Err(CaError::file(&names.key, format!("is not the key of {}", names.certificate.display())));
     }
-    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0);
-    let not_after = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+    let time = |seconds: i64| {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
+    };
+    let not_before = time(parsed.validity().not_before.timestamp());
+    let not_after = time(parsed.validity().not_after.timestamp());
+    if not_before > SystemTime::now() {
+        let begins = humantime::format_rfc3339_seconds(not_before);
+        return Err(fail(&format!("is not valid before {begins}; is a clock wrong?")));
+    }
     if not_after <= SystemTime::now() {
         return Err(fail(&format!("expired at {}", humantime::format_rfc3339_seconds(not_after))));
     }
-    Ok((parsed.subject().to_string(), not_after))
+    Ok((parsed.subject().to_string(), not_before, not_after))
 }
 
 /// The same three names inside a directory.

@@ -1,6 +1,5 @@
 //! TLS, limits and drain around the service.
 
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,41 +11,27 @@ use rustls::ServerConfig;
 use rustls::version::TLS13;
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::Server;
 use weft_core::Drain;
 use weft_identity::proto::identity_server::IdentityServer;
 use weft_identity::{IdentityError, crypto_provider};
 use weft_telemetry::Registry;
 
 use crate::auth::JoinTokens;
+use crate::callers::{Callers, Seat};
 use crate::config::CaConfig;
-use crate::conn::PeerStream;
 use crate::csr::MAX_CSR;
 use crate::issue::Subject;
+use crate::limits::{Limit, Limits};
 use crate::metrics::Metrics;
 use crate::service::IdentityService;
 use crate::watchers::Watchers;
-use crate::{Authority, CaError, Credentials, root};
+use crate::{Authority, CaError, Credentials, conn, expiry, root};
 
-/// Every proxy holds one connection open for the bundle: a mesh of sixteen thousand pods for one CA process.
-const MAX_CONNECTIONS: usize = 16 * 1024;
-/// A handshake takes two round trips; who needs longer is not coming.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// A proxy has one bundle stream and now and then a Sign call.
-const MAX_STREAMS: u32 = 16;
-/// Headers of a call: a token of up to 16 KiB and little else.
-const MAX_HEADERS: u32 = 24 * 1024;
 /// A message that carries the largest CSR; bundle reports are smaller.
 const MAX_MESSAGE: usize = MAX_CSR + 1024;
-/// Idle connections are normal here; dead ones are found by pings.
-const PING_EVERY: Duration = Duration::from_secs(60);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
-/// A call without a stream is answered in milliseconds.
-const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 /// After a failed accept (EMFILE, ENFILE, ENOMEM): time for descriptors to come free instead of a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Timers do not notice when the wall clock is set or the machine slept.
@@ -71,6 +56,7 @@ pub struct Ca {
     authority: Authority,
     credentials: Arc<dyn Credentials>,
     metrics: Arc<Metrics>,
+    limits: Limits,
     /// Follows the files it was opened from.
     follow: Pin<Box<dyn Future<Output = ()> + Send>>,
 }
@@ -115,7 +101,14 @@ impl Ca {
         );
         let metrics = Arc::new(Metrics::new(&registry, &authority));
         let follow = Box::pin(std::future::pending());
-        Ok(Self { listener, address, authority, credentials, metrics, follow })
+        let limits = Limits::default();
+        Ok(Self { listener, address, authority, credentials, metrics, limits, follow })
+    }
+
+    /// The same CA with other limits than the default ones.
+    #[must_use]
+    pub fn limited(self, limits: Limits) -> Self {
+        Self { limits, ..self }
     }
 
     /// Where it listens; tells the port where the configuration left it to the kernel.
@@ -131,84 +124,108 @@ impl Ca {
         let own = OwnCertificate::new(self.authority.clone())?;
         let service = IdentityService {
             credentials: self.credentials,
-            authority: self.authority,
-            metrics: self.metrics,
+            authority: self.authority.clone(),
+            metrics: self.metrics.clone(),
             watchers: Watchers::default(),
             drain: drain.clone(),
         };
-        let service = IdentityServer::new(service).max_decoding_message_size(MAX_MESSAGE);
-        let (accepted, incoming) = mpsc::channel(64);
-        let mut begins = drain.clone();
-        let server = Server::builder()
-            .concurrency_limit_per_connection(MAX_STREAMS as usize)
-            .max_concurrent_streams(MAX_STREAMS)
-            .http2_max_header_list_size(MAX_HEADERS)
-            .http2_keepalive_interval(Some(PING_EVERY))
-            .http2_keepalive_timeout(Some(PING_TIMEOUT))
-            .timeout(CALL_TIMEOUT)
-            .add_service(service)
-            .serve_with_incoming_shutdown(
-                ReceiverStream::new(incoming),
-                async move { begins.draining().await },
-            );
-        let mut closes = drain.clone();
+        let front = Front {
+            listener: self.listener,
+            callers: Callers::new(self.limits, self.metrics),
+            service: IdentityServer::new(service).max_decoding_message_size(MAX_MESSAGE),
+            drain: drain.clone(),
+        };
+        let mut closes = drain;
         tokio::select! {
-            served = server => served.map_err(|error| CaError::Serve(error.to_string())),
-            () = closes.closed() => Ok(()),
-            () = accept(self.listener, &own.config, accepted, drain) => Ok(()),
-            () = self.follow => Ok(()),
-            () = own.keep_fresh() => Ok(()),
+            () = front.serve(&own.config) => {}
+            () = closes.closed() => {}
+            () = self.follow => {}
+            () = own.keep_fresh() => {}
+            () = expiry::remind(&self.authority) => {}
         }
+        Ok(())
     }
 }
 
-/// Takes connections until the drain begins; then waits to be dropped with the server.
-async fn accept(
+/// What takes connections, and ends with the last of them.
+struct Front {
     listener: TcpListener,
-    tls: &ArcSwap<ServerConfig>,
-    accepted: mpsc::Sender<Result<PeerStream, Infallible>>,
-    mut drain: Drain,
-) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut draining = Box::pin(async move { drain.draining().await });
-    loop {
-        // Room is taken before the connection, so that what does not fit waits in the kernel's backlog.
-        let Ok(permit) = room.clone().acquire_owned().await else { break };
-        let connection = tokio::select! {
-            () = &mut draining => break,
-            connection = listener.accept() => connection,
-        };
-        match connection {
-            Ok((tcp, address)) => {
-                let acceptor = TlsAcceptor::from(tls.load_full());
-                let accepted = accepted.clone();
-                tokio::spawn(async move {
-                    match handshake(acceptor, tcp).await {
-                        Ok(stream) => {
-                            let address = weft_core::canonical(address);
-                            // The server is gone: so is the connection.
-                            let _ = accepted.send(Ok(PeerStream::new(stream, address, permit))).await;
-                        }
-                        Err(error) => tracing::debug!(peer = %address, %error, "TLS handshake failed"),
+    callers: Callers,
+    service: IdentityServer<IdentityService>,
+    drain: Drain,
+}
+
+impl Front {
+    /// Takes connections until the drain begins; returns when all have ended.
+    async fn serve(self, tls: &ArcSwap<ServerConfig>) {
+        let Self { listener, callers, service, drain } = self;
+        let mut connections = JoinSet::new();
+        let mut draining = drain.clone();
+        loop {
+            let accepted = tokio::select! {
+                () = draining.draining() => break,
+                Some(_) = connections.join_next() => continue,
+                accepted = next(&listener, &callers) => accepted,
+            };
+            match accepted {
+                Ok((tcp, peer)) => match callers.enter(weft_core::canonical(peer)) {
+                    Ok(seat) => {
+                        let tls = TlsAcceptor::from(tls.load_full());
+                        connections.spawn(connection(tcp, tls, seat, service.clone(), drain.clone()));
                     }
-                });
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                sleep(ACCEPT_PAUSE).await;
+                    Err(limit) => {
+                        callers.shared().metrics.limited(limit);
+                        tracing::debug!(%peer, %limit, "connection closed unheard");
+                    }
+                },
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
             }
         }
+        drop(listener);
+        while connections.join_next().await.is_some() {}
     }
-    drop(listener);
-    std::future::pending::<()>().await;
+}
+
+/// The next connection. Room is waited for first, so that what does not fit waits in the kernel's backlog.
+async fn next(listener: &TcpListener, callers: &Callers) -> std::io::Result<(TcpStream, SocketAddr)> {
+    callers.room().await;
+    listener.accept().await
+}
+
+/// One connection, from its first octet on.
+async fn connection(
+    tcp: TcpStream,
+    tls: TlsAcceptor,
+    seat: Seat,
+    service: IdentityServer<IdentityService>,
+    drain: Drain,
+) {
+    let stream = tokio::select! {
+        stream = handshake(tls, tcp, seat.callers().shared().limits.handshake) => stream,
+        _ = seat.over() => return,
+    };
+    match stream {
+        Ok(stream) => conn::serve(stream, seat, service, drain).await,
+        Err(error) => {
+            if error.kind() == std::io::ErrorKind::TimedOut {
+                seat.end(Limit::Handshake);
+            }
+            tracing::debug!(peer = %seat.peer(), %error, "TLS handshake failed");
+        }
+    }
 }
 
 async fn handshake(
-    acceptor: TlsAcceptor,
+    tls: TlsAcceptor,
     tcp: TcpStream,
-) -> Result<tokio_rustls::server::TlsStream<TcpStream>, std::io::Error> {
+    limit: Duration,
+) -> std::io::Result<Box<tokio_rustls::server::TlsStream<TcpStream>>> {
     tcp.set_nodelay(true)?;
-    timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp)).await?
+    // Boxed, because a future keeps room for each place that a value was moved through.
+    Ok(Box::new(timeout(limit, tls.accept(tcp)).await??))
 }
 
 /// The certificate the CA serves with: signed by its own root, replaced in time.

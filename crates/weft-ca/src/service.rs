@@ -1,28 +1,30 @@
 //! `weft.identity.v1.Identity`: each call is authenticated, decided, and written to the audit log.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::mpsc;
+use futures_util::stream;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 use weft_core::{Drain, SpiffeId};
+use weft_identity::TrustBundle;
 use weft_identity::proto::identity_server::Identity;
 use weft_identity::proto::{SignRequest, SignResponse, WatchBundleRequest, WatchBundleResponse};
 
 use crate::auth::bearer;
 use crate::authority::message;
-use crate::conn::PeerInfo;
+use crate::callers::{Seat, Stream};
 use crate::csr;
 use crate::issue::Subject;
+use crate::limits::Limit;
 use crate::metrics::Metrics;
 use crate::watchers::{Watcher, Watchers};
 use crate::{Authority, Credentials, PodRef, Proof, Unproven};
 
-/// A bundle stream ends after this time, and up to a tenth later: the proxy opens it again and proves itself anew, so
-/// that a token that has expired or was removed does not live on in a stream.
-const STREAM_LIFE: Duration = Duration::from_secs(3600);
+/// A bundle stream that has ended and whose end the caller does not take ends with its connection after this time.
+const GOODBYE: Duration = Duration::from_secs(60);
 /// A SHA-256 in hex.
 const HASH_LEN: usize = 64;
 
@@ -73,21 +75,34 @@ macro_rules! audit {
 
 impl IdentityService {
     /// What the call's credential proves, or the one answer to a refused credential.
-    async fn authenticate<T>(&self, call: &'static str, request: &Request<T>) -> Result<Caller, Status> {
-        let info = request.extensions().get::<PeerInfo>();
-        let peer = info.map_or_else(|| "unknown".to_owned(), |info| info.address.to_string());
+    async fn authenticate<T>(
+        &self,
+        call: &'static str,
+        request: &Request<T>,
+    ) -> Result<(Caller, Seat), Status> {
+        let seat = request.extensions().get::<Seat>();
+        let seat = seat.ok_or_else(|| Status::internal("a call without a connection"))?;
+        seat.heard().map_err(|limit| turned_down(call, seat, limit))?;
+        let peer = seat.peer().to_string();
         let proven = match bearer(request.metadata()) {
-            Ok(token) => self.credentials.prove(token).await,
+            Ok(token) => match self.credentials.look(token).await {
+                Ok(()) => {
+                    let _turn = seat.turn().await.map_err(|limit| turned_down(call, seat, limit))?;
+                    // Again: others of this address may have been refused while this one waited.
+                    seat.heard().map_err(|limit| turned_down(call, seat, limit))?;
+                    self.credentials.prove(token).await
+                }
+                Err(why) => Err(why),
+            },
             Err(refusal) => Err(refusal.into()),
         };
         match proven {
             Ok(proof) => {
-                if let Some(info) = info {
-                    info.authenticated();
-                }
-                Ok(Caller::new(proof, peer))
+                seat.proven();
+                Ok((Caller::new(proof, peer), seat.clone()))
             }
             Err(Unproven::Refused(reason)) => {
+                seat.refused();
                 self.metrics.refused.inc();
                 tracing::warn!(target: "weft::audit", call, peer, outcome = "refused", %reason);
                 Err(Status::unauthenticated(REFUSED))
@@ -101,10 +116,17 @@ impl IdentityService {
     }
 }
 
+/// The answer to a caller that takes too much. It is in the metrics and no line of the audit log: nothing was decided
+/// about anybody, and who floods the CA should not flood its log.
+fn turned_down(call: &'static str, seat: &Seat, limit: Limit) -> Status {
+    tracing::debug!(call, peer = %seat.peer(), %limit, "turned down");
+    Status::resource_exhausted(format!("{limit}; come again later"))
+}
+
 #[tonic::async_trait]
 impl Identity for IdentityService {
     async fn sign(&self, request: Request<SignRequest>) -> Result<Response<SignResponse>, Status> {
-        let caller = self.authenticate("Sign", &request).await?;
+        let (caller, _) = self.authenticate("Sign", &request).await?;
         let key = csr::key(&request.get_ref().csr).map_err(|reason| {
             self.metrics.refused.inc();
             audit!(warn, "Sign", &caller, outcome = "refused", %reason);
@@ -134,88 +156,114 @@ impl Identity for IdentityService {
         }))
     }
 
-    type WatchBundleStream = ReceiverStream<Result<WatchBundleResponse, Status>>;
+    type WatchBundleStream = Pin<Box<dyn tokio_stream::Stream<Item = BundleItem> + Send>>;
 
     async fn watch_bundle(
         &self,
         request: Request<Streaming<WatchBundleRequest>>,
     ) -> Result<Response<Self::WatchBundleStream>, Status> {
-        let caller = self.authenticate("WatchBundle", &request).await?;
+        let (caller, seat) = self.authenticate("WatchBundle", &request).await?;
+        let life = seat.callers().shared().limits.stream;
+        let end = Instant::now() + life.mul_f64(1.0 + fastrand::f64() / 10.0);
+        let place = seat.stream(&caller.id, end + GOODBYE).map_err(|limit| {
+            audit!(warn, "WatchBundle", &caller, outcome = "limited", reason = %limit);
+            turned_down("WatchBundle", &seat, limit)
+        })?;
         audit!(info, "WatchBundle", &caller, outcome = "opened");
-        // One is enough: a proxy that has not read the last bundle gets the newest when it has.
-        let (send, receive) = mpsc::channel(1);
-        let stream = BundleStream {
+        self.metrics.streams.inc();
+        let mut bundles = self.authority.watch_bundle();
+        // The first message is the bundle as it is.
+        bundles.mark_changed();
+        let open = BundleStream {
             id: caller.id,
-            send,
-            reports: request.into_inner(),
+            _place: place,
+            end,
+            bundles,
+            reports: Some(request.into_inner()),
+            over: false,
             authority: self.authority.clone(),
             metrics: self.metrics.clone(),
-            watcher: self.watchers.join(),
+            watcher: Some(self.watchers.join()),
             watchers: self.watchers.clone(),
             drain: self.drain.clone(),
         };
-        tokio::spawn(stream.run());
-        Ok(Response::new(ReceiverStream::new(receive)))
+        // No task and no channel: who does not read is not written for, and who has gone is dropped with its connection.
+        let messages = stream::unfold(open, |mut open| async move {
+            let message = open.next().await?;
+            Some((message, open))
+        });
+        Ok(Response::new(Box::pin(messages)))
     }
 }
+
+type BundleItem = Result<WatchBundleResponse, Status>;
 
 /// One open `WatchBundle` call.
 struct BundleStream {
     id: SpiffeId,
-    send: mpsc::Sender<Result<WatchBundleResponse, Status>>,
-    reports: Streaming<WatchBundleRequest>,
+    /// Among those of its connection and identity.
+    _place: Stream,
+    end: Instant,
+    bundles: watch::Receiver<TrustBundle>,
+    /// A caller may say only once what it has and then just listen.
+    reports: Option<Streaming<WatchBundleRequest>>,
+    over: bool,
     authority: Authority,
     metrics: Arc<Metrics>,
-    watcher: Watcher,
+    watcher: Option<Watcher>,
     watchers: Watchers,
     drain: Drain,
 }
 
 impl BundleStream {
-    async fn run(mut self) {
-        self.metrics.streams.inc();
-        self.serve().await;
-        let Self { watcher, watchers, authority, metrics, .. } = self;
-        metrics.streams.dec();
-        drop(watcher);
-        announce(&watchers, authority.bundle().hash());
-    }
-
-    async fn serve(&mut self) {
-        let end = Instant::now() + STREAM_LIFE.mul_f64(1.0 + fastrand::f64() / 10.0);
-        let mut bundles = self.authority.watch_bundle();
-        bundles.mark_changed();
-        let mut reporting = true;
-        loop {
+    /// The next message, or the end.
+    async fn next(&mut self) -> Option<BundleItem> {
+        while !self.over {
             tokio::select! {
-                () = self.drain.draining() => return,
-                () = self.send.closed() => return,
-                () = sleep_until(end) => return,
-                Ok(()) = bundles.changed() => {
-                    let next = message(&bundles.borrow_and_update());
-                    if self.send.send(Ok(next)).await.is_err() {
-                        return;
-                    }
+                () = self.drain.draining() => return None,
+                () = sleep_until(self.end) => return None,
+                Ok(()) = self.bundles.changed() => {
+                    return Some(Ok(message(&self.bundles.borrow_and_update())));
                 }
-                report = self.reports.message(), if reporting => match report {
+                report = report(&mut self.reports) => match report {
                     Ok(Some(report)) if report.bundle_hash.len() <= HASH_LEN => self.note(report.bundle_hash),
                     Ok(Some(_)) => {
-                        let _ = self.send.send(Err(Status::invalid_argument("bundle_hash is no SHA-256 in hex"))).await;
-                        return;
+                        self.over = true;
+                        return Some(Err(Status::invalid_argument("bundle_hash is no SHA-256 in hex")));
                     }
-                    // A caller may say only once what it has and then just listen.
-                    Ok(None) => reporting = false,
-                    Err(_) => return,
+                    Ok(None) => self.reports = None,
+                    Err(_) => self.over = true,
                 },
             }
         }
+        None
     }
 
     fn note(&self, hash: String) {
         let current = self.authority.bundle().hash().to_owned();
         tracing::debug!(identity = %self.id, up_to_date = hash == current, "bundle in use reported");
-        self.watcher.report(hash);
+        if let Some(watcher) = &self.watcher {
+            watcher.report(hash);
+        }
         announce(&self.watchers, &current);
+    }
+}
+
+impl Drop for BundleStream {
+    fn drop(&mut self) {
+        self.metrics.streams.dec();
+        // Gone before it is asked whether all have the bundle.
+        self.watcher = None;
+        announce(&self.watchers, self.authority.bundle().hash());
+    }
+}
+
+async fn report(
+    reports: &mut Option<Streaming<WatchBundleRequest>>,
+) -> Result<Option<WatchBundleRequest>, Status> {
+    match reports {
+        Some(reports) => reports.message().await,
+        None => std::future::pending().await,
     }
 }
 

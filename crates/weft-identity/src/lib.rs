@@ -16,6 +16,7 @@
 mod backoff;
 mod bundle;
 mod ca;
+mod codec;
 mod error;
 mod files;
 mod handle;

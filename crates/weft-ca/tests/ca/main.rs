@@ -2,6 +2,8 @@
 
 mod admission;
 mod bundle;
+mod limits;
+mod memory;
 mod renewal;
 mod root;
 mod sign;

@@ -6,8 +6,9 @@ use std::path::Path;
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use weft_ca::{Ca, CaConfig};
+use weft_identity::TrustBundle;
 
-use crate::support::{RunningCa, Site, WEB_TOKEN};
+use crate::support::{RunningCa, Site, WEB_TOKEN, eventually, log};
 
 async fn refusal(config: &CaConfig) -> String {
     match Ca::bind(config).await {
@@ -145,4 +146,23 @@ fn mistakes_in_the_configuration_are_named_with_file_line_and_field() {
     }
     let error = CaConfig::load(Path::new("/nowhere/ca.yaml")).unwrap_err().to_string();
     assert!(error.starts_with("/nowhere/ca.yaml: cannot be read"), "{error}");
+}
+
+#[tokio::test]
+async fn the_last_weeks_of_root_and_issuer_are_in_the_log() {
+    let site = Site::new();
+    // An hour of its life is past already: a root begins an hour before it is made.
+    let _ca = site.ca("leafLifetime: 1m\nrootLifetime: 29m").await;
+    let bundle = TrustBundle::from_file(&site.bundle()).unwrap();
+    let (subject, _) = bundle.subjects().next().unwrap();
+    for certificate in ["issuer", "root"] {
+        let parts =
+            [format!("certificate=\"{certificate}\""), format!("subject=\"{subject}\""), "WARN".to_owned()];
+        eventually(|| {
+            let text = log().text();
+            let said = text.lines().filter(|line| parts.iter().all(|part| line.contains(part))).count();
+            if said == 1 { Ok(()) } else { Err(format!("{said} lines about the {certificate}")) }
+        })
+        .await;
+    }
 }

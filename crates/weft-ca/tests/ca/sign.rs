@@ -15,7 +15,7 @@ use weft_identity::{LinkProtocol, PeerIdentity, link_protocol, peer_of};
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::FromDer;
 
-use crate::support::{EXPIRED_TOKEN, ORDERS_TOKEN, Site, WEB_TOKEN, csr, raw, with_credential};
+use crate::support::{EXPIRED_TOKEN, ORDERS_TOKEN, Site, WEB_TOKEN, csr, raw, raw_from, with_credential};
 
 #[tokio::test]
 async fn two_workloads_get_their_identities_and_talk() {
@@ -91,7 +91,6 @@ async fn the_token_decides_whatever_the_request_asks_for() {
 async fn no_credential_no_certificate_and_no_reason() {
     let site = Arc::new(Site::new());
     let ca = site.ca("").await;
-    let mut raw = raw(&site, ca.address).await;
     let cases = [
         None,
         Some("Bearer wrong-token-0123456789abcdef".to_owned()),
@@ -101,7 +100,9 @@ async fn no_credential_no_certificate_and_no_reason() {
         Some(WEB_TOKEN.to_owned()),
         Some("Bearer ".to_owned()),
     ];
-    for credential in cases {
+    for (number, credential) in (1..).zip(cases) {
+        // Each from an address of its own: a few refusals end a connection, and some more silence an address.
+        let mut raw = raw_from([127, 0, 1, number], &site, ca.address);
         let request = with_credential(SignRequest { csr: csr(|_| {}) }, credential.as_deref());
         let status = raw.client.sign(request).await.unwrap_err();
         assert_eq!(

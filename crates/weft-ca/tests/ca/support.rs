@@ -14,7 +14,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use rustls::version::TLS13;
 use tempfile::TempDir;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -152,7 +152,10 @@ pub(crate) struct RunningCa {
 
 impl RunningCa {
     pub(crate) async fn start(config: &CaConfig) -> Self {
-        let ca = Ca::bind(config).await.unwrap();
+        Self::serve(Ca::bind(config).await.unwrap())
+    }
+
+    pub(crate) fn serve(ca: Ca) -> Self {
         let (trigger, drain) = drain();
         Self { address: ca.local_addr(), trigger, task: tokio::spawn(ca.serve(drain)) }
     }
@@ -221,6 +224,22 @@ pub(crate) struct Raw {
 
 /// TLS to the CA, verified as a proxy does.
 pub(crate) async fn tls(site: &Site, address: SocketAddr) -> tokio_rustls::client::TlsStream<TcpStream> {
+    tls_over(site, TcpStream::connect(address).await.unwrap()).await.unwrap()
+}
+
+/// A connection from another loopback address: another pod, as far as the CA can tell.
+pub(crate) async fn tcp_from(source: [u8; 4], address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from((source, 0))).unwrap();
+    socket.connect(address).await.unwrap()
+}
+
+/// The same over a connection that is there.
+pub(crate) async fn tls_over(
+    site: &Site,
+    tcp: TcpStream,
+) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+    let address = tcp.peer_addr()?;
     let bundle = TrustBundle::from_file(&site.bundle()).unwrap();
     let mut config = ClientConfig::builder_with_provider(crypto_provider().clone())
         .with_protocol_versions(&[&TLS13])
@@ -229,20 +248,21 @@ pub(crate) async fn tls(site: &Site, address: SocketAddr) -> tokio_rustls::clien
         .with_custom_certificate_verifier(Arc::new(PeerVerifier::only(bundle, CA_ID.parse().unwrap())))
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let tcp = TcpStream::connect(address).await.unwrap();
-    TlsConnector::from(Arc::new(config))
-        .connect(ServerName::IpAddress(address.ip().into()), tcp)
-        .await
-        .unwrap()
+    TlsConnector::from(Arc::new(config)).connect(ServerName::IpAddress(address.ip().into()), tcp).await
 }
 
 pub(crate) async fn raw(site: &Arc<Site>, address: SocketAddr) -> Raw {
+    raw_from([127, 0, 0, 1], site, address)
+}
+
+/// The same from another address.
+pub(crate) fn raw_from(source: [u8; 4], site: &Arc<Site>, address: SocketAddr) -> Raw {
     let connects = Arc::new(AtomicUsize::new(0));
     let (count, site) = (connects.clone(), site.clone());
     let connector = tower::service_fn(move |_| {
         count.fetch_add(1, Ordering::Relaxed);
         let site = site.clone();
-        async move { Ok::<_, std::io::Error>(TokioIo::new(tls(&site, address).await)) }
+        async move { tls_over(&site, tcp_from(source, address).await).await.map(TokioIo::new) }
     });
     let channel = Endpoint::from_static("http://ca").connect_with_connector_lazy(connector);
     Raw { client: IdentityClient::new(channel), connects }

@@ -112,7 +112,7 @@ impl Connector {
                 reason: status.message().to_owned(),
             },
             // The CA's own word has no cause on this side.
-            Code::Unavailable if status.source().is_none() => {
+            Code::Unavailable | Code::ResourceExhausted if status.source().is_none() => {
                 IdentityError::CaUnavailable { address, reason: status.message().to_owned() }
             }
             Code::Unavailable => IdentityError::CaUnreachable { address, reason: describe(status) },

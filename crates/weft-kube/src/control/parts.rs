@@ -51,7 +51,8 @@ pub(super) struct Shared {
 impl Shared {
     /// Runs the parts until the drain has begun and all are done.
     pub(super) async fn work(self, parts: Vec<(Part, PartReadiness)>) -> Result<(), KubeError> {
-        let issuer = IssuerSecret::new(self.client.clone(), self.config.namespace.clone());
+        let issuer =
+            IssuerSecret::new(self.client.clone(), self.config.namespace.clone(), self.registry.clone());
         let mut begins = self.drain.clone();
         let authority = tokio::select! {
             authority = self.authority(&issuer, &parts) => authority?,
@@ -105,10 +106,11 @@ impl Shared {
 
     async fn ca(&self, authority: Authority, ready: PartReadiness) -> Result<(), KubeError> {
         let config = &self.config;
+        let reviewer = TokenReviewer::new(self.client.clone(), config.trust_domain.clone(), &self.registry);
         let parts = CaParts {
             listen: self.binds.ca,
             authority,
-            credentials: Arc::new(TokenReviewer::new(self.client.clone(), config.trust_domain.clone())),
+            credentials: Arc::new(reviewer),
             registry: self.registry.clone(),
         };
         let ca = Ca::with(parts).await?;

@@ -5,53 +5,89 @@ use std::time::{Duration, SystemTime};
 use k8s_openapi::api::authentication::v1::{TokenReview, TokenReviewSpec, TokenReviewStatus, UserInfo};
 use kube::Client;
 use kube::api::{Api, PostParams};
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use weft_ca::{Credentials, PodRef, Proof, Proving, Unproven};
+use weft_ca::{Credentials, Looking, PodRef, Proof, Proving, Unproven};
 use weft_core::{SpiffeId, TrustDomain};
+use weft_telemetry::metrics::families;
+use weft_telemetry::{Counter, Registry};
 
-use super::jwt;
+use super::jwks::{ClusterKeys, Verdict};
+use super::jwt::{self, Jwt};
 use crate::client::describe;
 pub use crate::names::AUDIENCE;
 
-/// Reviews at a time. One takes a few milliseconds, so these are thousands a second; more would crowd out the cluster's
-/// own requests when a whole mesh starts at once.
-const AT_ONCE: usize = 32;
-/// Waiting for a turn included. Below the CA's own limit for a call, so that the caller hears "unavailable" from us.
+/// One review. With the CA's wait for a turn below its limit for a call, so that the caller hears "unavailable" from us.
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// The user name that stands for a service account is this, the namespace, a colon, and the account.
-const USER_PREFIX: &str = "system:serviceaccount:";
+pub(super) const USER_PREFIX: &str = "system:serviceaccount:";
 const POD_NAME: &str = "authentication.kubernetes.io/pod-name";
 const POD_UID: &str = "authentication.kubernetes.io/pod-uid";
 
-/// Judges service account tokens by asking the API server.
+/// Judges service account tokens by asking the API server about those that the cluster signed.
 ///
-/// Nothing is cached here: a token has to die with its pod, and a proxy asks once an hour. (The API server remembers its
+/// No answer is kept here: a token has to die with its pod, and a proxy asks once an hour. (The API server remembers its
 /// own good answers for 10 s.)
 pub struct TokenReviewer {
     reviews: Api<TokenReview>,
+    keys: ClusterKeys,
     trust_domain: TrustDomain,
-    turns: Semaphore,
+    good: Counter,
+    refused: Counter,
+    unavailable: Counter,
 }
 
 impl TokenReviewer {
-    /// A reviewer that may `create` `tokenreviews.authentication.k8s.io`. Proven identities are of `trust_domain`.
-    pub fn new(client: Client, trust_domain: TrustDomain) -> Self {
-        Self { reviews: Api::all(client), trust_domain, turns: Semaphore::new(AT_ONCE) }
+    /// A reviewer that may `create` `tokenreviews.authentication.k8s.io` and, where it is to spare the API server forged
+    /// tokens, `get` `/openid/v1/jwks`. Proven identities are of `trust_domain`.
+    pub fn new(client: Client, trust_domain: TrustDomain, registry: &Registry) -> Self {
+        let shard = registry.shared();
+        let counter = |outcome| shard.counter(&families::CA_TOKEN_REVIEWS, &[outcome]);
+        Self {
+            reviews: Api::all(client.clone()),
+            keys: ClusterKeys::new(client),
+            trust_domain,
+            good: counter("good"),
+            refused: counter("refused"),
+            unavailable: counter("unavailable"),
+        }
+    }
+
+    async fn is_worth_a_review(&self, token: &str) -> Result<(), Unproven> {
+        let refuse = |why: &str| Err(Unproven::Refused(why.to_owned()));
+        match self.keys.judge(&taken_apart(token)?).await {
+            Verdict::Ask => Ok(()),
+            Verdict::Forged => {
+                refuse("the cluster did not sign the token: its signature is not by the key it names")
+            }
+            Verdict::Unknown => refuse("the token is signed with a key that the cluster does not publish"),
+        }
     }
 
     async fn review(&self, token: &str) -> Result<Proof, Unproven> {
-        jwt::look(token, AUDIENCE, SystemTime::now()).map_err(|why| Unproven::Refused(why.to_string()))?;
-        let answer = timeout(LIMIT, self.ask(token)).await.map_err(|_| {
-            Unproven::Unavailable(format!("the API server has not reviewed the token within {LIMIT:?}"))
-        })??;
-        judge(answer, &self.trust_domain).map_err(Unproven::Refused)
+        let answer = match timeout(LIMIT, self.ask(token)).await {
+            Ok(answer) => {
+                answer.and_then(|answer| judge(answer, &self.trust_domain).map_err(Unproven::Refused))
+            }
+            Err(_) => Err(Unproven::Unavailable(format!(
+                "the API server has not reviewed the token within {LIMIT:?}"
+            ))),
+        };
+        match &answer {
+            Ok(_) => {
+                self.good.inc();
+                if let Ok(token) = taken_apart(token) {
+                    self.keys.found_good(&token);
+                }
+            }
+            Err(Unproven::Refused(_)) => self.refused.inc(),
+            Err(Unproven::Unavailable(_)) => self.unavailable.inc(),
+        }
+        answer
     }
 
     async fn ask(&self, token: &str) -> Result<TokenReviewStatus, Unproven> {
         let unavailable = |reason: String| Unproven::Unavailable(format!("TokenReview: {reason}"));
-        let _turn = self.turns.acquire().await.map_err(|error| unavailable(error.to_string()))?;
         let review = TokenReview {
             spec: TokenReviewSpec {
                 token: Some(token.to_owned()),
@@ -66,7 +102,15 @@ impl TokenReviewer {
     }
 }
 
+fn taken_apart(token: &str) -> Result<Jwt<'_>, Unproven> {
+    jwt::look(token, AUDIENCE, SystemTime::now()).map_err(|why| Unproven::Refused(why.to_string()))
+}
+
 impl Credentials for TokenReviewer {
+    fn look<'a>(&'a self, token: &'a str) -> Looking<'a> {
+        Box::pin(self.is_worth_a_review(token))
+    }
+
     fn prove<'a>(&'a self, token: &'a str) -> Proving<'a> {
         Box::pin(self.review(token))
     }

@@ -6,6 +6,7 @@ use k8s_openapi::api::rbac::v1::{
 };
 
 use super::meta::{CONTROL, Install};
+use crate::credentials::KEYS_PATH;
 use crate::names::{CA_SECRET, INJECTOR, LEASE, MESH_CONFIG, STATE_CONFIG};
 
 const READ: [&str; 3] = ["get", "list", "watch"];
@@ -46,6 +47,13 @@ impl Install<'_> {
         let rules = vec![
             // CA: asks whose token it was shown.
             rule(&["authentication.k8s.io"], &["tokenreviews"], &[], &["create"]),
+            // CA: the public keys that tokens are signed with, so that forged ones cost the API server nothing. Kubernetes
+            // gives this to every service account unless somebody took it away.
+            PolicyRule {
+                non_resource_urls: Some(vec![KEYS_PATH.to_owned()]),
+                verbs: vec!["get".to_owned()],
+                ..PolicyRule::default()
+            },
             // Injector: keeps the caBundle of Weft's own webhook, and of no other. list and watch are asked with the
             // field selector metadata.name=weft-injector, else the name here refuses them.
             rule(

@@ -229,7 +229,7 @@ async fn who_gets_nothing(
         (forged(server, "weft-ca", -20), "the API server does not know the token"),
         // Signed and in time, but of an account that is not there (another UID).
         (forged(server, "weft-ca", 3600), "the API server does not know the token"),
-        (tampered, "the API server does not know the token"),
+        (tampered, "the cluster did not sign the token"),
         ("garbage-garbage-garbage-0123456789".to_owned(), "the token is not a JWT"),
     ];
     let mut tokens = vec![good.clone()];

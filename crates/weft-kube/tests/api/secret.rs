@@ -11,6 +11,7 @@ use tokio::time::timeout;
 use weft_ca::RootPem;
 use weft_core::TrustDomain;
 use weft_kube::credentials::{IssuerSecret, SECRET};
+use weft_telemetry::Registry;
 
 use crate::control::{Running, secrets};
 use crate::log::log;
@@ -45,7 +46,7 @@ pub(crate) async fn one_root_for_many_replicas(server: &ApiServer) {
     }
     let domain = domain();
     let opened = join_all(clients.into_iter().map(|client| {
-        let issuer = IssuerSecret::new(client, SYSTEM.parse().unwrap());
+        let issuer = IssuerSecret::new(client, SYSTEM.parse().unwrap(), Registry::default());
         let domain = domain.clone();
         async move { issuer.open(&domain, YEAR).await.unwrap() }
     }))
@@ -64,7 +65,7 @@ pub(crate) async fn a_secret_that_is_not_whole_stops_the_start(server: &ApiServe
     api.delete(SECRET, &DeleteParams::default()).await.unwrap();
     let text = |key: &str| serde_json::to_value(&data[key]).unwrap();
     create(&api, json!({"metadata": {"name": SECRET}, "data": {"root.pem": text("root.pem"), "ca.pem": text("ca.pem")}})).await;
-    let issuer = IssuerSecret::new(admin.clone(), SYSTEM.parse().unwrap());
+    let issuer = IssuerSecret::new(admin.clone(), SYSTEM.parse().unwrap(), Registry::default());
     let error = issuer.open(&domain(), YEAR).await.unwrap_err().to_string();
     assert!(error.contains("Secret weft-system/weft-ca is half there, without ca-key.pem"), "{error}");
     let control = Running::start(admin.clone()).await;

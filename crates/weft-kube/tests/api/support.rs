@@ -53,6 +53,7 @@ pub(crate) async fn furnish(client: &Client) {
         &Api::<ClusterRole>::all(client.clone()),
         json!({"metadata": {"name": "weft-control"}, "rules": [
             {"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]},
+            {"nonResourceURLs": ["/openid/v1/jwks"], "verbs": ["get"]},
         ]}),
     )
     .await;

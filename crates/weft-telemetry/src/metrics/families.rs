@@ -211,18 +211,36 @@ families! {
         "Always 1; the hash of the trust bundle in use, to compare proxies by.";
     CERT_RENEWALS = Kind::Counter, "weft_certificate_renewals_total",
         ["outcome"],
-        "Certificates fetched: ok, or why not.";
+        "Renewals of the workload certificate (ok; the first certificate is none), and attempts to get one that failed.";
 
     // The CA
     CA_SIGNATURES = Kind::Counter, "weft_ca_signatures_total",
         ["outcome"],
         "Calls to the CA by outcome: signed, refused, unavailable (nobody could check the credential), or failed.";
+    CA_TOKEN_REVIEWS = Kind::Counter, "weft_ca_token_reviews_total",
+        ["outcome"],
+        "Tokens that the API server was asked about: good, refused, or unavailable. Tokens that it need not be asked about are not among them.";
+    CA_CONNECTIONS = Kind::Gauge, "weft_ca_connections",
+        [],
+        "Open connections to the CA.";
+    CA_LIMITED = Kind::Counter, "weft_ca_limited_total",
+        ["limit"],
+        "Callers of the CA that were turned down, and connections that were ended, by the limit that was reached.";
     CA_BUNDLE_STREAMS = Kind::Gauge, "weft_ca_bundle_streams",
         [],
         "Open bundle streams: one for each connected proxy.";
     CA_ROOT_NOT_AFTER = Kind::Gauge, "weft_ca_root_expiry_timestamp_seconds",
         [],
         "When the certificate that leaves are signed with expires, in Unix time.";
+    CA_BUNDLE_NOT_AFTER = Kind::Gauge, "weft_ca_bundle_expiry_timestamp_seconds",
+        [],
+        "When the first of the roots that the CA hands out expires, in Unix time.";
+    CA_EXPIRES_SOON = Kind::Gauge, "weft_ca_expires_soon",
+        ["certificate"],
+        "1 in the last weeks of the issuer (the certificate that leaves are signed with) or of a root: the last 30 days, or the last third of a shorter life.";
+    CA_ROOTS_MADE = Kind::Counter, "weft_ca_roots_made_total",
+        ["reason"],
+        "Roots that this process made because the Secret was not there: first (of a new mesh), lost (proxies trust another one), or unknown.";
     // The injector
     INJECTIONS = Kind::Counter, "weft_injections_total",
         ["outcome"],

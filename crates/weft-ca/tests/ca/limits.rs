@@ -1,0 +1,296 @@
+//! Callers that take too much: slow, silent, lying, many. Each limit is reached by one, and somebody else is served.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
+use weft_ca::{Authority, Ca, CaParts, Credentials, Limits, Proof, Proving, Rate, RootPem, Unproven};
+use weft_identity::proto::{SignRequest, WatchBundleRequest};
+use weft_telemetry::Registry;
+
+use crate::support::{
+    CA_ID, ORDERS_TOKEN, RunningCa, SOON, Site, WEB_TOKEN, csr, eventually, raw, raw_from, tcp_from, tls,
+    tls_over, with_credential,
+};
+
+/// What HTTP/2 begins with (RFC 9113 section 3.4).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+const SHORT: Duration = Duration::from_millis(400);
+/// So long that whoever waits for it has failed.
+const NEVER: Duration = Duration::from_secs(600);
+
+async fn ca_with(site: &Site, limits: Limits) -> RunningCa {
+    let config = site.config("127.0.0.1:0".parse().unwrap(), "");
+    RunningCa::serve(Ca::bind(&config).await.unwrap().limited(limits))
+}
+
+fn sign(token: &str) -> tonic::Request<SignRequest> {
+    with_credential(SignRequest { csr: csr(|_| {}) }, Some(&format!("Bearer {token}")))
+}
+
+/// Waits until the other side closes, in whatever way.
+async fn closed(mut stream: impl AsyncReadExt + Unpin) {
+    let mut rest = [0; 1024];
+    let end = async { while matches!(stream.read(&mut rest).await, Ok(1..)) {} };
+    timeout(SOON, end).await.expect("still open");
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_go_on_ends() {
+    let site = Site::new();
+    let ca = ca_with(&site, Limits { handshake: SHORT, proof: NEVER, ..Limits::default() }).await;
+    let silent = TcpStream::connect(ca.address).await.unwrap();
+    let mut half = TcpStream::connect(ca.address).await.unwrap();
+    // A record of a ClientHello that says it has 512 octets, and five of them.
+    half.write_all(&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3]).await.unwrap();
+    closed(silent).await;
+    closed(half).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_proves_nothing_ends_whatever_it_says() {
+    let site = Site::new();
+    let ca = ca_with(&site, Limits { proof: SHORT, idle: NEVER, ..Limits::default() }).await;
+    let silent = tls(&site, ca.address).await;
+    let mut half_a_preface = tls(&site, ca.address).await;
+    half_a_preface.write_all(&PREFACE[..10]).await.unwrap();
+    let mut half_a_frame = tls(&site, ca.address).await;
+    half_a_frame
+        .write_all(&[PREFACE, &[0, 0, 0, 4, 0, 0, 0, 0, 0], &[0, 64, 0, 1, 4]].concat())
+        .await
+        .unwrap();
+    for stream in [silent, half_a_preface, half_a_frame] {
+        closed(stream).await;
+    }
+}
+
+#[tokio::test]
+async fn a_connection_without_a_call_ends_and_one_with_a_stream_stays() {
+    let site = Arc::new(Site::new());
+    let ca = ca_with(&site, Limits { idle: SHORT, ..Limits::default() }).await;
+    let (mut idle, mut busy) = (raw(&site, ca.address).await, raw(&site, ca.address).await);
+    let request =
+        with_credential(tokio_stream::pending::<WatchBundleRequest>(), Some(&format!("Bearer {WEB_TOKEN}")));
+    let mut stream = busy.client.watch_bundle(request).await.unwrap().into_inner();
+    assert!(timeout(SOON, stream.message()).await.unwrap().unwrap().is_some());
+    for turn in 1..3 {
+        idle.client.sign(sign(ORDERS_TOKEN)).await.unwrap();
+        assert_eq!(idle.connects.load(Ordering::Relaxed), turn);
+        tokio::time::sleep(3 * SHORT).await;
+    }
+    assert!(timeout(SHORT, stream.message()).await.is_err(), "the stream is still open, with nothing to say");
+    assert_eq!(busy.connects.load(Ordering::Relaxed), 1);
+}
+
+/// A call whose body begins and does not go on.
+#[tokio::test]
+async fn a_body_that_does_not_come_ends_the_call() {
+    let site = Site::new();
+    let ca = ca_with(&site, Limits { call: SHORT, ..Limits::default() }).await;
+    let (mut send, connection) = h2::client::handshake(tls(&site, ca.address).await).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::post("http://ca/weft.identity.v1.Identity/Sign")
+        .header("content-type", "application/grpc")
+        .header("authorization", format!("Bearer {WEB_TOKEN}"))
+        .body(())
+        .unwrap();
+    let (answer, mut body) = send.send_request(request, false).unwrap();
+    // The frame of a message of 300 octets, and two of them.
+    body.send_data(Bytes::from_static(&[0, 0, 0, 1, 44, 10, 200]), false).unwrap();
+    let answer = timeout(SOON, answer).await.expect("still waiting").unwrap();
+    assert_eq!(answer.headers()["grpc-status"], "4", "DEADLINE_EXCEEDED");
+}
+
+/// A caller that opens a stream and gives no room to write into it. (That its connection ends when the time for a goodbye is
+/// over is a test of `callers`, where time can be set forward.)
+#[tokio::test]
+async fn a_stream_that_is_not_read_is_not_written_for_and_its_place_comes_back() {
+    let site = Arc::new(Site::new());
+    let ca = ca_with(&site, Limits { identity_streams: 1, ..Limits::default() }).await;
+    let io = tls(&site, ca.address).await;
+    let (mut send, connection) =
+        h2::client::Builder::new().initial_window_size(0).handshake::<_, Bytes>(io).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let request = http::Request::post("http://ca/weft.identity.v1.Identity/WatchBundle")
+        .header("content-type", "application/grpc")
+        .header("authorization", format!("Bearer {WEB_TOKEN}"))
+        .body(())
+        .unwrap();
+    let (answer, _reports) = send.send_request(request, false).unwrap();
+    let mut answer = timeout(SOON, answer).await.unwrap().unwrap();
+    assert!(timeout(SHORT, answer.body_mut().data()).await.is_err(), "there is no window");
+    let mut other = raw(&site, ca.address).await;
+    let watch = || {
+        with_credential(tokio_stream::pending::<WatchBundleRequest>(), Some(&format!("Bearer {WEB_TOKEN}")))
+    };
+    assert_eq!(other.client.watch_bundle(watch()).await.unwrap_err().code(), Code::ResourceExhausted);
+    // Reset, without a word.
+    connection.abort();
+    drop((answer, send));
+    let taken = async {
+        while other.client.watch_bundle(watch()).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, taken).await.expect("its place is not free");
+}
+
+#[tokio::test]
+async fn a_few_refusals_end_a_connection_and_some_more_silence_an_address() {
+    let site = Arc::new(Site::new());
+    let rate = Rate { burst: 7, every: NEVER };
+    let ca = ca_with(&site, Limits { address_refusals: rate, ..Limits::default() }).await;
+    let mut liar = raw(&site, ca.address).await;
+    let mut codes = Vec::new();
+    // What is refused and what cannot be said any more, in whatever order the goodbye and the next call meet.
+    for _ in 0..60 {
+        codes.push(liar.client.sign(sign("wrong-token-0123456789abcdef")).await.unwrap_err().code());
+    }
+    let refused = codes.iter().filter(|code| **code == Code::Unauthenticated).count();
+    assert_eq!(refused, 7, "{codes:?}");
+    assert!(liar.connects.load(Ordering::Relaxed) > 2, "no connection has more than three");
+    // Now a good token from there is not heard either, and one from elsewhere is.
+    assert!(liar.client.sign(sign(WEB_TOKEN)).await.is_err());
+    raw_from([127, 0, 0, 2], &site, ca.address).client.sign(sign(WEB_TOKEN)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_crowd_of_silent_connections_keeps_nobody_out() {
+    let site = Arc::new(Site::new());
+    let few = Limits { connections: 8, address_connections: 6, address_unproven: 4, ..Limits::default() };
+    let ca = ca_with(&site, few).await;
+    let first = site.client(ca.address, WEB_TOKEN);
+    first.ready().await;
+    // From more addresses than there are places.
+    let mut crowd = Vec::new();
+    for number in 0..64 {
+        let tcp = tcp_from([127, 0, 2, number % 16 + 1], ca.address).await;
+        crowd.push(match number % 2 {
+            0 => (Some(tcp), None),
+            _ => (None, tls_over(&site, tcp).await.ok()),
+        });
+    }
+    let second = site.client(ca.address, ORDERS_TOKEN);
+    second.ready().await;
+    // Whoever works was not ended for the crowd: no stream has broken.
+    for client in [&first, &second] {
+        assert_eq!(client.identity.status().bundle_error, None);
+    }
+}
+
+#[tokio::test]
+async fn an_identity_has_so_many_streams_and_another_its_own() {
+    let site = Arc::new(Site::new());
+    let ca = ca_with(&site, Limits { identity_streams: 2, connection_streams: 1, ..Limits::default() }).await;
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(raw(&site, ca.address).await);
+    }
+    let watch = |token: &str| {
+        with_credential(tokio_stream::pending::<WatchBundleRequest>(), Some(&format!("Bearer {token}")))
+    };
+    let (reports, requests) = tokio::sync::mpsc::channel::<WatchBundleRequest>(1);
+    let request = with_credential(ReceiverStream::new(requests), Some(&format!("Bearer {WEB_TOKEN}")));
+    let first = clients[0].client.watch_bundle(request).await.unwrap().into_inner();
+    let status = clients[0].client.watch_bundle(watch(WEB_TOKEN)).await.unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::ResourceExhausted, "too many bundle streams on this connection; come again later")
+    );
+    let _second = clients[1].client.watch_bundle(watch(WEB_TOKEN)).await.unwrap();
+    let status = clients[2].client.watch_bundle(watch(WEB_TOKEN)).await.unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::ResourceExhausted, "too many bundle streams of this identity; come again later")
+    );
+    // Its keys are signed all the same, and others are not concerned.
+    clients[2].client.sign(sign(WEB_TOKEN)).await.unwrap();
+    let _other = clients[3].client.watch_bundle(watch(ORDERS_TOKEN)).await.unwrap();
+    drop((first, reports));
+    let mut again = clients.swap_remove(2);
+    let taken = async {
+        while again.client.watch_bundle(watch(WEB_TOKEN)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, taken).await.expect("the place of the first is not free");
+}
+
+/// Says that every token but the good one is bad, after a while, and counts how often it was asked.
+struct Slow {
+    asked: AtomicUsize,
+    at_once: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Credentials for Slow {
+    fn prove<'a>(&'a self, token: &'a str) -> Proving<'a> {
+        Box::pin(async move {
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            let now = self.at_once.fetch_add(1, Ordering::Relaxed) + 1;
+            self.most.fetch_max(now, Ordering::Relaxed);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            self.at_once.fetch_sub(1, Ordering::Relaxed);
+            match token {
+                "good" => Ok(Proof::of("spiffe://weft.local/ns/shop/sa/web".parse().unwrap())),
+                _ => Err(Unproven::Refused("bad".to_owned())),
+            }
+        })
+    }
+}
+
+/// Four connections of one pod made 620 questions a second, and 260 of them starved all others.
+#[tokio::test]
+async fn what_one_address_asks_is_bounded_and_others_are_served_meanwhile() {
+    let site = Arc::new(Site::new());
+    let pem = RootPem::generate(&"weft.local".parse().unwrap(), NEVER).unwrap();
+    std::fs::create_dir(site.path("data")).unwrap();
+    site.write("data/root.pem", &pem.bundle);
+    let slow = Arc::new(Slow {
+        asked: AtomicUsize::new(0),
+        at_once: AtomicUsize::new(0),
+        most: AtomicUsize::new(0),
+    });
+    let parts = CaParts {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        authority: Authority::new(pem, CA_ID.parse().unwrap(), SOON).unwrap(),
+        credentials: slow.clone(),
+        registry: Registry::default(),
+    };
+    let ca = RunningCa::serve(Ca::with(parts).await.unwrap());
+    // Both ways: with a token that is refused, and with a good one shown over and over.
+    let mut flood = tokio::task::JoinSet::new();
+    for number in 0..260_u32 {
+        let (site, address) = (site.clone(), ca.address);
+        let source = if number % 2 == 0 { [127, 0, 0, 3] } else { [127, 0, 0, 4] };
+        flood.spawn(async move {
+            let mut raw = raw_from(source, &site, address);
+            loop {
+                let _ = raw.client.sign(sign(if number % 2 == 0 { "bad" } else { "good" })).await;
+                // Or the flood's own side takes all of the machine.
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        });
+    }
+    eventually(|| if slow.asked.load(Ordering::Relaxed) > 60 { Ok(()) } else { Err("no flood".to_owned()) })
+        .await;
+    let (before, began) = (slow.asked.load(Ordering::Relaxed), std::time::Instant::now());
+    let genuine = async {
+        for number in 10..30 {
+            raw_from([127, 0, 0, number], &site, ca.address).client.sign(sign("good")).await.unwrap();
+        }
+    };
+    timeout(SOON, genuine).await.expect("genuine callers starve");
+    let asked = slow.asked.load(Ordering::Relaxed) - before;
+    // One refusal a second and ten questions a second, with what is left of the bursts, and the twenty genuine ones.
+    let allowed = 20 + 60 + 20 + 11 * (began.elapsed().as_secs() as usize + 1);
+    assert!(asked <= allowed, "{asked} questions in {:?}", began.elapsed());
+    assert!(slow.most.load(Ordering::Relaxed) <= 9, "four of each address, and one");
+    flood.shutdown().await;
+}
