@@ -38,6 +38,17 @@ fn the_least_configuration_has_the_documented_defaults() {
     let config = load(LEAST).unwrap();
     assert_eq!(config.workers, Workers::Count(NonZeroUsize::MIN));
     assert_eq!(config.bind.ports(), [15001, 15006, 15053, 15000, 15020, 15021]);
+    for (addr, own) in [
+        ("10.0.0.5:15006", true),
+        ("10.0.0.5:15020", true),
+        ("127.0.0.1:15001", true),
+        ("[::1]:15053", true),
+        ("10.0.0.5:15001", false),
+        ("10.0.0.5:15000", false),
+        ("10.0.0.5:15008", false),
+    ] {
+        assert_eq!(config.bind.takes(addr.parse().unwrap()), own, "{addr}");
+    }
     assert_eq!(
         config.bind.admin.addrs(),
         ["127.0.0.1:15000".parse().unwrap(), "[::1]:15000".parse().unwrap()]

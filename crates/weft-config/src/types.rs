@@ -101,10 +101,15 @@ pub struct Bind {
 }
 
 impl Bind {
-    /// Every port that is the proxy's own: a captured connection whose original destination is the workload itself on
-    /// one of these would loop.
+    /// Every port that is the proxy's own.
     pub fn ports(&self) -> [u16; 6] {
         self.all().map(Listen::port)
+    }
+
+    /// Whether a connection to `addr` of this machine comes to the proxy itself: captured, it would come back for ever. On
+    /// a port of which the proxy has the loopback addresses only, the workload's own addresses are the application's.
+    pub fn takes(&self, addr: SocketAddr) -> bool {
+        self.all().iter().any(|listen| listen.takes(addr))
     }
 
     /// All of them, in the order of the fields.

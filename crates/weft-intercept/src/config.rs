@@ -9,9 +9,14 @@ use crate::InterceptError;
 /// The user id that the proxy runs as: its own traffic is told from the application's by this.
 pub const PROXY_UID: u32 = 2102;
 
-/// The ports of the proxy that are reached from outside the pod or would loop when captured: admin, outbound, inbound,
-/// HBONE, metrics, health, DNS.
-pub const OWN_PORTS: [u16; 7] = [15000, 15001, 15006, 15008, 15020, 15021, 15053];
+/// Every port that the proxy binds by default: admin, outbound, inbound, metrics, health, DNS. An application on one of
+/// them would be in its way.
+pub const OWN_PORTS: [u16; 6] = [15000, 15001, 15006, 15020, 15021, 15053];
+
+/// Those of them that others reach directly: metrics and health. With the port of captured inbound connections they are all
+/// that the proxy binds on other addresses than loopback, and so all that is exempt from capture: on an exempt port where
+/// the proxy does not listen, an application would be open around its sidecar.
+pub const OPEN_PORTS: [u16; 2] = [15020, 15021];
 
 /// IPv4 or IPv6. Each has its own tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,8 +104,8 @@ pub struct InterceptConfig {
     pub outbound_port: u16,
     /// Where captured DNS goes; `None`: DNS is not captured.
     pub dns_port: Option<u16>,
-    /// Ports of the proxy that are never captured.
-    pub own_ports: Vec<u16>,
+    /// Ports on which the proxy itself is reached at the pod's addresses, besides `inbound_port`: never captured.
+    pub open_ports: Vec<u16>,
     /// Inbound ports that are captured.
     pub include_inbound_ports: Vec<PortRange>,
     /// Inbound ports that are not.
@@ -126,7 +131,7 @@ impl Default for InterceptConfig {
             inbound_port: 15006,
             outbound_port: 15001,
             dns_port: Some(15053),
-            own_ports: OWN_PORTS.to_vec(),
+            open_ports: OPEN_PORTS.to_vec(),
             include_inbound_ports: Vec::new(),
             exclude_inbound_ports: Vec::new(),
             include_outbound_ports: Vec::new(),
@@ -182,11 +187,11 @@ impl InterceptConfig {
         Ok(())
     }
 
-    /// The ports that are never captured: the proxy's own, and those that captured traffic goes to.
+    /// The ports at the pod's addresses that are never captured, because the proxy is there. Where captured calls and queries
+    /// of the application go is not among them: those listeners are on loopback, which is never captured anyway.
     pub(crate) fn never(&self) -> Vec<u16> {
-        let targets = [Some(self.inbound_port), Some(self.outbound_port), self.dns_port];
-        let mut ports: Vec<u16> =
-            self.own_ports.iter().copied().chain(targets.into_iter().flatten()).collect();
+        let mut ports = self.open_ports.clone();
+        ports.push(self.inbound_port);
         ports.sort_unstable();
         ports.dedup();
         ports

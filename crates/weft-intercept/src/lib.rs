@@ -21,7 +21,7 @@ mod probe;
 mod rules;
 
 pub use backend::{Backend, BackendChoice, Families};
-pub use config::{Family, InterceptConfig, OWN_PORTS, PROXY_UID, PortRange};
+pub use config::{Family, InterceptConfig, OPEN_PORTS, OWN_PORTS, PROXY_UID, PortRange};
 pub use error::InterceptError;
 pub use install::{Host, Report, install, remove, verify_installed};
 pub use probe::verify;

@@ -28,6 +28,26 @@ fn the_rules_are_these() {
     assert_eq!(everything().render(Family::V6), EVERYTHING_V6);
 }
 
+/// What is exempt at the pod's addresses is where the proxy is: on any other port an application would be open around it.
+#[test]
+fn ports_that_the_proxy_has_on_loopback_alone_are_captured() {
+    for family in [Family::V4, Family::V6] {
+        let rules = InterceptConfig::default().rules(family, true);
+        let exempt = |chain| -> Vec<String> {
+            let returned =
+                rules.iter().filter(|rule| rule.chain == chain && rule.text.ends_with("-j RETURN"));
+            returned
+                .filter_map(|r| r.text.split("--dport ").nth(1)?.split(' ').next().map(str::to_owned))
+                .collect()
+        };
+        for chain in ["WEFT_INBOUND", "WEFT_OUTBOUND"] {
+            assert_eq!(exempt(chain), ["15006", "15020", "15021"], "{family} {chain}");
+        }
+    }
+    let moved = InterceptConfig { inbound_port: 7, open_ports: vec![9, 8], ..InterceptConfig::default() };
+    assert_eq!(moved.never(), [7, 8, 9], "what is given takes the place of the defaults");
+}
+
 #[test]
 fn a_family_without_an_included_destination_captures_nothing() {
     let config = InterceptConfig {

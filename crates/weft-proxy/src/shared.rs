@@ -58,7 +58,7 @@ impl Shared {
     /// Whether a captured connection leads to this proxy itself, and so would come back for ever.
     pub(crate) fn is_loop(&self, dst: OriginalDst) -> bool {
         let own = dst.ip().is_loopback() || self.is_own(dst.ip());
-        own && self.config.bind.ports().contains(&dst.port())
+        own && self.config.bind.takes(dst.get())
     }
 
     /// The endpoints of a service, shared by all workers: those that the configuration lists, or those that discovery finds,

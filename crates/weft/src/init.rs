@@ -36,8 +36,9 @@ pub(crate) struct Args {
     /// Leave DNS alone. Destinations are then known by address only.
     #[arg(long)]
     no_dns: bool,
-    /// Further ports of the proxy that are never captured (bind.admin, bind.metrics, bind.health where not the default).
-    #[arg(long, value_name = "PORT", value_delimiter = ',')]
+    /// Where the proxy is reached directly (bind.metrics, bind.health); name both where one is not the default. Nothing else
+    /// may listen there: these ports are not captured.
+    #[arg(long, value_name = "PORT", value_delimiter = ',', default_values_t = weft_intercept::OPEN_PORTS)]
     own_port: Vec<u16>,
     /// Capture only these inbound ports or ranges; default all.
     #[arg(long, value_name = "PORTS", value_delimiter = ',')]
@@ -119,7 +120,7 @@ impl Args {
             inbound_port: self.inbound_port,
             outbound_port: self.outbound_port,
             dns_port: (!self.no_dns).then_some(self.dns_port),
-            own_ports: weft_intercept::OWN_PORTS.into_iter().chain(self.own_port.iter().copied()).collect(),
+            open_ports: self.own_port.clone(),
             include_inbound_ports: self.include_inbound_ports.clone(),
             exclude_inbound_ports: self.exclude_inbound_ports.clone(),
             include_outbound_ports: self.include_outbound_ports.clone(),
