@@ -40,7 +40,9 @@ pub use membership::{
     AddrVerdict, DomainPattern, Membership, MembershipSpec, NamePattern, NameVerdict, Outside,
 };
 pub use mode::DestinationMode;
-pub use probes::{KUBELET_USER_AGENT, Probe, ProbeCheck, ProbeHeader, is_header_name, is_header_value};
+pub use probes::{
+    KUBELET_USER_AGENT, Probe, ProbeCheck, ProbeHeader, ProbePath, is_header_name, is_header_value,
+};
 pub use read::Effective;
 pub use reload::{ConfigHandle, Reloaded, watch};
 pub use snapshot::{InboundPolicy, OutboundPolicy, Services, Snapshot, StaticService};

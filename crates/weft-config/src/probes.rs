@@ -17,6 +17,8 @@ const TIMEOUT: Duration = Duration::from_secs(1);
 /// The longest that makes sense for something asked every few seconds.
 const LONGEST: u64 = 3600;
 const VARIABLE: &str = "WEFT_PROBES";
+/// What every path begins with, so that none hides another page.
+const PREFIX: &str = "/probe/";
 /// What the kubelet calls itself where a probe's definition does not. The version is that of the API that Weft is written
 /// for; applications look at what is before the slash.
 pub const KUBELET_USER_AGENT: &str = "kube-probe/1.32";
@@ -34,15 +36,60 @@ const FIELDS: [&str; 11] = [
     "grpc.service",
 ];
 
+/// The digits of a secret: 128 bits in hexadecimal, which nobody finds by trying.
+const SECRET_DIGITS: usize = 32;
+
 /// One health check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Probe {
-    /// Where the proxy offers it, such as `/probe/app/readiness`.
-    pub path: String,
+    /// Where the proxy offers it.
+    pub path: ProbePath,
     /// What is asked of the application.
     pub check: ProbeCheck,
     /// How long the application may take.
     pub timeout: Duration,
+}
+
+/// Where a check is offered, such as `/probe/<secret>/app/readiness`. Whoever knows it can have the check carried out, so
+/// it is shown without the secret.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ProbePath(String);
+
+impl ProbePath {
+    /// The whole path.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether it has a secret, at least 32 hexadecimal digits right behind `/probe/`. Older injectors write none.
+    pub fn is_secret(&self) -> bool {
+        split_secret(&self.0).is_some()
+    }
+}
+
+impl fmt::Display for ProbePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&masked(&self.0))
+    }
+}
+
+impl fmt::Debug for ProbePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The secret of a path, and what follows it.
+fn split_secret(path: &str) -> Option<(&str, &str)> {
+    let (secret, rest) = path.strip_prefix(PREFIX)?.split_once('/')?;
+    (secret.len() >= SECRET_DIGITS && secret.bytes().all(|b| b.is_ascii_hexdigit())).then_some((secret, rest))
+}
+
+fn masked(path: &str) -> String {
+    match split_secret(path) {
+        Some((_, rest)) => format!("{PREFIX}***/{rest}"),
+        None => path.to_owned(),
+    }
 }
 
 /// What is asked of the application, at the pod's own address.
@@ -147,8 +194,13 @@ fn from(node: Node, origin: &Origin) -> Node {
 pub(crate) fn probes(root: &Section<'_, '_>) -> Vec<Probe> {
     root.declare_items("probes", &FIELDS);
     let mut probes: Vec<Probe> = Vec::new();
-    // Headers may be credentials.
-    for item in root.items_masking("probes", "value") {
+    // Headers may be credentials, and who knows a path may have the check carried out.
+    let shown = |key: &str, text: String| match key {
+        "value" => "***".to_owned(),
+        "path" => masked(&text),
+        _ => text,
+    };
+    for item in root.items_shown("probes", &shown) {
         let Some(probe) = probe(&item) else { continue };
         if probes.iter().any(|earlier| earlier.path == probe.path) {
             let reason = format!("an entry above has the path {}", probe.path);
@@ -228,10 +280,10 @@ fn header(item: &Item<'_, '_>) -> Option<ProbeHeader> {
     Some(ProbeHeader { value: value.map_or_else(String::new, |(value, _)| value), name })
 }
 
-fn own_path(written: &Scalar) -> Result<String, Bad> {
+fn own_path(written: &Scalar) -> Result<ProbePath, Bad> {
     let path = target(written)?;
-    if path.starts_with("/probe/") {
-        return Ok(path);
+    if path.starts_with(PREFIX) {
+        return Ok(ProbePath(path));
     }
     Err(Bad::value(format!("\"{path}\" could hide another page"), "let it begin with /probe/"))
 }
@@ -274,7 +326,7 @@ mod tests {
         assert_eq!(
             probes[0],
             Probe {
-                path: "/probe/app/readiness".to_owned(),
+                path: ProbePath("/probe/app/readiness".to_owned()),
                 check: ProbeCheck::Http {
                     port: 8080,
                     path: "/h?x=1".to_owned(),
@@ -304,6 +356,32 @@ mod tests {
         let shown = config.snapshot.effective.iter().find(|field| field.field == "probes").unwrap();
         assert!(shown.value.contains("Authorization, value: ***"), "{}", shown.value);
         assert!(!shown.value.contains("s3cret"), "{}", shown.value);
+    }
+
+    #[test]
+    fn the_secret_of_a_path_is_not_shown() {
+        let secret = "0123456789abcdef0123456789abcdef";
+        let json =
+            format!(r#"[{{"path":"/probe/{secret}/app/preStop","http":{{"port":80,"path":"/bye"}}}}]"#);
+        let probes = load("", Some(&json)).unwrap();
+        assert_eq!(probes[0].path.as_str(), format!("/probe/{secret}/app/preStop"));
+        assert!(probes[0].path.is_secret());
+        assert_eq!(probes[0].path.to_string(), "/probe/***/app/preStop");
+        assert!(!format!("{probes:?}").contains(secret));
+        let twice = format!("[{0},{0}]", json.trim_matches(['[', ']']));
+        assert!(!load("", Some(&twice)).unwrap_err().to_string().contains(secret));
+        let vars = Env::from_vars([(VARIABLE.to_owned(), json)]);
+        let text = "identity: {ca: {address: \"ca:15012\"}}";
+        let config = ProxyConfig::from_text(Path::new("weft.yaml"), text, &vars).unwrap();
+        let shown = config.snapshot.effective.iter().find(|field| field.field == "probes").unwrap();
+        assert!(shown.value.contains("path: /probe/***/app/preStop"), "{}", shown.value);
+        assert!(shown.value.contains("path: /bye") && !shown.value.contains(secret), "{}", shown.value);
+        // Of an injector that wrote none.
+        for old in
+            ["/probe/app/readiness", "/probe/0123456789abcdef0123456789abcdef", "/probe/0123/app/readiness"]
+        {
+            assert!(!ProbePath(old.to_owned()).is_secret(), "{old}");
+        }
     }
 
     #[test]

@@ -343,11 +343,12 @@ impl<'r, 'a> Section<'r, 'a> {
 
     /// A list of mappings, or of mappings and scalars; empty where it is not written.
     pub(crate) fn items(&self, name: &'static str) -> Vec<Item<'r, 'a>> {
-        self.items_masking(name, "")
+        self.items_shown(name, &|_, text| text)
     }
 
-    /// The same, where what is written under `secret`, at any depth, is not for everybody's eyes.
-    pub(crate) fn items_masking(&self, name: &'static str, secret: &str) -> Vec<Item<'r, 'a>> {
+    /// The same, where not all of it is for everybody's eyes: `shown` makes of what is written under a key, at any depth,
+    /// what may be seen.
+    pub(crate) fn items_shown(&self, name: &'static str, shown: &Shown) -> Vec<Item<'r, 'a>> {
         let (path, node) = self.ask(name);
         self.declare(&path);
         let Some(node) = node else { return Vec::new() };
@@ -356,7 +357,7 @@ impl<'r, 'a> Section<'r, 'a> {
             self.reader.refuse(node.origin.clone(), &path, bad);
             return Vec::new();
         };
-        self.reader.record(&path, outline(node, secret), &node.origin);
+        self.reader.record(&path, outline(node, shown), &node.origin);
         let item = |(i, node)| Item { reader: self.reader, path: format!("{path}[{i}]"), node };
         items.iter().enumerate().map(item).collect()
     }
@@ -474,19 +475,22 @@ fn pattern(path: &str) -> String {
     pattern
 }
 
-/// A node on one line, for the list of values in force; `***` for what is under `secret`.
-fn outline(node: &Node, secret: &str) -> String {
+/// What may be seen of a text, by the key that it is written under.
+pub(crate) type Shown = dyn Fn(&str, String) -> String;
+
+/// A node on one line, for the list of values in force.
+fn outline(node: &Node, shown: &Shown) -> String {
     match &node.value {
         Value::Scalar(scalar) => scalar.to_string(),
         Value::List(items) => {
-            let items: Vec<String> = items.iter().map(|item| outline(item, secret)).collect();
+            let items: Vec<String> = items.iter().map(|item| outline(item, shown)).collect();
             format!("[{}]", items.join(", "))
         }
         Value::Map(entries) => {
-            let shown =
-                |key: &str, node| if key == secret { "***".to_owned() } else { outline(node, secret) };
-            let entries: Vec<String> =
-                entries.iter().map(|(key, _, n)| format!("{key}: {}", shown(key, n))).collect();
+            let entries: Vec<String> = entries
+                .iter()
+                .map(|(key, _, node)| format!("{key}: {}", shown(key, outline(node, shown))))
+                .collect();
             format!("{{{}}}", entries.join(", "))
         }
     }

@@ -115,7 +115,7 @@ async fn ready(State(admin): Page) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
 }
 
-async fn probe(State(admin): Page, asked: Uri) -> Response {
+async fn probe(State(admin): Page, asked: Uri) -> StatusCode {
     admin.probes.answer(asked.path()).await
 }
 

@@ -5,13 +5,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use weft_kube::inject::{
-    self, Done, InjectSettings, Injector, Manifests, Mistake, Namespace, NativeSidecar, Outcome, Workload,
+    self, Done, InjectSettings, Injector, Manifests, Mistake, Namespace, NativeSidecar, Outcome, ProbeSecret,
+    Workload,
 };
 
 use crate::style::{Style, Tone};
 
 /// Weft's own namespace, where no configuration names another.
 const OWN_NAMESPACE: &str = "weft-system";
+
+/// 128 bits, so that nobody finds the key by trying.
+const LEAST_KEY: usize = 16;
 
 /// Put the sidecar into manifests, as the injector would; the result goes to standard output.
 #[derive(clap::Args)]
@@ -27,6 +31,10 @@ pub(crate) struct InjectArgs {
     /// Whether the sidecar is a native one; overrides the configuration. auto is always: there is no cluster to ask.
     #[arg(long, value_enum, value_name = "WHEN")]
     native_sidecar: Option<Native>,
+    /// A file with at least 16 octets that nobody else knows: each workload's probes then have the same secret in their paths
+    /// at every run. Without it a new one is drawn, and what is applied again is rolled out again.
+    #[arg(long, value_name = "FILE")]
+    probe_key: Option<PathBuf>,
 }
 
 /// Take away what was injected into manifests; the result goes to standard output.
@@ -54,13 +62,17 @@ enum Native {
 }
 
 pub(crate) fn inject(args: &InjectArgs) -> ExitCode {
-    let injector = match injector(args) {
-        Ok(injector) => injector,
+    let (injector, key) = match injector(args).and_then(|injector| Ok((injector, probe_key(args)?))) {
+        Ok(read) => read,
         Err(error) => return crate::usage(error),
     };
     let change = |workload: &Workload, pod: &serde_json::Value| {
         let namespace = Namespace { name: workload.namespace.clone(), labels: None };
-        match inject::inject(pod, &namespace, &injector) {
+        let secret = match secret(key.as_deref(), workload) {
+            Ok(secret) => secret,
+            Err(error) => return (Done::Refused(vec![error]), String::new()),
+        };
+        match inject::inject(pod, &namespace, &injector, &secret) {
             Outcome::Patched(injected) => {
                 for warning in &injected.warnings {
                     note(&format!("{workload}: {warning}"));
@@ -83,6 +95,24 @@ pub(crate) fn uninject(args: &UninjectArgs) -> ExitCode {
         Ok(None) => (Done::Kept, "left alone: not injected".to_owned()),
         Err(reason) => (Done::Refused(vec![reason]), String::new()),
     })
+}
+
+/// The key by which secrets are made, where one is given.
+fn probe_key(args: &InjectArgs) -> Result<Option<Vec<u8>>, String> {
+    let Some(path) = &args.probe_key else { return Ok(None) };
+    let key = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    if key.len() < LEAST_KEY {
+        return Err(format!("{}: has {} octets; write at least {LEAST_KEY}", path.display(), key.len()));
+    }
+    Ok(Some(key))
+}
+
+/// What stands in the paths of a workload's probes.
+fn secret(key: Option<&[u8]>, workload: &Workload) -> Result<ProbeSecret, String> {
+    match key {
+        Some(key) => Ok(ProbeSecret::derived(key, &workload.to_string())),
+        None => ProbeSecret::draw().map_err(|error| error.to_string()),
+    }
 }
 
 fn injector(args: &InjectArgs) -> Result<Injector, String> {
@@ -114,7 +144,8 @@ fn injector(args: &InjectArgs) -> Result<Injector, String> {
         return Err(problems.join("; "));
     }
     let native = settings.native_sidecar.resolve(None);
-    Ok(Injector { settings, native, own_namespace: namespace.unwrap_or_else(|| OWN_NAMESPACE.to_owned()) })
+    let own_namespace = namespace.unwrap_or_else(|| OWN_NAMESPACE.to_owned());
+    Ok(Injector { settings, native, own_namespace })
 }
 
 /// Does `change` to each pod of the input. Nothing is written unless all of it succeeds: half a file applied to a cluster
@@ -183,4 +214,24 @@ fn complain(path: &Path, mistakes: &[Mistake]) {
 #[expect(clippy::print_stderr, reason = "the person at the terminal asked")]
 fn note(text: &str) {
     eprintln!("weft: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_gives_a_workload_the_same_secret_at_every_run() {
+        let workload = |name: &str| Workload {
+            kind: "Deployment".to_owned(),
+            namespace: Some("shop".to_owned()),
+            name: name.to_owned(),
+            pointer: "/spec/template".to_owned(),
+        };
+        let of = |key: Option<&[u8]>, name| secret(key, &workload(name)).unwrap();
+        let key = Some(&b"0123456789abcdef"[..]);
+        assert_eq!(of(key, "orders"), of(key, "orders"));
+        assert_ne!(of(key, "orders"), of(key, "web"));
+        assert_ne!(of(None, "orders"), of(None, "orders"));
+    }
 }

@@ -4,9 +4,12 @@ use weft_testbed::{Mesh, Pod, Request, Response, Result, Sidecar, eventually, st
 
 use super::shop::SOON;
 
+/// What stands between `/probe/` and the name of each check: without it there is none.
+const SECRET: &str = "9f3c5e0a7b1d4826c0e5a9d37f6b1284";
+
 /// What an injector writes into `WEFT_PROBES`.
 fn probes(yaml: &mut serde_json::Value) {
-    yaml["probes"] = serde_json::json!([
+    let mut list = serde_json::json!([
         {"path": "/probe/app/readiness", "http": {"port": 8080, "path": "/status/204"}},
         {"path": "/probe/app/startup", "http": {"port": 8080, "path": "who's \"<there>?q=<é>\"`#x",
             "headers": [{"name": "x-custom", "value": "kept"}]}},
@@ -21,6 +24,11 @@ fn probes(yaml: &mut serde_json::Value) {
         {"path": "/probe/api/liveness", "grpc": {"port": 7000, "service": "broken"}, "timeoutSeconds": 20},
         {"path": "/probe/api/startup", "grpc": {"port": 8080}},
     ]);
+    for probe in list.as_array_mut().into_iter().flatten() {
+        let path = probe["path"].as_str().unwrap_or_default();
+        probe["path"] = path.replacen("/probe", &format!("/probe/{SECRET}"), 1).into();
+    }
+    yaml["probes"] = list;
 }
 
 struct Scene {
@@ -36,8 +44,15 @@ impl Scene {
         Ok(Self { kubelet: mesh.pod("kubelet.node").start()?, pod, sidecar })
     }
 
+    fn url(&self, path: &str) -> String {
+        format!("http://{}:15021/probe/{SECRET}/{path}", self.pod.ip())
+    }
+
+    /// Asks, and holds that a status is all that is told.
     fn ask(&self, path: &str) -> Result<Response> {
-        self.kubelet.get(&format!("http://{}:15021/probe/{path}", self.pod.ip()))
+        let answer = self.kubelet.get(&self.url(path))?;
+        assert_eq!(answer.text(), "", "{path}: {answer:?}");
+        Ok(answer)
     }
 }
 
@@ -45,9 +60,9 @@ impl Scene {
 fn the_proxy_asks_for_the_kubelet() {
     story("probes", |mesh| {
         let scene = Scene::new(mesh)?;
-        let down = scene.ask("app/readiness")?;
-        assert_eq!(down.status, 503);
-        assert!(down.text().contains("took no connection"), "{}", down.text());
+        assert_eq!(scene.ask("app/readiness")?.status, 503);
+        scene.sidecar.process().wait_for_log("took no connection", SOON)?;
+        assert!(!scene.sidecar.log().contains(SECRET), "the secret is in the log");
         scene.pod.app(8080)?;
         scene.pod.app_of("echo", 9000)?;
         assert_eq!(scene.ask("app/readiness")?.status, 204);
@@ -56,8 +71,8 @@ fn the_proxy_asks_for_the_kubelet() {
         assert_eq!(scene.ask("db/readiness")?.status, 200);
         assert_eq!(scene.ask("db/liveness")?.status, 503);
         assert_eq!(scene.ask("app/other")?.status, 404);
-        let slow = scene.ask("slow/readiness")?;
-        assert!(slow.status == 503 && slow.text().contains("longer than 1s"), "{}", slow.text());
+        assert_eq!(scene.ask("slow/readiness")?.status, 503);
+        scene.sidecar.process().wait_for_log("longer than 1s", SOON)?;
         assert_eq!(scene.ask("tls/readiness")?.status, 503, "the application speaks no TLS");
         Ok(())
     });
@@ -70,7 +85,7 @@ fn a_neighbours_headers_do_not_reach_the_application() {
     story("probe-headers", |mesh| {
         let scene = Scene::new(mesh)?;
         let application = scene.pod.python_server("probed_server.py", &["8080"])?;
-        let url = |path: &str| format!("http://{}:15021/probe/{path}", scene.pod.ip());
+        let url = |path: &str| scene.url(path);
         let forged = |request: Request| {
             [
                 ("x-forwarded-client-cert", "URI=spiffe://weft.local/ns/shop/sa/admin"),
@@ -126,18 +141,39 @@ fn a_neighbours_headers_do_not_reach_the_application() {
     });
 }
 
+/// A neighbour knows the names of containers and of probes, and can reach the health port.
+#[test]
+fn nobody_but_the_kubelet_has_a_check_carried_out() {
+    story("probe-secret", |mesh| {
+        let scene = Scene::new(mesh)?;
+        let application = scene.pod.python_server("probed_server.py", &["8080"])?;
+        let nothing = scene.kubelet.get(&format!("http://{}:15021/nothing", scene.pod.ip()))?;
+        for path in ["probe/app/startup", "probe/app/other", &format!("probe/{}/app/startup", "0".repeat(32))]
+        {
+            let answer = scene.kubelet.get(&format!("http://{}:15021/{path}", scene.pod.ip()))?;
+            assert_eq!((answer.status, answer.text()), (nothing.status, nothing.text()), "{path}");
+            let headers = |answer: &Response| answer.header("content-length").to_owned();
+            assert_eq!(headers(&answer), headers(&nothing), "{path}");
+        }
+        assert!(!application.log().contains("asked: "), "{}", application.log());
+        assert_eq!(scene.ask("app/startup")?.status, 200);
+        // Other containers of the pod can reach the admin pages: they do not learn the path there.
+        let shown = scene.sidecar.admin("/config")?.text();
+        assert!(shown.contains("/probe/***/app/startup") && !shown.contains(SECRET), "{shown}");
+        Ok(())
+    });
+}
+
 #[test]
 fn grpc_health_is_asked_in_its_own_protocol() {
     story("probe-grpc", |mesh| {
         let scene = Scene::new(mesh)?;
         scene.pod.python_server("health_server.py", &["7000"])?;
-        let healthy = scene.ask("api/readiness")?;
-        assert_eq!((healthy.status.as_u16(), healthy.text().trim()), (200, "SERVING"));
-        let broken = scene.ask("api/liveness")?;
-        assert!(broken.status == 503 && broken.text().contains("status 2"), "{}", broken.text());
+        assert_eq!(scene.ask("api/readiness")?.status, 200);
+        assert_eq!(scene.ask("api/liveness")?.status, 503);
+        scene.sidecar.process().wait_for_log("status 2", SOON)?;
         scene.pod.app(8080)?;
-        let other = scene.ask("api/startup")?;
-        assert_eq!(other.status, 503, "no gRPC server answers there: {}", other.text());
+        assert_eq!(scene.ask("api/startup")?.status, 503, "no gRPC server answers there");
         Ok(())
     });
 }

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::annotations::Asked;
 use super::pod::{INIT, PROXY};
-use super::probes::HEALTH_PORT;
+use super::probes::{HEALTH_PORT, VARIABLE as PROBES};
 use super::settings::InjectSettings;
 use crate::names::{AUDIENCE, MESH_CONFIG as MESH};
 use weft_intercept::PROXY_UID;
@@ -121,7 +121,7 @@ fn env(asked: &Asked, probes: &Value) -> Vec<Value> {
         ("WEFT_OUTBOUND_OPAQUE_PORTS", opaque),
         ("WEFT_INBOUND_CONNECT_PORTS", connect),
         ("WEFT_LOG", asked.log.clone()),
-        ("WEFT_PROBES", probes),
+        (PROBES, probes),
     ];
     let set = set.into_iter().filter_map(|(name, value)| Some((name, value?)));
     env.extend(set.map(|(name, value)| json!({"name": name, "value": literal(&value)})));

@@ -1,5 +1,14 @@
 use super::*;
 
+/// The secret of the tests; each pod of the cluster has another.
+fn secret() -> ProbeSecret {
+    ProbeSecret::derived(b"key", "")
+}
+
+fn inject_here(pod: &Value, namespace: &Namespace, injector: &Injector) -> Outcome {
+    inject(pod, namespace, injector, &secret())
+}
+
 fn injector() -> Injector {
     Injector {
         settings: InjectSettings::new("weft:0.1.0"),
@@ -22,14 +31,14 @@ fn app() -> Value {
 }
 
 fn patched(pod: &Value) -> Value {
-    match inject(pod, &enabled(), &injector()) {
+    match inject_here(pod, &enabled(), &injector()) {
         Outcome::Patched(injected) => injected.object,
         other => panic!("{other:?}"),
     }
 }
 
 fn refused(pod: &Value) -> String {
-    match inject(pod, &enabled(), &injector()) {
+    match inject_here(pod, &enabled(), &injector()) {
         Outcome::Refuse(problems) => problems.iter().map(|p| format!("{p}\n")).collect(),
         other => panic!("{other:?}"),
     }
@@ -59,7 +68,7 @@ fn labels_decide() {
         (unknown, Some("disabled"), Some(Skip::Disabled)),
         (Namespace::default(), None, None),
     ] {
-        let outcome = inject(&with(label), &namespace, &injector());
+        let outcome = inject_here(&with(label), &namespace, &injector());
         match skip {
             Some(skip) => assert_eq!(outcome, Outcome::Skip(skip), "{namespace:?} {label:?}"),
             None => assert!(matches!(outcome, Outcome::Patched(_)), "{namespace:?} {label:?} {outcome:?}"),
@@ -80,11 +89,11 @@ fn what_is_not_a_pods_network_is_left_alone() {
         }
         // Nor is it refused for what would be in the way.
         pod["spec"]["securityContext"] = json!({"runAsUser": 2102});
-        assert_eq!(inject(&pod, &enabled(), &injector()), Outcome::Skip(skip));
+        assert_eq!(inject_here(&pod, &enabled(), &injector()), Outcome::Skip(skip));
     }
     let mut mirror = app();
     mirror["metadata"]["annotations"] = json!({MIRROR: "x"});
-    assert_eq!(inject(&mirror, &enabled(), &injector()), Outcome::Skip(Skip::Mirror));
+    assert_eq!(inject_here(&mirror, &enabled(), &injector()), Outcome::Skip(Skip::Mirror));
 }
 
 #[test]
@@ -104,14 +113,14 @@ fn the_sidecar_comes_first_and_only_once() {
     assert_eq!(names("containers"), ["app"]);
     assert_eq!(names("volumes"), ["weft-mesh", "weft-token", "weft-no-api"]);
     assert_eq!(injected["spec"]["initContainers"][1]["restartPolicy"], "Always");
-    assert_eq!(inject(&injected, &enabled(), &injector()), Outcome::Skip(Skip::Injected));
+    assert_eq!(inject_here(&injected, &enabled(), &injector()), Outcome::Skip(Skip::Injected));
     // An upgrade of Weft between two looks at the same pod changes nothing either.
     let newer = Injector { settings: InjectSettings::new("weft:9"), native: false, ..injector() };
-    assert_eq!(inject(&injected, &enabled(), &newer), Outcome::Skip(Skip::Injected));
+    assert_eq!(inject_here(&injected, &enabled(), &newer), Outcome::Skip(Skip::Injected));
     // The annotation alone says nothing.
     let mut copied = app();
     copied["metadata"]["annotations"] = json!({INJECTED: "{}"});
-    assert!(matches!(inject(&copied, &enabled(), &injector()), Outcome::Patched(_)));
+    assert!(matches!(inject_here(&copied, &enabled(), &injector()), Outcome::Patched(_)));
 }
 
 #[test]
@@ -120,7 +129,7 @@ fn a_classic_sidecar_holds_the_start_of_the_others() {
     let mut pod = app();
     pod["spec"]["initContainers"] = json!([{"name": "migrate"}]);
     pod["metadata"]["ownerReferences"] = json!([{"kind": "Job", "name": "x"}]);
-    let Outcome::Patched(Injected { object, warnings }) = inject(&pod, &enabled(), &classic) else {
+    let Outcome::Patched(Injected { object, warnings }) = inject_here(&pod, &enabled(), &classic) else {
         panic!()
     };
     let inits = object["spec"]["initContainers"].as_array().unwrap();
@@ -130,7 +139,7 @@ fn a_classic_sidecar_holds_the_start_of_the_others() {
     assert_eq!(proxy["lifecycle"]["postStart"]["exec"]["command"], json!(["weft", "wait-ready"]));
     assert!(proxy.get("restartPolicy").is_none());
     assert_eq!(warnings.len(), 1);
-    assert_eq!(inject(&object, &enabled(), &classic), Outcome::Skip(Skip::Injected));
+    assert_eq!(inject_here(&object, &enabled(), &classic), Outcome::Skip(Skip::Injected));
 }
 
 #[test]
@@ -181,6 +190,32 @@ fn annotations_reach_the_containers() {
 }
 
 #[test]
+fn probes_have_the_pods_secret_and_keep_it() {
+    let mut pod = app();
+    pod["spec"]["containers"][0]["lifecycle"] =
+        json!({"preStop": {"httpGet": {"port": 80, "path": "/$bye"}}});
+    let injected = patched(&pod);
+    let path = secret().path("app", "preStop");
+    assert_eq!(injected["spec"]["containers"][0]["lifecycle"]["preStop"]["httpGet"]["path"], path.as_str());
+    // It is read again from what the proxy is told, so that a pass over the same pod does not draw another.
+    assert_eq!(ProbeSecret::of(&injected), Some(secret()));
+    let again = ProbeSecret::derived(b"another", "");
+    assert_eq!(inject(&injected, &enabled(), &injector(), &again), Outcome::Skip(Skip::Injected));
+    // Annotations are copied into metrics and logs.
+    let annotation = injected["metadata"]["annotations"][INJECTED].as_str().unwrap();
+    assert!(annotation.contains("/probe/app/preStop") && !annotation.contains(&path), "{annotation}");
+    assert_eq!(uninject(&injected).unwrap(), Some(pod));
+    for without in [
+        app(),
+        patched(&app()),
+        json!({}),
+        json!({"spec": {"containers": [{"name": "weft-proxy", "env": 7}]}}),
+    ] {
+        assert_eq!(ProbeSecret::of(&without), None, "{without}");
+    }
+}
+
+#[test]
 fn probes_stay_where_an_annotation_says_so() {
     let mut pod = app();
     pod["spec"]["containers"][0]["livenessProbe"] = json!({"tcpSocket": {"port": 80}});
@@ -197,7 +232,7 @@ fn sidecars_among_the_init_containers_keep_their_probes() {
     let injected = patched(&pod);
     assert_eq!(
         injected["spec"]["initContainers"][2]["startupProbe"]["httpGet"]["path"],
-        "/probe/side/startup"
+        secret().path("side", "startup")
     );
     let env = injected["spec"]["initContainers"][1]["env"].as_array().unwrap().clone();
     let probes =
@@ -255,7 +290,7 @@ fn a_pod_security_level_is_told_with_its_cure() {
     for (level, refused) in [("privileged", false), ("baseline", true), ("restricted", true), ("typo", true)]
     {
         let labels = [(INJECT_LABEL, "enabled"), ("pod-security.kubernetes.io/enforce", level)];
-        match inject(&app(), &namespace("shop", &labels), &injector()) {
+        match inject_here(&app(), &namespace("shop", &labels), &injector()) {
             Outcome::Refuse(problems) if refused => {
                 let told = problems[0].to_string();
                 for said in
@@ -295,7 +330,7 @@ fn what_is_no_pod_is_told_with_its_place() {
             "two of this name",
         ),
     ] {
-        match inject(&pod, &enabled(), &injector()) {
+        match inject_here(&pod, &enabled(), &injector()) {
             Outcome::Invalid(reason) => assert!(reason.contains(place), "{reason}"),
             other => panic!("{pod}: {other:?}"),
         }
@@ -313,7 +348,7 @@ fn the_example_deployment() {
     let mut made = before.clone();
     for workload in &found {
         let template = made.pointer_mut(&workload.pointer).unwrap();
-        let Outcome::Patched(injected) = inject(template, &Namespace::default(), &injector()) else {
+        let Outcome::Patched(injected) = inject_here(template, &Namespace::default(), &injector()) else {
             panic!()
         };
         *template = injected.object;

@@ -10,7 +10,7 @@
 //! | `pod` | a pod, as far as it is looked at |
 //! | `annotations` | `weft.dev/*` |
 //! | `refuse` | what cannot be injected |
-//! | `probes` | the application's probes, brought to the proxy |
+//! | `probes`, `secret` | the application's probes, brought to the proxy |
 //! | `containers` | what is added |
 //! | `patch` | the difference as a JSON patch |
 //! | `workload` | where the pod is in a Deployment, a CronJob, ... |
@@ -25,6 +25,7 @@ mod probes;
 mod problem;
 mod quantity;
 mod refuse;
+mod secret;
 mod settings;
 mod stream;
 mod uninject;
@@ -39,6 +40,7 @@ pub use annotations::POD_ANNOTATIONS;
 pub use patch::patch;
 pub use problem::Problem;
 pub use quantity::Quantity;
+pub use secret::{NoRandomNumbers, ProbeSecret};
 pub use settings::{InjectSettings, NativeSidecar, PullPolicy, Resources};
 pub use stream::{Done, Manifests, Mistake};
 pub use uninject::uninject;
@@ -128,8 +130,9 @@ impl Skip {
     }
 }
 
-/// Injects `pod`: an object with `metadata` and `spec`, such as a Pod or the template of a Deployment.
-pub fn inject(pod: &Value, namespace: &Namespace, injector: &Injector) -> Outcome {
+/// Injects `pod`: an object with `metadata` and `spec`, such as a Pod or the template of a Deployment. `secret` is for the
+/// paths of its checks; one that it has already is kept.
+pub fn inject(pod: &Value, namespace: &Namespace, injector: &Injector, secret: &ProbeSecret) -> Outcome {
     let read = match Pod::read(pod) {
         Ok(read) => read,
         Err(reason) => return Outcome::Invalid(reason),
@@ -137,12 +140,14 @@ pub fn inject(pod: &Value, namespace: &Namespace, injector: &Injector) -> Outcom
     if let Some(skip) = skip(&read, namespace, injector) {
         return Outcome::Skip(skip);
     }
+    let kept = ProbeSecret::of(pod);
+    let secret = kept.as_ref().unwrap_or(secret);
     let mut problems = Vec::new();
     label(&read, &mut problems);
     let asked = Asked::read(&read, &injector.settings.resources, &mut problems);
     refuse::conflicts(&read, &mut problems);
     refuse::pod_security(namespace, &mut problems);
-    let mut rewrites = probes::plan(&read, &mut problems);
+    let mut rewrites = probes::plan(&read, secret, &mut problems);
     if !problems.is_empty() {
         return Outcome::Refuse(problems);
     }

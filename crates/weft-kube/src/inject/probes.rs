@@ -2,7 +2,8 @@
 //!
 //! The kubelet has no certificate: under strict its plaintext would be refused, and a TCP probe would find the proxy's
 //! own listener open whatever became of the application. So the kubelet asks the proxy, which asks the application. What
-//! was there goes to the proxy in `WEFT_PROBES`, and into the annotation `weft.dev/injected` for the way back.
+//! was there goes to the proxy in `WEFT_PROBES`, and into the annotation `weft.dev/injected` for the way back. The paths
+//! that the kubelet is given have the pod's secret in them (`secret`).
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -10,8 +11,11 @@ use weft_config::{is_header_name, is_header_value};
 
 use super::pod::{Container, Pod};
 use super::problem::Problem;
+use super::secret::{self, ProbeSecret};
 use weft_intercept::OWN_PORTS;
 
+/// What the proxy reads the checks from.
+pub(crate) const VARIABLE: &str = "WEFT_PROBES";
 /// Where the proxy answers for probes.
 pub(crate) const HEALTH_PORT: u16 = 15021;
 /// The kubelet's default.
@@ -39,7 +43,9 @@ pub(crate) struct Rewrite {
     container: String,
     /// Where it is in its container.
     place: &'static [&'static str],
-    /// `/probe/<container>/<kind>`.
+    /// `/probe/<container>/<kind>`: by what the annotation knows it.
+    name: String,
+    /// Where the proxy offers it: the same with the secret.
     path: String,
     /// `httpGet`, `tcpSocket` or `grpc`.
     handler: &'static str,
@@ -133,7 +139,7 @@ impl Header {
 }
 
 /// The probes of `pod` that move. What is on a port of the proxy's is a problem.
-pub(crate) fn plan(pod: &Pod, problems: &mut Vec<Problem>) -> Vec<Rewrite> {
+pub(crate) fn plan(pod: &Pod, secret: &ProbeSecret, problems: &mut Vec<Problem>) -> Vec<Rewrite> {
     let mut rewrites = Vec::new();
     for container in pod.all() {
         for (kind, place) in KINDS {
@@ -156,7 +162,7 @@ pub(crate) fn plan(pod: &Pod, problems: &mut Vec<Problem>) -> Vec<Rewrite> {
                 problems.push(Problem::new(what, "this is not ASCII", "write it as the DNS has it: xn--..."));
                 continue;
             }
-            let path = format!("/probe/{}/{kind}", container.name);
+            let path = secret.path(&container.name, kind);
             let Some((protocol, detail)) = read.entry(handler, kind, port) else { continue };
             let timeout = timeout(pod, probe, kind);
             rewrites.push(Rewrite {
@@ -165,6 +171,7 @@ pub(crate) fn plan(pod: &Pod, problems: &mut Vec<Problem>) -> Vec<Rewrite> {
                 handler,
                 original: original.clone(),
                 entry: json!({"path": path, protocol: detail, "timeoutSeconds": timeout}),
+                name: secret::name(&container.name, kind),
                 path,
             });
         }
@@ -231,9 +238,10 @@ pub(crate) fn text(entries: &Value) -> String {
     text
 }
 
-/// What the annotation keeps: each handler as it was written, by its new path.
+/// What the annotation keeps: each handler as it was written, by its name. Annotations are copied into metrics and logs, so
+/// the secret is not in it.
 pub(crate) fn originals(rewrites: &[Rewrite]) -> Map<String, Value> {
-    let kept = |rewrite: &Rewrite| (rewrite.path.clone(), json!({rewrite.handler: rewrite.original}));
+    let kept = |rewrite: &Rewrite| (rewrite.name.clone(), json!({rewrite.handler: rewrite.original}));
     rewrites.iter().map(kept).collect()
 }
 
@@ -258,6 +266,10 @@ pub(crate) fn apply(containers: &mut [Value], rewrites: &[Rewrite]) {
 mod tests {
     use super::*;
 
+    fn secret() -> ProbeSecret {
+        ProbeSecret::derived(b"key", "")
+    }
+
     fn pod(container: &Value) -> Value {
         json!({"spec": {"containers": [container]}})
     }
@@ -267,7 +279,7 @@ mod tests {
         let object = pod(container);
         let read = Pod::read(&object).unwrap();
         let mut problems = Vec::new();
-        let rewrites = plan(&read, &mut problems);
+        let rewrites = plan(&read, &secret(), &mut problems);
         let mut containers = vec![container.clone()];
         apply(&mut containers, &rewrites);
         (containers.remove(0), entries(&rewrites), problems)
@@ -285,10 +297,11 @@ mod tests {
         });
         let (after, told, problems) = moved(&app);
         assert!(problems.is_empty());
-        let at = |kind: &str| json!({"path": format!("/probe/app/{kind}"), "port": 15021});
+        let path = |kind: &str| secret().path("app", kind);
+        let at = |kind: &str| json!({"path": path(kind), "port": 15021});
         assert_eq!(after["startupProbe"], json!({"httpGet": at("startup"), "failureThreshold": 30}));
         let readiness = &after["readinessProbe"];
-        assert_eq!(readiness["httpGet"]["path"], "/probe/app/readiness");
+        assert_eq!(readiness["httpGet"]["path"], path("readiness"));
         assert_eq!(readiness["httpGet"].get("httpHeaders"), None, "they are the proxy's to send");
         assert_eq!((&readiness["periodSeconds"], &readiness["timeoutSeconds"]), (&json!(3), &json!(2)));
         assert_eq!(after["livenessProbe"], json!({"httpGet": at("liveness")}));
@@ -299,11 +312,11 @@ mod tests {
         assert_eq!(
             told,
             json!([
-                {"path": "/probe/app/startup", "grpc": {"port": 9000, "service": ""}, "timeoutSeconds": 1},
-                {"path": "/probe/app/readiness", "http": {"port": 8080, "path": "/healthz", "scheme": "HTTP", "headers": [{"name": "Host", "value": "a"}]}, "timeoutSeconds": 2},
-                {"path": "/probe/app/liveness", "tcp": {"port": 8080}, "timeoutSeconds": 1},
-                {"path": "/probe/app/postStart", "http": {"port": 8080, "path": "hello you?x=1#y", "scheme": "HTTPS", "headers": [{"name": "User-Agent", "value": "kube-lifecycle/1.32"}]}, "timeoutSeconds": 300},
-                {"path": "/probe/app/preStop", "http": {"port": 8080, "path": "/bye", "scheme": "HTTP", "headers": [{"name": "user-agent", "value": "mine"}]}, "timeoutSeconds": 30},
+                {"path": path("startup"), "grpc": {"port": 9000, "service": ""}, "timeoutSeconds": 1},
+                {"path": path("readiness"), "http": {"port": 8080, "path": "/healthz", "scheme": "HTTP", "headers": [{"name": "Host", "value": "a"}]}, "timeoutSeconds": 2},
+                {"path": path("liveness"), "tcp": {"port": 8080}, "timeoutSeconds": 1},
+                {"path": path("postStart"), "http": {"port": 8080, "path": "hello you?x=1#y", "scheme": "HTTPS", "headers": [{"name": "User-Agent", "value": "kube-lifecycle/1.32"}]}, "timeoutSeconds": 300},
+                {"path": path("preStop"), "http": {"port": 8080, "path": "/bye", "scheme": "HTTP", "headers": [{"name": "user-agent", "value": "mine"}]}, "timeoutSeconds": 30},
             ])
         );
     }
@@ -341,6 +354,7 @@ mod tests {
             "",
             "/",
             "a \"b\"?c=<d>#e",
+            "/`a`?b={c}|^",
             "/\u{1}\u{7f}é\u{1F600}\n",
             "/\u{80}\u{85}\u{9f}\u{2028}\u{feff}\u{fffe}",
             "%zz",

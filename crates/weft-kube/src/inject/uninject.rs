@@ -9,6 +9,7 @@ use super::annotations::INJECTED;
 use super::containers::VOLUMES;
 use super::pod::{INIT, PROXY, name_of};
 use super::probes::{HEALTH_PORT, KINDS};
+use super::secret;
 
 /// `pod` as it was before; `None` where it has nothing that was injected.
 ///
@@ -50,7 +51,7 @@ pub fn uninject(pod: &Value) -> Result<Option<Value>, String> {
     Ok(Some(pod))
 }
 
-/// The handlers as they were, by path. An injected pod without the annotation has none to tell of; whether that is
+/// The handlers as they were, by the names of the checks. An injected pod without the annotation has none to tell of; whether that is
 /// enough shows when a probe of it turns out to be one of ours.
 fn originals(annotation: Option<&str>) -> Result<Map<String, Value>, String> {
     let Some(text) = annotation else { return Ok(Map::new()) };
@@ -69,11 +70,11 @@ fn restore(container: &mut Value, originals: &Map<String, Value>) -> Result<(), 
     for (kind, place) in KINDS {
         let probe = place.iter().try_fold(&mut *container, |at, key| at.get_mut(*key));
         let Some(probe) = probe.and_then(Value::as_object_mut) else { continue };
-        let path = format!("/probe/{name}/{kind}");
-        if !is_ours(probe, &path) {
+        let check = secret::name(&name, kind);
+        if !is_ours(probe, &check) {
             continue;
         }
-        let original = originals.get(&path).and_then(Value::as_object);
+        let original = originals.get(&check).and_then(Value::as_object);
         let Some(original) = original else {
             let place = place.join(".");
             return Err(format!(
@@ -86,9 +87,9 @@ fn restore(container: &mut Value, originals: &Map<String, Value>) -> Result<(), 
     Ok(())
 }
 
-fn is_ours(probe: &Map<String, Value>, path: &str) -> bool {
+fn is_ours(probe: &Map<String, Value>, check: &str) -> bool {
     let get = |name: &str| probe.get("httpGet").and_then(|handler| handler.get(name));
-    get("path").and_then(Value::as_str) == Some(path)
+    get("path").and_then(Value::as_str).is_some_and(|path| secret::is_at(path, check))
         && get("port").and_then(Value::as_u64) == Some(u64::from(HEALTH_PORT))
 }
 
@@ -108,7 +109,7 @@ fn drop_empty(of: &mut Map<String, Value>, name: &str) {
 mod tests {
     use serde_json::json;
 
-    use super::super::{InjectSettings, Injector, Namespace, Outcome, inject};
+    use super::super::{InjectSettings, Injector, Namespace, Outcome, ProbeSecret, inject};
     use super::*;
 
     fn injected(pod: &Value, native: bool) -> Value {
@@ -117,7 +118,7 @@ mod tests {
             native,
             own_namespace: "weft-system".to_owned(),
         };
-        match inject(pod, &Namespace::default(), &injector) {
+        match inject(pod, &Namespace::default(), &injector, &ProbeSecret::derived(b"key", "")) {
             Outcome::Patched(injected) => injected.object,
             other => panic!("{other:?}"),
         }
@@ -144,6 +145,16 @@ mod tests {
             }
             assert_eq!(uninject(&pod), Ok(None));
         }
+    }
+
+    /// What an injector wrote before paths had a secret.
+    #[test]
+    fn an_older_injectors_work_is_undone() {
+        let pod =
+            json!({"spec": {"containers": [{"name": "app", "livenessProbe": {"tcpSocket": {"port": 80}}}]}});
+        let mut older = injected(&pod, true);
+        older["spec"]["containers"][0]["livenessProbe"]["httpGet"]["path"] = json!("/probe/app/liveness");
+        assert_eq!(uninject(&older), Ok(Some(pod)));
     }
 
     #[test]

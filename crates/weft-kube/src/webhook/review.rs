@@ -4,13 +4,14 @@ use k8s_openapi::ByteString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::inject::{self, Injector, Namespace, Outcome, Skip};
+use crate::inject::{self, Injector, Namespace, Outcome, ProbeSecret, Skip};
 
 const VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
 /// HTTP codes in the status of a pod that is not admitted; the API server hands them on.
 const UNPROCESSABLE: u16 = 422;
 const BAD_REQUEST: u16 = 400;
+const INTERNAL: u16 = 500;
 /// The API server cuts longer warnings.
 const MAX_WARNING: usize = 256;
 
@@ -150,7 +151,11 @@ impl Question {
         }
         let namespace = Namespace { name: self.namespace.clone(), labels };
         let in_namespace = self.namespace.as_deref().unwrap_or("");
-        match inject::inject(&self.object, &namespace, injector) {
+        let secret = match ProbeSecret::draw() {
+            Ok(secret) => secret,
+            Err(error) => return self.denied(Verdict::Invalid, INTERNAL, format!("weft: {error}")),
+        };
+        match inject::inject(&self.object, &namespace, injector, &secret) {
             Outcome::Skip(skip) => {
                 tracing::debug!(
                     namespace = in_namespace,

@@ -1,8 +1,7 @@
 //! GET as the kubelet does it, redirects included.
 //!
 //! The kubelet follows a redirect within the pod, up to ten requests in all, and counts one to another host as success.
-//! Here the ports have to be some that a probe names as well: what the application answers must not send the proxy to
-//! the proxy's own pages, nor anywhere else.
+//! So is one to the proxy's own ports counted here: what the application answers must not have the proxy ask itself.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};

@@ -9,6 +9,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 use super::*;
 
 const PORT: u16 = 8080;
+/// One of the proxy's.
+const OWN: u16 = 15021;
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 
 /// An application that gives its answers in turn, one to a connection, and keeps open what it was told to.
@@ -60,7 +62,7 @@ impl Dial for &'static Application {
     }
 
     fn leads_to(&self, port: u16) -> bool {
-        [PORT, 8443].contains(&port)
+        port != OWN
     }
 }
 
@@ -249,12 +251,13 @@ async fn a_redirect_is_followed_as_the_kubelet_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_redirect_leads_to_ports_of_probes_only() {
+async fn a_redirect_leads_anywhere_in_the_pod_but_to_the_proxy() {
     for (location, door) in [
         ("https://10.0.0.1:8443/x", Some(Door { port: 8443, tls: true })),
-        ("http://10.0.0.1:15000/drain", None),
-        ("http://10.0.0.1/x", None),
-        ("https://10.0.0.1/x", None),
+        ("http://10.0.0.1:15021/probe/0/app/liveness", None),
+        ("https://10.0.0.1:15021/ready", None),
+        ("http://10.0.0.1/x", Some(Door { port: 80, tls: false })),
+        ("https://10.0.0.1/x", Some(Door { port: 443, tls: true })),
     ] {
         let answer = format!("HTTP/1.1 308 .\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n");
         let application = leaked(Application::new(&[answer.as_bytes(), b"HTTP/1.1 500 .\r\n\r\n"]));
