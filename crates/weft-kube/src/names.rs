@@ -7,6 +7,10 @@
 pub(crate) const PREFIX: &str = "weft.dev/";
 /// Label of namespaces and pods: asks for injection, or against it.
 pub const INJECT_LABEL: &str = "weft.dev/inject";
+/// Values of [`INJECT_LABEL`] that ask. The second is what users of other meshes write.
+pub(crate) const ASKS: [&str; 2] = ["enabled", "true"];
+/// Values of [`INJECT_LABEL`] that decline.
+pub(crate) const DECLINES: [&str; 2] = ["disabled", "false"];
 /// Annotation of pods: what the injector put in.
 pub const INJECTED: &str = "weft.dev/injected";
 /// Annotation of namespaces, pods and Services.

@@ -145,7 +145,8 @@ fn injector(args: &InjectArgs) -> Result<Injector, String> {
     }
     let native = settings.native_sidecar.resolve(None);
     let own_namespace = namespace.unwrap_or_else(|| OWN_NAMESPACE.to_owned());
-    Ok(Injector { settings, native, own_namespace })
+    // There is no cluster to ask for the CA's address.
+    Ok(Injector { settings, native, own_namespace, ca: None })
 }
 
 /// Does `change` to each pod of the input. Nothing is written unless all of it succeeds: half a file applied to a cluster

@@ -138,3 +138,47 @@ fn a_pod_that_would_be_the_proxy_is_refused() {
         Ok(())
     });
 }
+
+/// Pods whose servers do not know the cluster's names, that a quota counts, or that have resources as a whole; and one that
+/// asks in another mesh's word.
+#[test]
+#[ignore = "needs a cluster: cargo xtask cluster e2e"]
+fn pods_with_conditions_of_their_own_come_up() {
+    cluster_story("conditions", |cluster| {
+        cluster.install(&[])?;
+        let namespace = cluster.namespace("conditions", MESHED)?;
+        let with = |name: &str, key: &'static str, value: serde_json::Value| {
+            Workload::deployment(name).app("http", 8080).edit(move |pod| pod["spec"][key] = value)
+        };
+        namespace.apply(&with("node-dns", "dnsPolicy", "Default".into()))?;
+        let own = with("own-dns", "dnsPolicy", "None".into());
+        namespace
+            .apply(&own.edit(|pod| pod["spec"]["dnsConfig"] = json!({ "nameservers": ["192.0.2.1"] })))?;
+        // Where the cluster does not know them yet it takes them out, and there is nothing to fit into.
+        let whole =
+            json!({ "requests": { "cpu": "20m", "memory": "64Mi" }, "limits": { "memory": "512Mi" } });
+        namespace.apply(&with("whole", "resources", whole))?;
+        let names = ["node-dns", "own-dns", "whole"];
+        namespace.ready(&names)?;
+        namespace.all_injected(&names, true)?;
+
+        let counted = cluster.namespace("counted", MESHED)?;
+        counted.apply_object(json!({
+            "apiVersion": "v1", "kind": "ResourceQuota", "metadata": { "name": "cpu" },
+            "spec": { "hard": { "limits.cpu": "4" } },
+        }))?;
+        let limited = Workload::deployment("limited").app("http", 8080).edit(|pod| {
+            pod["spec"]["containers"][0]["resources"]["limits"]["cpu"] = "100m".into();
+        });
+        let limited =
+            limited.annotate("weft.dev/proxy-cpu-limit", "500m").annotate("weft.dev/init-cpu-limit", "100m");
+        counted.apply(&limited)?;
+        counted.ready(&["limited"])?;
+        counted.all_injected(&["limited"], true)?;
+
+        let unlabelled = cluster.namespace("unlabelled", &[])?;
+        unlabelled.apply(&Workload::deployment("asks").app("http", 8080).label("weft.dev/inject", "true"))?;
+        unlabelled.ready(&["asks"])?;
+        unlabelled.all_injected(&["asks"], true)
+    });
+}

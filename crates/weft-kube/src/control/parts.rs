@@ -17,7 +17,7 @@ use weft_telemetry::Registry;
 
 use super::admin::PartReadiness;
 use super::config::ControlConfig;
-use super::injector::{native, written};
+use super::injector::{ca_address, native, written};
 use super::run::{Binds, Part};
 use super::wait::Wait;
 use crate::KubeError;
@@ -122,13 +122,18 @@ impl Shared {
         // Checked when the pages were bound.
         let Some(settings) = self.config.injector.clone() else { return Ok(()) };
         let mut begins = self.drain.clone();
-        let native = tokio::select! {
-            native = native(&self.client, &settings, &ready) => native,
+        let own_namespace = self.config.namespace.to_string();
+        let found = async {
+            let native = native(&self.client, &settings, &ready).await;
+            (native, ca_address(&self.client, &own_namespace, &ready).await)
+        };
+        let (native, ca) = tokio::select! {
+            found = found => found,
             () = begins.draining() => return Ok(()),
         };
         let webhook = Webhook::bind(WebhookOptions {
             bind: self.binds.injector,
-            injector: Injector { settings, native, own_namespace: self.config.namespace.to_string() },
+            injector: Injector { settings, native, own_namespace, ca },
             signer: Arc::new(AuthoritySigner::new(authority.clone())),
             client: Some(self.client.clone()),
             registry: self.registry.clone(),

@@ -19,7 +19,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use weft_core::MtlsMode;
 
-use crate::names::{INIT, INJECT_LABEL, MESH, MODE, PREFIX, PROXY, TWIN_OF};
+use crate::inject::is_for_windows;
+use crate::names::{ASKS, DECLINES, INIT, INJECT_LABEL, MESH, MODE, PREFIX, PROXY, TWIN_OF};
 
 /// The label that says who manages an object, and its value.
 pub(crate) const MANAGED_BY: (&str, &str) = (crate::names::MANAGED_BY, crate::names::WEFT);
@@ -114,8 +115,9 @@ impl<'m> Words<'m> {
     }
 
     fn inject(&mut self) -> Inject {
-        let allowed = &[("enabled", Inject::Enabled), ("disabled", Inject::Disabled)];
-        self.read("label", INJECT_LABEL, label(self.meta, INJECT_LABEL), allowed).unwrap_or_default()
+        let asks = ASKS.map(|word| (word, Inject::Enabled));
+        let allowed = [asks, DECLINES.map(|word| (word, Inject::Disabled))].concat();
+        self.read("label", INJECT_LABEL, label(self.meta, INJECT_LABEL), &allowed).unwrap_or_default()
     }
 }
 
@@ -229,8 +231,9 @@ impl Facts<Pod> for PodFacts {
 }
 
 fn left_alone(spec: &PodSpec) -> bool {
-    let windows = spec.os.as_ref().is_some_and(|os| os.name.eq_ignore_ascii_case("windows"));
-    spec.host_network == Some(true) || windows
+    let os = spec.os.as_ref().map(|os| os.name.as_str());
+    let affinity = spec.affinity.as_ref().and_then(|affinity| serde_json::to_value(affinity).ok());
+    spec.host_network == Some(true) || is_for_windows(os, spec.node_selector.as_ref(), affinity.as_ref())
 }
 
 /// Whether a pod has a sidecar: its containers tell, and nothing else (docs/design/kubernetes.md).
@@ -440,11 +443,36 @@ mod tests {
     }
 
     #[test]
+    fn the_words_of_other_meshes_are_labels_too() {
+        for (word, read) in [
+            ("enabled", Inject::Enabled),
+            ("true", Inject::Enabled),
+            ("disabled", Inject::Disabled),
+            ("false", Inject::Disabled),
+            ("yes", Inject::Unsaid),
+        ] {
+            let labelled =
+                serde_json::json!({"metadata": {"name": "a", "labels": {"weft.dev/inject": word}}});
+            assert_eq!(pod(labelled).inject, read, "{word}");
+        }
+    }
+
+    #[test]
     fn some_pods_are_left_alone() {
         for (change, alone) in [
             (serde_json::json!({}), false),
             (serde_json::json!({"spec": {"containers": [], "os": {"name": "windows"}}}), true),
             (serde_json::json!({"spec": {"containers": [], "os": {"name": "linux"}}}), false),
+            (
+                serde_json::json!({"spec": {"containers": [], "nodeSelector": {"kubernetes.io/os": "windows"}}}),
+                true,
+            ),
+            (
+                serde_json::json!({"spec": {"containers": [], "affinity": {"nodeAffinity": {
+                    "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [
+                        {"key": "kubernetes.io/os", "operator": "In", "values": ["windows"]}]}]}}}}}),
+                true,
+            ),
             (serde_json::json!({"metadata": {"name": "a", "annotations": {MIRROR: "x"}}}), true),
         ] {
             let mut json = serde_json::json!({"metadata": {"name": "a"}, "spec": {"containers": []}});

@@ -11,7 +11,8 @@ use weft_config::{Env, Origin, ProxyConfig};
 use super::pod::Pod;
 use super::problem::Problem;
 use super::quantity::Quantity;
-use super::settings::Resources;
+use super::settings::{InjectSettings, Resources};
+use super::share;
 pub(crate) use crate::names::{INJECT_LABEL, INJECTED, MESH, MODE, PREFIX};
 use weft_intercept::PortRange;
 
@@ -21,25 +22,61 @@ const SKIP_CIDRS: &str = "weft.dev/skip-outbound-cidrs";
 const OPAQUE: &str = "weft.dev/opaque-ports";
 const CONNECT: &str = "weft.dev/connect-ports";
 const LOG: &str = "weft.dev/log";
-const CONFIG: &str = "weft.dev/config";
+pub(crate) const CONFIG: &str = "weft.dev/config";
 const REWRITE_PROBES: &str = "weft.dev/rewrite-probes";
-const CPU_REQUEST: &str = "weft.dev/proxy-cpu-request";
-const CPU_LIMIT: &str = "weft.dev/proxy-cpu-limit";
-const MEMORY_REQUEST: &str = "weft.dev/proxy-memory-request";
-const MEMORY_LIMIT: &str = "weft.dev/proxy-memory-limit";
+
+/// An annotation for one resource of one of our containers.
+struct Share {
+    annotation: &'static str,
+    resource: &'static str,
+    is_limit: bool,
+}
+
+const fn request(annotation: &'static str, resource: &'static str) -> Share {
+    Share { annotation, resource, is_limit: false }
+}
+
+const fn limit(annotation: &'static str, resource: &'static str) -> Share {
+    Share { annotation, resource, is_limit: true }
+}
+
+const OF_PROXY: [Share; 6] = [
+    request("weft.dev/proxy-cpu-request", "cpu"),
+    limit("weft.dev/proxy-cpu-limit", "cpu"),
+    request("weft.dev/proxy-memory-request", "memory"),
+    limit("weft.dev/proxy-memory-limit", "memory"),
+    request("weft.dev/proxy-ephemeral-storage-request", "ephemeral-storage"),
+    limit("weft.dev/proxy-ephemeral-storage-limit", "ephemeral-storage"),
+];
+const OF_INIT: [Share; 6] = [
+    request("weft.dev/init-cpu-request", "cpu"),
+    limit("weft.dev/init-cpu-limit", "cpu"),
+    request("weft.dev/init-memory-request", "memory"),
+    limit("weft.dev/init-memory-limit", "memory"),
+    request("weft.dev/init-ephemeral-storage-request", "ephemeral-storage"),
+    limit("weft.dev/init-ephemeral-storage-limit", "ephemeral-storage"),
+];
 
 /// Every annotation that a pod may carry, as the reference page lists them.
-pub const POD_ANNOTATIONS: [&str; 14] = [
+pub const POD_ANNOTATIONS: [&str; 22] = [
     MODE,
     SKIP_INBOUND,
     SKIP_OUTBOUND,
     SKIP_CIDRS,
     OPAQUE,
     CONNECT,
-    CPU_REQUEST,
-    CPU_LIMIT,
-    MEMORY_REQUEST,
-    MEMORY_LIMIT,
+    OF_PROXY[0].annotation,
+    OF_PROXY[1].annotation,
+    OF_PROXY[2].annotation,
+    OF_PROXY[3].annotation,
+    OF_PROXY[4].annotation,
+    OF_PROXY[5].annotation,
+    OF_INIT[0].annotation,
+    OF_INIT[1].annotation,
+    OF_INIT[2].annotation,
+    OF_INIT[3].annotation,
+    OF_INIT[4].annotation,
+    OF_INIT[5].annotation,
     LOG,
     CONFIG,
     REWRITE_PROBES,
@@ -63,7 +100,10 @@ pub(crate) struct Asked {
     /// Fields and values for `--set`.
     pub(crate) config: Vec<(String, String)>,
     pub(crate) keep_probes: bool,
+    /// Of `weft-proxy`.
     pub(crate) resources: Resources,
+    /// Of `weft-init`.
+    pub(crate) init_resources: Resources,
 }
 
 /// Reads one pod's annotations, collecting what is wrong.
@@ -73,8 +113,9 @@ struct Reader<'a> {
 }
 
 impl Asked {
-    /// Reads the annotations of `pod`; `defaults` are the resources where none ask for others.
-    pub(crate) fn read(pod: &Pod, defaults: &Resources, problems: &mut Vec<Problem>) -> Self {
+    /// Reads the annotations of `pod`; `settings` have the resources where none ask for others.
+    pub(crate) fn read(pod: &Pod, settings: &InjectSettings, problems: &mut Vec<Problem>) -> Self {
+        let fitting = |defaults| share::within(defaults, pod.spec.resources.as_ref());
         let mut reader = Reader { pod, problems };
         reader.unknown();
         let asked = Self {
@@ -87,7 +128,8 @@ impl Asked {
             log: reader.log(),
             config: reader.config(),
             keep_probes: reader.word(REWRITE_PROBES, &["enabled", "disabled"]).as_deref() == Some("disabled"),
-            resources: reader.resources(defaults),
+            resources: reader.resources(&OF_PROXY, fitting(&settings.resources)),
+            init_resources: reader.resources(&OF_INIT, fitting(&settings.init_resources)),
         };
         asked.check_twice(problems);
         asked
@@ -236,23 +278,18 @@ impl Reader<'_> {
         sets
     }
 
-    fn resources(&mut self, defaults: &Resources) -> Resources {
-        let mut resources = defaults.clone();
+    /// `resources` with what annotations ask for in the place of the defaults.
+    fn resources(&mut self, shares: &[Share], mut resources: Resources) -> Resources {
         let mut asked = Vec::new();
-        for (name, resource, limit) in [
-            (CPU_REQUEST, "cpu", false),
-            (CPU_LIMIT, "cpu", true),
-            (MEMORY_REQUEST, "memory", false),
-            (MEMORY_LIMIT, "memory", true),
-        ] {
-            let Some(value) = self.get(name) else { continue };
+        for Share { annotation, resource, is_limit } in shares {
+            let Some(value) = self.get(annotation) else { continue };
             match Quantity::from_str(value.trim()) {
                 Ok(quantity) => {
-                    let of = if limit { &mut resources.limits } else { &mut resources.requests };
-                    of.insert(resource.to_owned(), quantity);
-                    asked.push(name);
+                    let of = if *is_limit { &mut resources.limits } else { &mut resources.requests };
+                    of.insert((*resource).to_owned(), quantity);
+                    asked.push(*annotation);
                 }
-                Err(reason) => self.wrong(name, &value, "this is not a quantity", reason),
+                Err(reason) => self.wrong(annotation, &value, "this is not a quantity", reason),
             }
         }
         if !asked.is_empty() {

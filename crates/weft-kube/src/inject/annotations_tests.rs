@@ -1,14 +1,18 @@
 use serde_json::json;
 
-use super::super::settings::InjectSettings;
 use super::*;
+
+const CPU_REQUEST: &str = "weft.dev/proxy-cpu-request";
+const CPU_LIMIT: &str = "weft.dev/proxy-cpu-limit";
+const MEMORY_REQUEST: &str = "weft.dev/proxy-memory-request";
+const MEMORY_LIMIT: &str = "weft.dev/proxy-memory-limit";
 
 fn read(annotations: &[(&str, &str)]) -> (Asked, Vec<String>) {
     let annotations: serde_json::Map<String, serde_json::Value> =
         annotations.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
     let pod = json!({"metadata": {"annotations": annotations}, "spec": {"containers": [{"name": "app"}]}});
     let mut problems = Vec::new();
-    let asked = Asked::read(&Pod::read(&pod).unwrap(), &InjectSettings::new("weft").resources, &mut problems);
+    let asked = Asked::read(&Pod::read(&pod).unwrap(), &InjectSettings::new("weft"), &mut problems);
     (asked, problems.iter().map(Problem::to_string).collect())
 }
 
@@ -47,6 +51,49 @@ fn every_annotation_is_read() {
     assert_eq!(asked.resources.requests["cpu"].as_str(), "100m");
     assert_eq!(asked.resources.requests["memory"].as_str(), "24Mi");
     assert_eq!(asked.resources.limits["memory"].as_str(), "1Gi");
+}
+
+#[test]
+fn the_reference_page_has_every_annotation() {
+    let page = include_str!("../../../../docs/reference/annotations.md");
+    for annotation in POD_ANNOTATIONS {
+        assert!(page.contains(&format!("`{annotation}`")), "{annotation}");
+    }
+}
+
+/// A quota on limits, or a LimitRange, wants values for each container of a pod.
+#[test]
+fn both_containers_have_their_resources_by_annotation() {
+    let (asked, problems) = read(&[
+        ("weft.dev/init-cpu-request", "50m"),
+        ("weft.dev/init-cpu-limit", "100m"),
+        ("weft.dev/init-memory-request", "32Mi"),
+        ("weft.dev/init-memory-limit", "48Mi"),
+        ("weft.dev/init-ephemeral-storage-request", "1Mi"),
+        ("weft.dev/init-ephemeral-storage-limit", "10Mi"),
+        ("weft.dev/proxy-ephemeral-storage-limit", "20Mi"),
+    ]);
+    assert!(problems.is_empty(), "{problems:?}");
+    let shown = |resources: &Resources| serde_json::to_value(resources).unwrap();
+    assert_eq!(
+        shown(&asked.init_resources),
+        json!({
+            "requests": {"cpu": "50m", "memory": "32Mi", "ephemeral-storage": "1Mi"},
+            "limits": {"cpu": "100m", "memory": "48Mi", "ephemeral-storage": "10Mi"},
+        })
+    );
+    assert_eq!(
+        shown(&asked.resources),
+        json!({
+            "requests": {"cpu": "10m", "memory": "24Mi"},
+            "limits": {"memory": "256Mi", "ephemeral-storage": "20Mi"},
+        })
+    );
+    for share in OF_PROXY.iter().chain(&OF_INIT) {
+        assert!(refused(share.annotation, "some").contains("write a quantity"), "{}", share.annotation);
+    }
+    assert!(refused("weft.dev/init-memory-request", "1Gi").contains("above the memory limit 64Mi"));
+    assert!(refused("weft.dev/init-ephemeral-storage-limit", "1m").contains("whole octets"));
 }
 
 #[test]

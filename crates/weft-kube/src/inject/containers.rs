@@ -1,5 +1,7 @@
 //! The two containers and the volumes that are added.
 
+use std::net::SocketAddr;
+
 use serde_json::{Map, Value, json};
 
 use super::annotations::Asked;
@@ -34,7 +36,7 @@ pub(crate) fn init(settings: &InjectSettings, asked: &Asked) -> Value {
         "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
         "args": args,
-        "resources": settings.init_resources,
+        "resources": asked.init_resources,
         "securityContext": {
             "runAsUser": 0,
             "runAsGroup": 0,
@@ -49,8 +51,16 @@ pub(crate) fn init(settings: &InjectSettings, asked: &Asked) -> Value {
     })
 }
 
-/// `weft-proxy`; `probes` are those that it answers for.
-pub(crate) fn proxy(settings: &InjectSettings, asked: &Asked, probes: &Value, native: bool) -> Value {
+/// What the proxy is told beside what annotations ask for.
+pub(crate) struct Told {
+    /// The checks that it answers for.
+    pub(crate) probes: Value,
+    /// Where the CA is, where its name does not tell.
+    pub(crate) ca: Option<SocketAddr>,
+}
+
+/// `weft-proxy`.
+pub(crate) fn proxy(settings: &InjectSettings, asked: &Asked, told: &Told, native: bool) -> Value {
     let mut args = vec!["proxy".to_owned(), "--config=/etc/weft/weft.yaml".to_owned()];
     args.extend(asked.config.iter().map(|(field, value)| literal(&format!("--set={field}={value}"))));
     let ready = json!({"path": "/ready", "port": HEALTH_PORT});
@@ -59,7 +69,7 @@ pub(crate) fn proxy(settings: &InjectSettings, asked: &Asked, probes: &Value, na
         "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
         "args": args,
-        "env": env(asked, probes),
+        "env": env(asked, told),
         "ports": [
             {"name": "weft-metrics", "containerPort": 15020, "protocol": "TCP"},
             {"name": "weft-health", "containerPort": HEALTH_PORT, "protocol": "TCP"},
@@ -103,7 +113,7 @@ fn no_api_token() -> Value {
     json!({"name": NO_API, "mountPath": API_TOKEN, "readOnly": true})
 }
 
-fn env(asked: &Asked, probes: &Value) -> Vec<Value> {
+fn env(asked: &Asked, Told { probes, ca }: &Told) -> Vec<Value> {
     let field =
         |name: &str, path: &str| json!({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}});
     let mut env = vec![
@@ -116,6 +126,7 @@ fn env(asked: &Asked, probes: &Value) -> Vec<Value> {
     let connect = (!asked.connect.is_empty()).then(|| asked.connect.clone());
     let probes = probes.as_array().is_some_and(|list| !list.is_empty()).then(|| super::probes::text(probes));
     let set = [
+        ("WEFT_IDENTITY_CA_ADDRESS", ca.map(|address| address.to_string())),
         ("WEFT_INBOUND_MODE", asked.mode.clone()),
         ("WEFT_INBOUND_OPAQUE_PORTS", opaque.clone()),
         ("WEFT_OUTBOUND_OPAQUE_PORTS", opaque),

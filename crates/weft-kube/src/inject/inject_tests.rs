@@ -14,6 +14,7 @@ fn injector() -> Injector {
         settings: InjectSettings::new("weft:0.1.0"),
         native: true,
         own_namespace: "weft-system".to_owned(),
+        ca: None,
     }
 }
 
@@ -61,6 +62,12 @@ fn labels_decide() {
         (namespace("shop", &[]), None, Some(Skip::NotAsked)),
         (namespace("shop", &[]), Some("enabled"), None),
         (namespace("shop", &[(INJECT_LABEL, "yes")]), None, Some(Skip::NotAsked)),
+        (namespace("shop", &[(INJECT_LABEL, "yes")]), Some("enabled"), None),
+        // The words of other meshes.
+        (namespace("shop", &[(INJECT_LABEL, "true")]), None, None),
+        (namespace("shop", &[]), Some("true"), None),
+        (enabled(), Some("false"), Some(Skip::Disabled)),
+        (namespace("shop", &[(INJECT_LABEL, "false")]), Some("true"), Some(Skip::Disabled)),
         (namespace("shop", &[(INJECT_LABEL, "disabled")]), Some("enabled"), Some(Skip::Disabled)),
         (namespace("kube-system", &[(INJECT_LABEL, "enabled")]), Some("enabled"), Some(Skip::Reserved)),
         (namespace("weft-system", &[(INJECT_LABEL, "enabled")]), None, Some(Skip::Reserved)),
@@ -74,7 +81,10 @@ fn labels_decide() {
             None => assert!(matches!(outcome, Outcome::Patched(_)), "{namespace:?} {label:?} {outcome:?}"),
         }
     }
-    assert!(refused(&with(Some("false"))).contains("write enabled or disabled"));
+    assert!(refused(&with(Some("yes"))).contains("write enabled or disabled"));
+    // Where the namespace says nothing a mistake is not passed over either.
+    let open = inject_here(&with(Some("ture")), &namespace("shop", &[]), &injector());
+    assert!(matches!(open, Outcome::Refuse(_)), "{open:?}");
 }
 
 #[test]
@@ -82,6 +92,7 @@ fn what_is_not_a_pods_network_is_left_alone() {
     for (change, skip) in [
         (json!({"hostNetwork": true}), Skip::HostNetwork),
         (json!({"os": {"name": "windows"}}), Skip::Windows),
+        (json!({"nodeSelector": {"kubernetes.io/os": "windows"}}), Skip::Windows),
     ] {
         let mut pod = app();
         for (key, value) in change.as_object().unwrap() {
@@ -213,6 +224,44 @@ fn probes_have_the_pods_secret_and_keep_it() {
     ] {
         assert_eq!(ProbeSecret::of(&without), None, "{without}");
     }
+}
+
+#[test]
+fn the_cas_address_comes_to_pods_that_cannot_resolve_its_name() {
+    let known = Injector { ca: Some("10.96.0.7:15012".parse().unwrap()), ..injector() };
+    let mut pod = app();
+    pod["spec"]["dnsPolicy"] = json!("Default");
+    let told = |outcome: Outcome| {
+        let Outcome::Patched(injected) = outcome else { panic!("{outcome:?}") };
+        let env = injected.object["spec"]["initContainers"][1]["env"].as_array().unwrap().clone();
+        let value = env.iter().find(|e| e["name"] == "WEFT_IDENTITY_CA_ADDRESS").map(|e| e["value"].clone());
+        (value, injected.warnings.len())
+    };
+    assert_eq!(told(inject_here(&pod, &enabled(), &known)), (Some(json!("10.96.0.7:15012")), 0));
+    assert!(refused(&pod).contains("identity.ca.address="), "what is not known is not waited for");
+    pod["spec"]["dnsPolicy"] = json!("None");
+    assert_eq!(told(inject_here(&pod, &enabled(), &injector())), (None, 1), "with a warning");
+    pod["spec"]["dnsPolicy"] = json!("ClusterFirst");
+    assert_eq!(told(inject_here(&pod, &enabled(), &known)), (None, 0));
+}
+
+#[test]
+fn a_pods_own_resources_are_shared_in() {
+    let mut pod = app();
+    pod["spec"]["resources"] =
+        json!({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "1Gi"}});
+    pod["metadata"]["annotations"] = json!({"weft.dev/proxy-cpu-request": "100m"});
+    let injected = patched(&pod);
+    assert_eq!(injected["spec"]["resources"], pod["spec"]["resources"]);
+    let inits = &injected["spec"]["initContainers"];
+    assert_eq!(
+        inits[0]["resources"],
+        json!({"requests": {"cpu": "0", "memory": "0"}, "limits": {"memory": "64Mi"}})
+    );
+    assert_eq!(
+        inits[1]["resources"],
+        json!({"requests": {"cpu": "100m", "memory": "0"}, "limits": {"memory": "256Mi"}})
+    );
 }
 
 #[test]

@@ -11,6 +11,9 @@
 //! | `annotations` | `weft.dev/*` |
 //! | `refuse` | what cannot be injected |
 //! | `probes`, `secret` | the application's probes, brought to the proxy |
+//! | `windows` | pods for nodes without iptables |
+//! | `dns` | pods that cannot resolve the CA's name |
+//! | `share` | pods with resources as a whole |
 //! | `containers` | what is added |
 //! | `patch` | the difference as a JSON patch |
 //! | `workload` | where the pod is in a Deployment, a CronJob, ... |
@@ -19,6 +22,7 @@
 
 mod annotations;
 mod containers;
+mod dns;
 mod patch;
 mod pod;
 mod probes;
@@ -27,11 +31,14 @@ mod quantity;
 mod refuse;
 mod secret;
 mod settings;
+mod share;
 mod stream;
 mod uninject;
+mod windows;
 mod workload;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use serde_json::{Value, json};
 
@@ -44,9 +51,13 @@ pub use secret::{NoRandomNumbers, ProbeSecret};
 pub use settings::{InjectSettings, NativeSidecar, PullPolicy, Resources};
 pub use stream::{Done, Manifests, Mistake};
 pub use uninject::uninject;
+pub(crate) use windows::is_for_windows;
 pub use workload::{Workload, workloads};
 
+use crate::names::{ASKS, DECLINES};
 use annotations::Asked;
+use containers::Told;
+use dns::Ca;
 use pod::Pod;
 
 /// Namespaces that are never injected, whatever their labels: without them nothing else comes up. Weft's own is one more.
@@ -62,6 +73,8 @@ pub struct Injector {
     pub native: bool,
     /// Weft's own namespace.
     pub own_namespace: String,
+    /// The CA's Service by address, where that is known: for pods that cannot resolve its name.
+    pub ca: Option<SocketAddr>,
 }
 
 /// The namespace of the pod.
@@ -111,7 +124,7 @@ pub enum Skip {
     HostNetwork,
     /// A mirror of what a kubelet runs from a file; a change to it would change nothing.
     Mirror,
-    /// There is no iptables.
+    /// It is for nodes that have no iptables.
     Windows,
 }
 
@@ -144,9 +157,10 @@ pub fn inject(pod: &Value, namespace: &Namespace, injector: &Injector, secret: &
     let secret = kept.as_ref().unwrap_or(secret);
     let mut problems = Vec::new();
     label(&read, &mut problems);
-    let asked = Asked::read(&read, &injector.settings.resources, &mut problems);
+    let asked = Asked::read(&read, &injector.settings, &mut problems);
     refuse::conflicts(&read, &mut problems);
     refuse::pod_security(namespace, &mut problems);
+    let ca = dns::ca(&read, injector.ca, &asked, &mut problems);
     let mut rewrites = probes::plan(&read, secret, &mut problems);
     if !problems.is_empty() {
         return Outcome::Refuse(problems);
@@ -154,8 +168,8 @@ pub fn inject(pod: &Value, namespace: &Namespace, injector: &Injector, secret: &
     if asked.keep_probes {
         rewrites.clear();
     }
-    match build(pod, injector, &asked, &rewrites) {
-        Some(object) => Outcome::Patched(Injected { object, warnings: warnings(&read, injector) }),
+    match build(pod, injector, &asked, ca, &rewrites) {
+        Some(object) => Outcome::Patched(Injected { object, warnings: warnings(&read, injector, ca) }),
         // `Pod::read` has seen that each part is what it should be; this is for parts that it does not look at.
         None => Outcome::Invalid("metadata or spec: a part of this is not of its type".to_owned()),
     }
@@ -168,15 +182,18 @@ fn skip(pod: &Pod, namespace: &Namespace, injector: &Injector) -> Option<Skip> {
     }
     let of_namespace = namespace.labels.as_ref().map(|labels| labels.get(INJECT_LABEL).map(String::as_str));
     let of_pod = pod.labels.get(INJECT_LABEL).map(String::as_str);
-    match (of_namespace, of_pod) {
-        (Some(Some("disabled")), _) | (_, Some("disabled")) => return Some(Skip::Disabled),
-        (Some(of_namespace), None) if of_namespace != Some("enabled") => return Some(Skip::NotAsked),
-        _ => {}
+    let declines = |label: Option<&str>| label.is_some_and(|label| DECLINES.contains(&label));
+    if declines(of_namespace.flatten()) || declines(of_pod) {
+        return Some(Skip::Disabled);
+    }
+    let asks = |label: Option<&str>| label.is_some_and(|label| ASKS.contains(&label));
+    if of_pod.is_none() && of_namespace.is_some_and(|label| !asks(label)) {
+        return Some(Skip::NotAsked);
     }
     if pod.spec.host_network == Some(true) {
         return Some(Skip::HostNetwork);
     }
-    if pod.spec.os.as_ref().is_some_and(|os| os.name.eq_ignore_ascii_case("windows")) {
+    if pod.spec.is_for_windows() {
         return Some(Skip::Windows);
     }
     if pod.annotations.contains_key(MIRROR) {
@@ -187,14 +204,21 @@ fn skip(pod: &Pod, namespace: &Namespace, injector: &Injector) -> Option<Skip> {
 
 /// A pod whose label cannot be read may have meant to stay out.
 fn label(pod: &Pod, problems: &mut Vec<Problem>) {
-    if let Some(value) = pod.labels.get(INJECT_LABEL).filter(|value| *value != "enabled") {
+    if let Some(value) = pod.labels.get(INJECT_LABEL).filter(|value| !ASKS.contains(&value.as_str())) {
         let what = format!("label {INJECT_LABEL}: {value:?}");
-        problems.push(Problem::new(what, "this value is not known", "write enabled or disabled"));
+        let cure = "write enabled or disabled (true and false mean the same)";
+        problems.push(Problem::new(what, "this value is not known", cure));
     }
 }
 
-fn warnings(pod: &Pod, injector: &Injector) -> Vec<String> {
+fn warnings(pod: &Pod, injector: &Injector, ca: Ca) -> Vec<String> {
     let mut warnings = Vec::new();
+    if ca == Ca::Unknown {
+        warnings.push(format!(
+            "weft: dnsPolicy: None: where its servers do not know the cluster's names, {}",
+            dns::cure()
+        ));
+    }
     if !injector.native && pod.owners.iter().any(|owner| owner.kind == "Job") {
         warnings.push(
             "weft: as a classic container the proxy does not end with the Job; it needs Kubernetes 1.29 to"
@@ -205,7 +229,13 @@ fn warnings(pod: &Pod, injector: &Injector) -> Vec<String> {
 }
 
 /// The pod with everything added. `None` where a part is not of its type.
-fn build(pod: &Value, injector: &Injector, asked: &Asked, rewrites: &[probes::Rewrite]) -> Option<Value> {
+fn build(
+    pod: &Value,
+    injector: &Injector,
+    asked: &Asked,
+    ca: Ca,
+    rewrites: &[probes::Rewrite],
+) -> Option<Value> {
     let settings = &injector.settings;
     let mut injected = pod.clone();
     let object = injected.as_object_mut()?;
@@ -219,7 +249,9 @@ fn build(pod: &Value, injector: &Injector, asked: &Asked, rewrites: &[probes::Re
         }
     }
     let init = containers::init(settings, asked);
-    let proxy = containers::proxy(settings, asked, &probes::entries(rewrites), injector.native);
+    let ca = if let Ca::At(address) = ca { Some(address) } else { None };
+    let told = Told { probes: probes::entries(rewrites), ca };
+    let proxy = containers::proxy(settings, asked, &told, injector.native);
     let inits = pod::list(spec, "initContainers")?;
     if injector.native {
         inits.splice(0..0, [init, proxy]);

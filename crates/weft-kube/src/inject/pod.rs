@@ -10,6 +10,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
+use super::windows::is_for_windows;
 pub(crate) use crate::names::{INIT, PROXY};
 
 /// The pod.
@@ -36,9 +37,22 @@ pub(crate) struct Owner {
 pub(crate) struct Spec {
     pub(crate) host_network: Option<bool>,
     pub(crate) os: Option<Os>,
+    pub(crate) node_selector: Option<BTreeMap<String, String>>,
+    pub(crate) affinity: Option<Value>,
+    pub(crate) dns_policy: Option<String>,
+    /// Of the pod as a whole.
+    pub(crate) resources: Option<Map<String, Value>>,
     pub(crate) security_context: Option<SecurityContext>,
     pub(crate) volumes: Option<Vec<Named>>,
     pub(crate) termination_grace_period_seconds: Option<i64>,
+}
+
+impl Spec {
+    /// Whether it can run on Windows nodes only.
+    pub(crate) fn is_for_windows(&self) -> bool {
+        let os = self.os.as_ref().map(|os| os.name.as_str());
+        is_for_windows(os, self.node_selector.as_ref(), self.affinity.as_ref())
+    }
 }
 
 #[derive(Debug, Deserialize)]

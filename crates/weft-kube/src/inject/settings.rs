@@ -132,8 +132,10 @@ impl Resources {
     pub(super) fn problems(&self) -> Vec<String> {
         let mut problems = Vec::new();
         for (list, of) in [("requests", &self.requests), ("limits", &self.limits)] {
-            if let Some(memory) = of.get("memory").filter(|memory| !memory.is_whole()) {
-                problems.push(format!("{list}.memory {memory}: memory is counted in whole octets; m stands for thousandths, M and Mi for millions"));
+            for name in ["memory", "ephemeral-storage"] {
+                if let Some(octets) = of.get(name).filter(|octets| !octets.is_whole()) {
+                    problems.push(format!("{list}.{name} {octets}: {name} is counted in whole octets; m stands for thousandths, M and Mi for millions"));
+                }
             }
         }
         for (name, limit) in &self.limits {

@@ -117,6 +117,7 @@ mod tests {
             settings: InjectSettings::new("weft:1"),
             native,
             own_namespace: "weft-system".to_owned(),
+            ca: None,
         };
         match inject(pod, &Namespace::default(), &injector, &ProbeSecret::derived(b"key", "")) {
             Outcome::Patched(injected) => injected.object,

@@ -12,6 +12,7 @@ fn injector() -> Injector {
         settings: InjectSettings::new("weft:0.1.0"),
         native: true,
         own_namespace: "weft-system".to_owned(),
+        ca: None,
     }
 }
 

@@ -77,6 +77,7 @@ fn options(signer: Arc<Root>) -> WebhookOptions {
         settings: InjectSettings::new("weft:1"),
         native: true,
         own_namespace: "weft-system".to_owned(),
+        ca: None,
     };
     let bind = "127.0.0.1:0".parse().unwrap();
     WebhookOptions { bind, injector, signer, client: None, registry: Registry::default() }
