@@ -247,6 +247,35 @@ fn a_variable_can_choose_the_identity_source_and_its_mistakes_name_it() {
 }
 
 #[test]
+fn the_networks_of_services_are_read_and_checked() {
+    let config =
+        load(&format!("{LEAST}mesh: {{serviceCidrs: [10.96.0.0/12, \"fd00:10::/108\"]}}\n")).unwrap();
+    for (ip, inside) in [("10.97.0.1", true), ("10.112.0.1", false), ("fd00:10::7", true), ("fd00:11::7", false)] {
+        let membership = &config.snapshot.membership;
+        let ip = ip.parse().unwrap();
+        assert_eq!(membership.is_service_range(ip), inside, "{ip}");
+        // Without a name nothing less than strict would do for whatever service it is.
+        let strict = matches!(membership.of_addr(ip), AddrVerdict::Mesh { mode: MtlsMode::Strict, .. });
+        assert_eq!(strict, inside, "{ip}");
+    }
+    assert!(!load(LEAST).unwrap().snapshot.membership.is_service_range("10.96.0.1".parse().unwrap()));
+    let told = load(&format!("{LEAST}mesh: {{serviceCidrs: [10.96.0.0/33]}}\n")).unwrap_err().to_string();
+    assert!(told.contains("mesh.serviceCidrs[0]"), "{told}");
+}
+
+#[test]
+fn ten_thousand_modes_are_read_in_a_moment_and_one_twice_is_still_told() {
+    let mut text = format!("{LEAST}mesh:\n  modes:\n");
+    for number in 0..10_000 {
+        text.push_str(&format!("    - {{name: s{number}.shop.svc.cluster.local, mode: disable}}\n"));
+    }
+    assert!(load(&text).is_ok());
+    text.push_str("    - {name: s7.shop.svc.cluster.local, mode: strict}\n");
+    let told = load(&text).unwrap_err().to_string();
+    assert!(told.contains("an entry above has the same name"), "{told}");
+}
+
+#[test]
 fn a_flag_for_a_field_that_cannot_be_set_is_an_error() {
     for field in ["inbound.mod", "services", "mesh.modes", "telemetry.resource.a"] {
         let env = Env::empty().with_flag("--set", field, "x");

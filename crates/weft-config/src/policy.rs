@@ -1,6 +1,6 @@
 //! The reloadable sections: `mesh`, `inbound`, `outbound`, `services`, `log`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
@@ -158,10 +158,14 @@ fn cidrs(s: &Section<'_, '_>, mode: MtlsMode) -> Vec<(IpNet, MtlsMode)> {
 fn modes(s: &Section<'_, '_>) -> Vec<(NamePattern, DestinationMode)> {
     s.declare_items("modes", &["name", "mode", "endpoints"]);
     let mut modes: Vec<(NamePattern, DestinationMode)> = Vec::new();
+    // Thousands of entries are usual while a large mesh moves in.
+    let mut named: HashSet<NamePattern> = HashSet::new();
     for item in s.items("modes") {
         let section = item.section();
-        let name =
-            section.required("name", scalar::parsed("write a DNS name, or *.suffix for all names below one"));
+        let name = section.required(
+            "name",
+            scalar::parsed::<NamePattern>("write a DNS name, or *.suffix for all names below one"),
+        );
         let mode = section.required("mode", scalar::word(scalar::MODES));
         let sidecars = section.list("endpoints", scalar::parsed::<IpAddr>("write an IP address"));
         let (Some(name), Some(mode)) = (name, mode) else { continue };
@@ -169,7 +173,7 @@ fn modes(s: &Section<'_, '_>) -> Vec<(NamePattern, DestinationMode)> {
             let bad = Bad { kind, reason: reason.to_owned(), cure: cure.to_owned() };
             s.reader().refuse(item.origin(), &item.path, bad);
         };
-        if modes.iter().any(|(earlier, _)| *earlier == name) {
+        if !named.insert(name.clone()) {
             told(ProblemKind::Conflict, "an entry above has the same name", "keep one");
         }
         if sidecars.is_some() && mode != MtlsMode::Permissive {
