@@ -250,7 +250,9 @@ fn a_variable_can_choose_the_identity_source_and_its_mistakes_name_it() {
 fn the_networks_of_services_are_read_and_checked() {
     let config =
         load(&format!("{LEAST}mesh: {{serviceCidrs: [10.96.0.0/12, \"fd00:10::/108\"]}}\n")).unwrap();
-    for (ip, inside) in [("10.97.0.1", true), ("10.112.0.1", false), ("fd00:10::7", true), ("fd00:11::7", false)] {
+    for (ip, inside) in
+        [("10.97.0.1", true), ("10.112.0.1", false), ("fd00:10::7", true), ("fd00:11::7", false)]
+    {
         let membership = &config.snapshot.membership;
         let ip = ip.parse().unwrap();
         assert_eq!(membership.is_service_range(ip), inside, "{ip}");

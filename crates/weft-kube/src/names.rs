@@ -17,6 +17,8 @@ pub const INJECTED: &str = "weft.dev/injected";
 pub(crate) const MODE: &str = "weft.dev/mode";
 /// Annotation of Services.
 pub(crate) const MESH: &str = "weft.dev/mesh";
+/// Annotation of a namespace's `weft-mesh`: what of it is held back, and why.
+pub(crate) const HELD_BACK: &str = "weft.dev/held-back";
 /// Label of headless twins: the Service that each is of.
 pub(crate) const TWIN_OF: &str = "weft.dev/twin-of";
 /// Label that says who removes an object.

@@ -58,7 +58,7 @@ injector:
   nativeSidecar: never
   resources: {requests: {cpu: 5m}}
   initResources: {limits: {memory: 32Mi}}
-mesh: {podCidrs: [10.0.0.0/8, "fd00::/8"], podCidrMode: strict}
+mesh: {podCidrs: [10.0.0.0/8, "fd00::/8"], podCidrMode: strict, serviceCidrs: [10.96.0.0/12]}
 networkPolicy: {enabled: true, apiServerCidrs: [192.0.2.1/32, "2001:db8::1/128"]}
 podDisruptionBudget: {enabled: false}
 uninstall: {keepCa: true, force: true}
@@ -143,6 +143,7 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("injector: {nativeSidecar: true}\n", "injector", "nativeSidecar"),
     ("mesh: {podCidrs: 10.0.0.0/8}\n", "mesh", "podCidrs"),
     ("mesh: {podCidrs: [pods]}\n", "mesh", "podCidrs"),
+    ("mesh: {serviceCidrs: [services]}\n", "mesh", "serviceCidrs"),
     ("proxy: text\n", "proxy", "proxy"),
     ("networkPolicy: {enabled: 'yes'}\n", "networkPolicy", "enabled"),
     ("image: {digest: sha256:0}\n", "image", "digest"),

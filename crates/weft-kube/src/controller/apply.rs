@@ -14,9 +14,12 @@ use kube::{Api, Client};
 use serde_json::{Value, json};
 
 use super::facts::{Facts as _, INJECTED_CONDITION, Key, MANAGED_BY, ServiceFacts};
+use super::memory::StateText;
 use super::notices::{Notice, SLIPPED};
+use super::pass::MeshWrite;
 use super::twins::Twin;
-use super::{CONTROLLER, MESH_CONFIG, STATE_CONFIG, STATE_KEY};
+use super::{BY_PODS_KEY, CONTROLLER, MESH_CONFIG, STATE_CONFIG, STATE_KEY};
+use crate::names::HELD_BACK;
 
 /// How a write ended that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +34,10 @@ type Outcome = Result<Written, kube::Error>;
 /// Writes to the API.
 pub(crate) struct Writer {
     client: Client,
+}
+
+/// Writes Events.
+pub(crate) struct Teller {
     events: Recorder,
 }
 
@@ -56,40 +63,68 @@ fn only(uid: &str) -> DeleteParams {
     DeleteParams { preconditions: Some(preconditions), ..DeleteParams::default() }
 }
 
+/// Without the right of the field's owner: what others have changed meanwhile is not taken for ours.
+fn merge() -> PatchParams {
+    PatchParams { field_manager: Some(CONTROLLER.to_owned()), ..PatchParams::default() }
+}
+
 impl Writer {
-    pub(crate) fn new(client: Client, identity: &str) -> Self {
-        let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(identity.to_owned()) };
-        Self { events: Recorder::new(client.clone(), reporter), client }
+    pub(crate) fn new(client: Client) -> Self {
+        Self { client }
     }
 
     fn config_maps(&self, namespace: &str) -> Api<ConfigMap> {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    async fn config_map(&self, key: &Key, data: &BTreeMap<&str, &str>, extra: &[String]) -> Outcome {
+    async fn config_map(&self, key: &Key, data: &BTreeMap<&str, &str>, held: Option<&str>) -> Outcome {
         let labels = json!({ MANAGED_BY.0: MANAGED_BY.1 });
-        let object = json!({
+        let mut object = json!({
             "apiVersion": "v1", "kind": "ConfigMap",
             "metadata": {"name": key.name, "namespace": key.namespace, "labels": labels},
             "data": data,
         });
-        let api = self.config_maps(&key.namespace);
+        if let (Some(held), Some(meta)) = (held, object["metadata"].as_object_mut()) {
+            meta.insert("annotations".to_owned(), json!({ HELD_BACK: held }));
+        }
         // Not `moved`: a namespace that is gone is told by the watch, anything else is a failure.
-        api.patch(&key.name, &apply(), &Patch::Apply(&object)).await?;
-        if !extra.is_empty() {
-            // What somebody else has added is theirs to the server, so applying does not take it away.
-            let nothing: BTreeMap<&String, Value> = extra.iter().map(|name| (name, Value::Null)).collect();
-            let patch = json!({"data": nothing, "binaryData": nothing});
-            let params = PatchParams { field_manager: Some(CONTROLLER.to_owned()), ..PatchParams::default() };
-            api.patch(&key.name, &params, &Patch::Merge(&patch)).await?;
+        self.config_maps(&key.namespace).patch(&key.name, &apply(), &Patch::Apply(&object)).await?;
+        Ok(Written::Done)
+    }
+
+    /// Writes `weft-mesh` of a namespace.
+    pub(crate) async fn mesh(&self, mesh: &MeshWrite, roots: &str) -> Outcome {
+        let key = Key::new(&mesh.namespace, MESH_CONFIG);
+        let api = self.config_maps(&mesh.namespace);
+        let Some(yaml) = &mesh.yaml else { return self.roots(&key, mesh.exists, roots).await };
+        if let Some(uid) = &mesh.replaces {
+            // Nothing else undoes `immutable: true`.
+            moved(api.delete(MESH_CONFIG, &only(uid)).await)?;
+        }
+        let data = BTreeMap::from([("weft.yaml", &**yaml), ("root.pem", roots)]);
+        self.config_map(&key, &data, mesh.held.as_deref()).await?;
+        // What somebody else has added is theirs to the server, so applying does not take it away.
+        if mesh.replaces.is_none() && (!mesh.extra.is_empty() || mesh.unsay) {
+            let nothing: BTreeMap<&String, Value> =
+                mesh.extra.iter().map(|name| (name, Value::Null)).collect();
+            let mut patch = json!({"data": nothing, "binaryData": nothing});
+            if mesh.unsay {
+                patch["metadata"] = json!({"annotations": {HELD_BACK: null}});
+            }
+            api.patch(MESH_CONFIG, &merge(), &Patch::Merge(&patch)).await?;
         }
         Ok(Written::Done)
     }
 
-    /// Writes `weft-mesh` of a namespace; `extra` are keys that somebody else has added.
-    pub(crate) async fn mesh(&self, namespace: &str, yaml: &str, roots: &str, extra: &[String]) -> Outcome {
-        let data = BTreeMap::from([("weft.yaml", yaml), ("root.pem", roots)]);
-        self.config_map(&Key::new(namespace, MESH_CONFIG), &data, extra).await
+    /// The trust bundle alone, where there is no membership that could be written.
+    async fn roots(&self, key: &Key, exists: bool, roots: &str) -> Outcome {
+        let data = BTreeMap::from([("root.pem", roots)]);
+        if !exists {
+            return self.config_map(key, &data, None).await;
+        }
+        // Applying would take away what is not in it: the membership that is there.
+        let patch = json!({ "data": data });
+        moved(self.config_maps(&key.namespace).patch(&key.name, &merge(), &Patch::Merge(&patch)).await)
     }
 
     /// Removes the `weft-mesh` with this uid.
@@ -98,14 +133,24 @@ impl Writer {
     }
 
     /// Writes `weft-state`.
-    pub(crate) async fn state(&self, namespace: &str, text: &str) -> Outcome {
-        self.config_map(&Key::new(namespace, STATE_CONFIG), &BTreeMap::from([(STATE_KEY, text)]), &[]).await
+    pub(crate) async fn state(&self, namespace: &str, text: &StateText) -> Outcome {
+        let data = BTreeMap::from([(STATE_KEY, &*text.strict), (BY_PODS_KEY, &*text.by_pods)]);
+        self.config_map(&Key::new(namespace, STATE_CONFIG), &data, None).await
     }
 
-    /// The text in `weft-state`, as it is now.
-    pub(crate) async fn read_state(&self, namespace: &str) -> Result<Option<String>, kube::Error> {
+    /// The texts in `weft-state`, as they are now.
+    pub(crate) async fn read_state(&self, namespace: &str) -> Result<Option<StateText>, kube::Error> {
         let found = self.config_maps(namespace).get_opt(STATE_CONFIG).await?;
-        Ok(found.and_then(|map| map.data).and_then(|mut data| data.remove(STATE_KEY)))
+        Ok(found.map(|map| {
+            let mut data = map.data.unwrap_or_default();
+            let mut text = |key| data.remove(key).unwrap_or_else(|| "[]".to_owned());
+            StateText { strict: text(STATE_KEY), by_pods: text(BY_PODS_KEY) }
+        }))
+    }
+
+    /// Whether the API server has no such Service.
+    pub(crate) async fn is_gone(&self, key: &Key) -> Result<bool, kube::Error> {
+        Ok(self.services(&key.namespace).get_opt(&key.name).await?.is_none())
     }
 
     fn services(&self, namespace: &str) -> Api<Service> {
@@ -135,17 +180,13 @@ impl Writer {
         moved(self.services(&key.namespace).delete(&key.name, &only(uid)).await)
     }
 
-    /// Sets the condition of a pod that slipped by, and tells it.
+    /// Sets the condition of a pod that slipped by.
     pub(crate) async fn report(&self, key: &Key, uid: &str) -> Outcome {
         let condition = json!({
             "type": INJECTED_CONDITION, "status": "False", "reason": "SidecarMissing", "message": SLIPPED,
             "lastTransitionTime": Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         });
-        let written = self.condition(key, uid, &condition).await?;
-        if written == Written::Done {
-            self.tell(&Notice::slipped(key, uid)).await?;
-        }
-        Ok(written)
+        self.condition(key, uid, &condition).await
     }
 
     /// Takes the condition away.
@@ -157,12 +198,21 @@ impl Writer {
         let pods = Api::<Pod>::namespaced(self.client.clone(), &key.namespace);
         // The uid makes this fail for another pod of the name.
         let patch = json!({"metadata": {"uid": uid}, "status": {"conditions": [condition]}});
-        let params = PatchParams { field_manager: Some(CONTROLLER.to_owned()), ..PatchParams::default() };
-        moved(pods.patch_status(&key.name, &params, &Patch::Strategic(&patch)).await)
+        moved(pods.patch_status(&key.name, &merge(), &Patch::Strategic(&patch)).await)
+    }
+}
+
+impl Teller {
+    pub(crate) fn new(client: Client, identity: &str) -> Self {
+        let reporter = Reporter { controller: CONTROLLER.to_owned(), instance: Some(identity.to_owned()) };
+        Self { events: Recorder::new(client, reporter) }
     }
 
     /// Tells a notice as an Event.
-    pub(crate) async fn tell(&self, notice: &Notice) -> Outcome {
+    ///
+    /// # Errors
+    /// What the API server says; an object that is gone meanwhile is none.
+    pub(crate) async fn tell(&self, notice: &Notice) -> Result<(), kube::Error> {
         let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         let reference = ObjectReference {
             api_version: Some("v1".to_owned()),
@@ -179,6 +229,6 @@ impl Writer {
             action: "Reconcile".to_owned(),
             secondary: None,
         };
-        moved(self.events.publish(&event, &reference).await)
+        moved(self.events.publish(&event, &reference).await).map(|_| ())
     }
 }

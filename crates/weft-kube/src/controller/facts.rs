@@ -19,8 +19,20 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use weft_core::MtlsMode;
 
+use super::budget::WAITS;
+use super::service_cidr::ServiceCidr;
 use crate::inject::is_for_windows;
-use crate::names::{ASKS, DECLINES, INIT, INJECT_LABEL, MESH, MODE, PREFIX, PROXY, TWIN_OF};
+use crate::names::{ASKS, DECLINES, HELD_BACK, INIT, INJECT_LABEL, MESH, MODE, PREFIX, PROXY, TWIN_OF};
+
+/// Mistakes that are kept of one object. An object holds thousands of annotations, and an Event has room for one.
+const MISTAKES: usize = 4;
+/// Labels that are kept of one pod: the API has no limit but the size of an object, and real pods have a dozen.
+const LABELS: usize = 256;
+/// Ports and selector labels of one Service. Above, it is held back.
+const PORTS: usize = 250;
+const SELECTOR: usize = 64;
+/// Keys that are kept of one ConfigMap: ours has two.
+const DATA: usize = 64;
 
 /// The label that says who manages an object, and its value.
 pub(crate) const MANAGED_BY: (&str, &str) = (crate::names::MANAGED_BY, crate::names::WEFT);
@@ -87,8 +99,9 @@ impl<'m> Words<'m> {
         let ours =
             meta.annotations.iter().flatten().map(|(key, _)| key).filter(|key| key.starts_with(PREFIX));
         let unknown = ours.filter(|key| !known.contains(&key.as_str()));
+        let mistakes = unknown.take(MISTAKES);
         let mistakes =
-            unknown.map(|key| format!("the annotation {} has no meaning here", cut(key))).collect();
+            mistakes.map(|key| format!("the annotation {} has no meaning here", cut(key))).collect();
         Self { meta, mistakes }
     }
 
@@ -133,6 +146,11 @@ fn cut(text: &str) -> String {
 
 fn label<'m>(meta: &'m ObjectMeta, key: &str) -> Option<&'m str> {
     meta.labels.as_ref()?.get(key).map(String::as_str)
+}
+
+/// The first so many.
+fn kept(all: Option<&BTreeMap<String, String>>, most: usize) -> BTreeMap<String, String> {
+    all.into_iter().flatten().take(most).map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 fn annotation<'m>(meta: &'m ObjectMeta, key: &str) -> Option<&'m str> {
@@ -215,7 +233,7 @@ impl Facts<Pod> for PodFacts {
         let ips = status.and_then(|status| status.pod_ips.as_deref()).unwrap_or_default();
         let facts = Self {
             uid: meta.uid.clone().unwrap_or_default(),
-            labels: meta.labels.clone().unwrap_or_default(),
+            labels: kept(meta.labels.as_ref(), LABELS),
             inject: words.inject(),
             mode: words.annotation(MODE, MODES),
             finished: matches!(phase, Some("Succeeded" | "Failed")),
@@ -290,6 +308,8 @@ pub(crate) struct Owner {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServiceFacts {
     pub(crate) uid: String,
+    /// When it was made, in Unix seconds: where not all have room, the older ones have it.
+    pub(crate) created: i64,
     pub(crate) kind: ServiceKind,
     /// Empty: none, its endpoints are written by somebody else.
     pub(crate) selector: BTreeMap<String, String>,
@@ -305,6 +325,8 @@ pub struct ServiceFacts {
     pub(crate) twin_of: Option<String>,
     pub(crate) owner: Option<Owner>,
     pub(crate) ending: bool,
+    /// More ports or selector labels than are kept; what is here is not all of it.
+    pub(crate) oversized: bool,
     /// What could not be read.
     pub mistakes: Vec<String>,
 }
@@ -325,15 +347,18 @@ impl Facts<Service> for ServiceFacts {
         let spec = object.spec.as_ref().unwrap_or(&none);
         let ours = label(meta, MANAGED_BY.0) == Some(MANAGED_BY.1);
         let owners = meta.owner_references.as_deref().unwrap_or_default();
+        let ports = spec.ports.as_deref().unwrap_or_default();
+        let labels = spec.selector.as_ref().map_or(0, BTreeMap::len);
         let facts = Self {
             uid: meta.uid.clone().unwrap_or_default(),
+            created: meta.creation_timestamp.as_ref().map_or(0, |time| time.0.as_second()),
             kind: match (spec.type_.as_deref(), spec.cluster_ip.as_deref()) {
                 (Some("ExternalName"), _) => ServiceKind::External,
                 (_, Some("None")) => ServiceKind::Headless,
                 _ => ServiceKind::Virtual,
             },
-            selector: spec.selector.clone().unwrap_or_default(),
-            ports: spec.ports.iter().flatten().map(PortFacts::of).collect(),
+            selector: kept(spec.selector.as_ref(), SELECTOR),
+            ports: ports.iter().take(PORTS).map(PortFacts::of).collect(),
             publish_not_ready: spec.publish_not_ready_addresses == Some(true),
             ip_families: spec.ip_families.clone().unwrap_or_default(),
             ip_family_policy: spec.ip_family_policy.clone(),
@@ -346,6 +371,7 @@ impl Facts<Service> for ServiceFacts {
                 uid: owner.uid.clone(),
             }),
             ending: meta.deletion_timestamp.is_some(),
+            oversized: ports.len() > PORTS || labels > SELECTOR,
             mistakes: words.mistakes,
         };
         (Key::of(meta), facts)
@@ -370,6 +396,19 @@ impl Facts<Node> for NodeFacts {
     }
 }
 
+/// A `ServiceCIDR`: networks of virtual addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ServiceCidrFacts {
+    pub(crate) cidrs: Vec<IpNet>,
+}
+
+impl Facts<ServiceCidr> for ServiceCidrFacts {
+    fn take(object: &ServiceCidr) -> (Key, Self) {
+        let cidrs = object.spec.cidrs.iter().filter_map(|cidr| cidr.parse().ok());
+        (Key::of(&object.metadata), Self { cidrs: cidrs.collect() })
+    }
+}
+
 /// A ConfigMap of ours, each value as its [`digest`]: texts may be large, and there is one in each namespace.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ConfigMapFacts {
@@ -377,6 +416,17 @@ pub(crate) struct ConfigMapFacts {
     pub(crate) data: BTreeMap<String, u64>,
     /// Whether it has Weft's label.
     pub(crate) labelled: bool,
+    /// `immutable: true`: the API server refuses every change.
+    pub(crate) immutable: bool,
+    /// What it says is held back.
+    pub(crate) held: Option<String>,
+}
+
+impl ConfigMapFacts {
+    /// Whether its namespace waits to join the mesh.
+    pub(crate) fn waits(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.contains(WAITS))
+    }
 }
 
 impl Facts<ConfigMap> for ConfigMapFacts {
@@ -387,7 +437,9 @@ impl Facts<ConfigMap> for ConfigMapFacts {
         let binary = binary.map(|(key, value)| (key.clone(), digest(&value.0)));
         let facts = Self {
             uid: meta.uid.clone().unwrap_or_default(),
-            data: text.chain(binary).collect(),
+            data: text.chain(binary).take(DATA).collect(),
+            immutable: object.immutable == Some(true),
+            held: annotation(meta, HELD_BACK).map(str::to_owned),
             labelled: label(meta, MANAGED_BY.0) == Some(MANAGED_BY.1),
         };
         (Key::of(meta), facts)
@@ -505,6 +557,25 @@ mod tests {
         assert!(!twin("b", "weft").is_twin() && !twin("a", "helm").is_twin());
         assert_eq!(twin("a", "weft").kind, ServiceKind::Headless);
         assert_eq!(twin("a", "weft").ports[1].target, IntOrString::Int(81));
+    }
+
+    #[test]
+    fn what_one_object_brings_is_bounded() {
+        let many = |prefix: &str, count: usize| {
+            (0..count).map(|n| (format!("{prefix}{n}"), "x".to_owned())).collect::<BTreeMap<_, _>>()
+        };
+        let json = serde_json::json!({
+            "metadata": {"name": "a", "namespace": "n", "annotations": many("weft.dev/x", 5_000)},
+            "spec": {"selector": many("l", 5_000),
+                     "ports": (1..5_000).map(|port| serde_json::json!({"port": port})).collect::<Vec<_>>()},
+        });
+        let facts = ServiceFacts::take(&serde_json::from_value::<Service>(json).unwrap()).1;
+        assert!(facts.oversized);
+        let kept = (facts.mistakes.len(), facts.selector.len(), facts.ports.len());
+        assert_eq!(kept, (MISTAKES, SELECTOR, PORTS));
+        let json =
+            serde_json::json!({"metadata": {"name": "a", "namespace": "n", "labels": many("l", 5_000)}});
+        assert_eq!(pod(json).labels.len(), LABELS);
     }
 
     #[test]

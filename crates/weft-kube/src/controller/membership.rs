@@ -1,7 +1,8 @@
 //! Facts to membership, membership to the text of `weft.yaml`.
 //!
 //! The text is the same for the same facts, down to the byte, so that an unchanged mesh is never written again and never
-//! reloaded. What is strict is not mentioned: in a mesh that has moved in, the text does not grow with the cluster.
+//! reloaded. What is strict is not mentioned: in a mesh that has moved in, the text does not grow with the cluster. It has
+//! a size, of which each namespace has its share ([`budget`](super::budget)); sizes are reckoned before anything is built.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -9,13 +10,15 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde_json::Value;
-use weft_core::MtlsMode;
+use weft_core::{DnsName, MtlsMode};
 
-use super::facts::{Key, ServiceKind};
-use super::modes::{Modes, observed};
+use super::MESH_CONFIG;
+use super::budget::{Held, Look, Looks, OCTETS, Why, level};
+use super::facts::{Key, PodFacts, ServiceFacts, ServiceKind};
+use super::modes::Modes;
 use super::settings::{ProxySection, Settings};
 use super::twins;
-use super::world::{World, is_exception};
+use super::world::World;
 
 /// What every proxy is told about the mesh.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +27,8 @@ pub(crate) struct Mesh {
     /// Names that are outside all the same, without the cluster's domain: `legacy.shop`.
     pub(crate) exceptions: BTreeSet<String>,
     pub(crate) cidrs: Vec<IpNet>,
+    /// Networks of virtual addresses.
+    pub(crate) service_cidrs: Vec<IpNet>,
     /// Services that are not strict, by name without the cluster's domain, each with the names that follow it.
     pub(crate) modes: BTreeMap<String, Towards>,
 }
@@ -49,43 +54,190 @@ fn short(key: &Key) -> String {
     format!("{}.{}", key.name, key.namespace)
 }
 
-/// What proxies are told, with the modes as they are.
-pub(crate) fn mesh(world: &World, settings: &Settings, modes: &Modes) -> Mesh {
-    let mut mesh = Mesh { namespaces: world.members.clone(), ..Mesh::default() };
-    for (key, service) in world.services().filter(|(_, service)| is_exception(service)) {
-        mesh.exceptions.insert(short(key));
-        // Pods of a headless Service have names of their own below it.
-        if service.kind == ServiceKind::Headless {
-            mesh.exceptions.insert(format!("*.{}", short(key)));
+/// What proxies are told of all Services together: what does not grow with what a namespace holds.
+pub(crate) fn frame(world: &World, settings: &Settings) -> Mesh {
+    let written = |nets: &[IpNet]| {
+        let mut nets = nets.to_vec();
+        nets.sort_unstable();
+        nets.dedup();
+        nets
+    };
+    let given = &settings.mesh;
+    Mesh {
+        namespaces: world.members.clone(),
+        cidrs: match &given.pod_cidrs[..] {
+            [] => world.pod_cidrs(),
+            nets => written(nets),
+        },
+        service_cidrs: match &given.service_cidrs[..] {
+            [] => world.service_cidrs(),
+            nets => written(nets),
+        },
+        ..Mesh::default()
+    }
+}
+
+/// Puts the Services into the frame, with the modes as they are, in `room` octets; what has no room is held back.
+pub(crate) fn fill(
+    mesh: &mut Mesh,
+    (world, looks): (&World, &Looks<'_>),
+    domain: &DnsName,
+    modes: &Modes,
+    room: usize,
+) -> Held {
+    let mut held = Held::default();
+    let mut of_namespace: BTreeMap<&str, Pieces<'_>> = BTreeMap::new();
+    for piece in pieces(world, looks, modes) {
+        // Kubernetes' names are names of DNS, but this text is read by every proxy.
+        if full(&short(piece.key()), domain).parse::<DnsName>().is_err() {
+            held.add(piece.key(), Why::Name);
+            continue;
+        }
+        let octets = piece.octets(domain);
+        of_namespace.entry(piece.namespace()).or_default().push((piece, octets));
+    }
+    for namespace in newcomers(world, modes, &of_namespace, room) {
+        mesh.namespaces.remove(namespace);
+        for (piece, _) in of_namespace.remove(namespace).into_iter().flatten() {
+            held.add(piece.key(), Why::Waits);
         }
     }
-    mesh.cidrs = match &settings.mesh.pod_cidrs[..] {
-        [] => world.pod_cidrs(),
-        written => {
-            let mut written = written.to_vec();
-            written.sort_unstable();
-            written.dedup();
-            written
+    let most = level(of_namespace.values().map(demand), room).min(OCTETS);
+    for mut pieces in of_namespace.into_values() {
+        pieces.sort_unstable_by_key(|(piece, _)| (piece.service().created, &piece.key().name));
+        let mut used = 0usize;
+        for (piece, octets) in pieces {
+            used = used.saturating_add(octets);
+            if used > most {
+                held.add(piece.key(), Why::Octets);
+            } else {
+                piece.put(mesh);
+            }
         }
+    }
+    held
+}
+
+type Pieces<'w> = Vec<(Piece<'w>, usize)>;
+
+/// The octets that a namespace asks for, up to what one may have.
+fn demand(pieces: &Pieces<'_>) -> usize {
+    pieces.iter().fold(0, |sum: usize, (_, octets)| sum.saturating_add(*octets)).min(OCTETS)
+}
+
+/// Namespaces that cannot join yet: there is not room for all of it. One that is in already, or has a Service that is
+/// strict, never goes out again by this.
+fn newcomers<'w>(
+    world: &World,
+    modes: &Modes,
+    of_namespace: &BTreeMap<&'w str, Pieces<'w>>,
+    room: usize,
+) -> Vec<&'w str> {
+    let strict: BTreeSet<&str> = modes.strict().map(|key| key.namespace.as_str()).collect();
+    let is_in = |namespace: &str| {
+        let map = world.seen.meshes.get(&Key::new(namespace, MESH_CONFIG));
+        strict.contains(namespace) || map.is_some_and(|map| map.labelled && !map.waits())
     };
-    for (key, service) in world.mesh_services() {
-        let twin = || twins::existing(world, key).map(|twin| short(&twin));
-        let towards = match modes.towards(&observed(world, key, service), service.mode) {
-            MtlsMode::Strict => continue,
-            MtlsMode::Disable => Towards::Disabled { twin: twin() },
-            MtlsMode::Permissive => {
-                let pods = world.pods_of(key, service);
-                // Those that are ending, too: DNS names them for a while, and so clients call them for a while.
-                let meshed = pods.iter().filter(|pod| pod.takes_mesh_links());
-                Towards::Permissive {
-                    sidecars: meshed.flat_map(|pod| pod.ips.clone()).collect(),
-                    twin: twin(),
+    let mut used = 0usize;
+    let mut new = Vec::new();
+    for (namespace, pieces) in of_namespace {
+        if is_in(namespace) {
+            used = used.saturating_add(demand(pieces));
+        } else {
+            new.push((demand(pieces), *namespace));
+        }
+    }
+    new.sort_unstable();
+    let fits = |(demand, _): &(usize, &str)| {
+        let fits = *demand < OCTETS && used.saturating_add(*demand) <= room;
+        used = if fits { used + demand } else { used };
+        !fits
+    };
+    new.retain(fits);
+    new.into_iter().map(|(_, namespace)| namespace).collect()
+}
+
+/// What proxies are told of one Service.
+enum Piece<'w> {
+    Outside(&'w Key, &'w ServiceFacts),
+    Towards { look: &'w Look<'w>, mode: MtlsMode, twin: Option<Key> },
+}
+
+fn pieces<'w>(world: &'w World, looks: &'w Looks<'w>, modes: &Modes) -> impl Iterator<Item = Piece<'w>> {
+    let outside = looks.outside.iter().map(|(key, service)| Piece::Outside(key, service));
+    let towards = looks.mesh.iter().filter_map(|look| {
+        let mode = modes.towards(&look.seen, look.service.mode);
+        let listed = mode != MtlsMode::Strict;
+        listed.then(|| Piece::Towards { look, mode, twin: twins::existing(world, look.key) })
+    });
+    outside.chain(towards)
+}
+
+/// Those that are ending, too: DNS names them for a while, and so clients call them for a while.
+fn sidecars<'w>(look: &'w Look<'w>) -> impl Iterator<Item = &'w IpAddr> {
+    let meshed = look.pods.iter().filter(|pod: &&&PodFacts| pod.takes_mesh_links());
+    meshed.flat_map(|pod| &pod.ips)
+}
+
+impl<'w> Piece<'w> {
+    fn key(&self) -> &'w Key {
+        match self {
+            Self::Outside(key, _) => key,
+            Self::Towards { look, .. } => look.key,
+        }
+    }
+
+    fn namespace(&self) -> &'w str {
+        &self.key().namespace
+    }
+
+    fn service(&self) -> &'w ServiceFacts {
+        match self {
+            Self::Outside(_, service) => service,
+            Self::Towards { look, .. } => look.service,
+        }
+    }
+
+    /// No less than it will take.
+    fn octets(&self, domain: &DnsName) -> usize {
+        // `.`, `.svc.`, the domain, quotes, and `*.` where names below are meant.
+        let name = |key: &Key| key.name.len() + key.namespace.len() + domain.as_str().len() + 10;
+        match self {
+            Self::Outside(key, _) => 2 * (name(key) + 2),
+            Self::Towards { look, twin, .. } => {
+                let entry = "    - {name: , mode: permissive, endpoints: &e1000000 [] }\n".len();
+                let names = name(look.key) + twin.as_ref().map_or(0, |twin| name(twin) + entry);
+                let written = |ip: &IpAddr| if ip.is_ipv4() { 17 } else { 43 };
+                2 * (names + entry) + sidecars(look).map(written).sum::<usize>()
+            }
+        }
+    }
+
+    fn put(self, mesh: &mut Mesh) {
+        match self {
+            Self::Outside(key, service) => {
+                mesh.exceptions.insert(short(key));
+                // Pods of a headless Service have names of their own below it.
+                if service.kind == ServiceKind::Headless {
+                    mesh.exceptions.insert(format!("*.{}", short(key)));
                 }
             }
-        };
-        mesh.modes.insert(short(key), towards);
+            Self::Towards { look, mode, twin } => {
+                let twin = twin.map(|twin| short(&twin));
+                let towards = match mode {
+                    MtlsMode::Permissive => {
+                        Towards::Permissive { sidecars: sidecars(look).copied().collect(), twin }
+                    }
+                    MtlsMode::Strict | MtlsMode::Disable => Towards::Disabled { twin },
+                };
+                mesh.modes.insert(short(look.key), towards);
+            }
+        }
     }
-    mesh
+}
+
+fn full(short: &str, domain: &DnsName) -> String {
+    format!("{short}.svc.{domain}")
 }
 
 /// The text of `weft.yaml` for pods of a namespace with this inbound mode.
@@ -104,7 +256,7 @@ pub(crate) fn weft_yaml(settings: &Settings, mesh: &Mesh, inbound: MtlsMode) -> 
         scalar(settings.trust_domain.as_str()),
     );
     list(&mut out, "namespaces", mesh.namespaces.iter().map(|namespace| scalar(namespace)));
-    let full = |short: &str| scalar(&format!("{short}.svc.{domain}"));
+    let full = |short: &str| scalar(&full(short, domain));
     let kubernetes = "kubernetes.default".to_owned();
     let exceptions: BTreeSet<&String> = mesh.exceptions.iter().chain([&kubernetes]).collect();
     list(&mut out, "exceptions", exceptions.into_iter().map(|name| full(name)));
@@ -114,6 +266,10 @@ pub(crate) fn weft_yaml(settings: &Settings, mesh: &Mesh, inbound: MtlsMode) -> 
         "cidrs",
         mesh.cidrs.iter().map(|cidr| format!("{{cidr: {}, mode: {cidr_mode}}}", scalar(&cidr.to_string()))),
     );
+    // Written only where there are some: a proxy of an older version does not know the field.
+    if !mesh.service_cidrs.is_empty() {
+        list(&mut out, "serviceCidrs", mesh.service_cidrs.iter().map(|cidr| scalar(&cidr.to_string())));
+    }
     modes_text(&mut out, mesh, &full);
     inbound_text(&mut out, inbound, &settings.proxy);
     for (name, value) in settings.proxy.others() {

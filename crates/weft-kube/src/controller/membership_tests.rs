@@ -4,7 +4,8 @@ use proptest::prelude::*;
 use weft_config::{AddrVerdict, Env, NameVerdict, Outside, ProxyConfig};
 use weft_core::DnsName;
 
-use super::super::facts::{Inject, PodFacts, ServiceFacts};
+use super::super::budget::look;
+use super::super::facts::{ConfigMapFacts, Inject, PodFacts, ServiceFacts};
 use super::super::settings::{MeshSettings, PodCidrMode};
 use super::super::world::tests::{Draft, no_change};
 use super::*;
@@ -17,6 +18,13 @@ pub(crate) fn settings() -> Settings {
         mesh: MeshSettings::default(),
         proxy: ProxySection::default(),
     }
+}
+
+/// What proxies are told, with all the room that is asked for.
+fn mesh(world: &World, settings: &Settings, modes: &Modes) -> Mesh {
+    let mut mesh = frame(world, settings);
+    fill(&mut mesh, (world, &look(world)), &settings.cluster_domain, modes, usize::MAX);
+    mesh
 }
 
 fn read(text: &str) -> ProxyConfig {
@@ -120,7 +128,7 @@ fn a_mesh_that_has_moved_in_lists_nothing() {
     let all: BTreeSet<Key> = [Key::new("shop", "orders"), Key::new("data", "db")].into();
     let mut world = half_moved();
     world.0.services.remove(&Key::new("shop", "plain"));
-    let mesh = mesh(&world.world(), &settings(), &Modes::remembering(all));
+    let mesh = mesh(&world.world(), &settings(), &Modes::remembering(all, BTreeSet::new()));
     assert!(mesh.modes.is_empty());
     let text = weft_yaml(&settings(), &mesh, MtlsMode::Strict);
     assert!(text.contains("  modes: []\n"), "{text}");
@@ -168,6 +176,113 @@ fn settings_are_laid_over() {
 }
 
 #[test]
+fn the_networks_of_services_come_from_the_cluster_or_by_hand() {
+    let world =
+        half_moved().service_cidr("kubernetes", "10.96.0.0/16").service_cidr("more", "fd00:10::/108").world();
+    let text = weft_yaml(&settings(), &mesh(&world, &settings(), &Modes::default()), MtlsMode::Strict);
+    assert!(text.contains("  serviceCidrs: [10.96.0.0/16, \"fd00:10::/108\"]\n"), "{text}");
+    let cidrs = |text: &str| -> Vec<String> {
+        read(text).snapshot.membership.service_cidrs().iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(cidrs(&text), ["10.96.0.0/16", "fd00:10::/108"]);
+    let mut by_hand = settings();
+    by_hand.mesh.service_cidrs = vec!["10.0.0.0/24".parse().unwrap()];
+    let text = weft_yaml(&by_hand, &mesh(&world, &by_hand, &Modes::default()), MtlsMode::Strict);
+    assert_eq!(cidrs(&text), ["10.0.0.0/24"]);
+    // A cluster that does not tell: proxies of an older version can read the text.
+    let text = weft_yaml(
+        &settings(),
+        &mesh(&half_moved().world(), &settings(), &Modes::default()),
+        MtlsMode::Strict,
+    );
+    assert!(!text.contains("serviceCidrs"), "{text}");
+}
+
+/// 2,600 annotated Services of one namespace stopped the membership of the whole cluster.
+#[test]
+fn a_namespace_has_its_share_of_the_text_and_clients_are_strict_towards_the_rest() {
+    let mut draft = half_moved().namespace("greedy", Inject::Enabled, None);
+    for number in 0..1_900 {
+        draft = draft.service("greedy", &format!("a-service-with-number-{number:04}"), |service| {
+            service.mode = Some(MtlsMode::Disable);
+            service.created = number;
+        });
+    }
+    let in_already = ConfigMapFacts { labelled: true, ..ConfigMapFacts::default() };
+    draft.0.meshes.insert(Key::new("greedy", MESH_CONFIG), in_already.into());
+    let world = draft.world();
+    let fill_in = |room| {
+        let mut mesh = frame(&world, &settings());
+        let held =
+            fill(&mut mesh, (&world, &look(&world)), &settings().cluster_domain, &Modes::default(), room);
+        let text = weft_yaml(&settings(), &mesh, MtlsMode::Permissive);
+        (text, held)
+    };
+    let (text, held) = fill_in(900_000);
+    assert!(text.len() < OCTETS + 10_000, "{}", text.len());
+    assert_eq!(held.namespaces().collect::<Vec<_>>(), ["greedy"]);
+    let config = read(&text);
+    let of = |name: &str| towards(&config, &format!("{name}.svc.cluster.local"), ["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(of("a-service-with-number-0000.greedy"), Ok([MtlsMode::Disable; 2]));
+    assert_eq!(of("a-service-with-number-1899.greedy"), Ok([MtlsMode::Strict; 2]));
+    assert_eq!(of("plain.shop"), Ok([MtlsMode::Disable; 2]));
+    assert_eq!(of("partner.shop"), Err(Outside::Exception));
+}
+
+/// Who labels a large cluster at once makes nothing unreachable: what does not fit is called as before.
+#[test]
+fn a_namespace_joins_when_all_of_it_fits_and_does_not_go_out_again() {
+    let draft = || {
+        let mut draft = Draft::default();
+        for (namespace, services) in [("a", 40), ("b", 80), ("c", 20)] {
+            draft = draft.namespace(namespace, Inject::Enabled, None);
+            for number in 0..services {
+                draft = draft.service(namespace, &format!("s{number}"), no_change);
+            }
+        }
+        draft
+    };
+    let fill_in = |draft: Draft, modes: &Modes| {
+        let world = draft.world();
+        let mut mesh = frame(&world, &settings());
+        let held = fill(&mut mesh, (&world, &look(&world)), &settings().cluster_domain, modes, 20_000);
+        read(&weft_yaml(&settings(), &mesh, MtlsMode::Permissive));
+        (mesh.namespaces.into_iter().collect::<Vec<_>>(), held)
+    };
+    let (members, held) = fill_in(draft(), &Modes::default());
+    assert_eq!(members, ["a", "c"]);
+    assert_eq!((held.counts()["waits"], held.counts()["octets"]), (80, 0));
+    // The annotation says so, and by it the next pass knows that it is not in.
+    let mut waiting = draft();
+    let held = held.told("b");
+    let map = ConfigMapFacts { labelled: true, held, ..ConfigMapFacts::default() };
+    waiting.0.meshes.insert(Key::new("b", MESH_CONFIG), map.into());
+    assert_eq!(fill_in(waiting, &Modes::default()).0, ["a", "c"]);
+    // One that is in stays in, and the others wait for it.
+    let mut inside = draft();
+    let map = ConfigMapFacts { labelled: true, ..ConfigMapFacts::default() };
+    inside.0.meshes.insert(Key::new("b", MESH_CONFIG), map.into());
+    let (members, held) = fill_in(inside, &Modes::default());
+    assert_eq!(members, ["b", "c"]);
+    assert_eq!(held.counts()["octets"], 0);
+    // What is strict is never called in plaintext for want of room.
+    let modes = Modes::remembering([Key::new("b", "s1")].into(), BTreeSet::new());
+    assert!(fill_in(draft(), &modes).0.contains(&"b".to_owned()));
+}
+
+#[test]
+fn a_name_that_no_proxy_could_read_is_held_back_alone() {
+    let long = "x".repeat(64);
+    let world = half_moved().service("shop", &long, |service| service.mode = Some(MtlsMode::Disable)).world();
+    let mut mesh = frame(&world, &settings());
+    let held =
+        fill(&mut mesh, (&world, &look(&world)), &settings().cluster_domain, &Modes::default(), usize::MAX);
+    assert_eq!(held.counts()["name"], 1);
+    read(&weft_yaml(&settings(), &mesh, MtlsMode::Permissive));
+    assert!(mesh.modes.contains_key("plain.shop"));
+}
+
+#[test]
 fn names_that_yaml_would_take_for_something_else_are_quoted() {
     for name in ["null", "true", "1e3", "123", "0x1f", "no", "y"] {
         let world = Draft::default()
@@ -207,6 +322,37 @@ fn a_large_mesh_in_the_middle_of_moving_fits_and_is_read() {
 }
 
 proptest! {
+    /// What is reckoned before is never less than what is written then.
+    #[test]
+    fn the_text_has_no_more_octets_than_were_reckoned(
+        services in proptest::collection::vec((0usize..3, "[a-z]{1,40}", 0u8..6), 1..30),
+        domain in "[a-z]{1,20}(\\.[a-z]{1,20}){0,3}",
+    ) {
+        let mut draft = Draft::default().namespace("shop", Inject::Enabled, None);
+        for (number, (kind, name, pods)) in services.iter().enumerate() {
+            draft = draft.service("shop", name, |service| match kind {
+                0 => service.mesh_disabled = true,
+                1 => service.mode = Some(MtlsMode::Disable),
+                _ => {}
+            });
+            for pod in 0..*pods {
+                let long = format!("2001:db8:1234:5678:9abc:def0:{:x}:{pod}fff", 0x1000 + number);
+                draft = draft.pod("shop", name, &format!("192.168.{}.{}", 100 + number, 200 + pod), pod > 0, |facts| {
+                    facts.ips.push(long.parse().unwrap());
+                });
+            }
+        }
+        let (world, settings) = (draft.world(), Settings { cluster_domain: domain.parse().unwrap(), ..settings() });
+        let (looks, modes) = (look(&world), Modes::default());
+        let reckoned: usize =
+            pieces(&world, &looks, &modes).map(|piece| piece.octets(&settings.cluster_domain)).sum();
+        let mut mesh = frame(&world, &settings);
+        let frame = weft_yaml(&settings, &mesh, MtlsMode::Permissive).len();
+        fill(&mut mesh, (&world, &looks), &settings.cluster_domain, &modes, usize::MAX);
+        let text = weft_yaml(&settings, &mesh, MtlsMode::Permissive);
+        prop_assert!(text.len() <= frame + reckoned, "{} > {frame} + {reckoned}", text.len());
+    }
+
     /// Whatever the pods: proxies read the text, use mutual TLS exactly towards pods with a sidecar, also while they
     /// are ending, and the text does not depend on the order in which things were seen.
     #[test]

@@ -8,9 +8,54 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use super::pace::Kind;
+
 /// Upper bounds of the buckets of a pass's duration, in seconds: a pass over a small cluster takes a millisecond, one
 /// with many writes seconds.
 const BUCKETS: [f64; 8] = [0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0];
+
+/// What went wrong, the label `kind` of `weft_controller_errors_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// A namespace began to have Services held back.
+    Budget,
+    /// There is no membership that could be written.
+    Membership,
+    /// `weft-state` could not be read or written.
+    State,
+    /// Another write failed.
+    Write,
+    /// An Event could not be written.
+    Event,
+    /// There was no room for an Event.
+    EventLost,
+    /// The settings are refused.
+    Settings,
+}
+
+impl Fault {
+    const ALL: [Self; 7] = [
+        Self::Budget,
+        Self::Membership,
+        Self::State,
+        Self::Write,
+        Self::Event,
+        Self::EventLost,
+        Self::Settings,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Budget => "budget",
+            Self::Membership => "membership",
+            Self::State => "state",
+            Self::Write => "write",
+            Self::Event => "event",
+            Self::EventLost => "event_lost",
+            Self::Settings => "settings",
+        }
+    }
+}
 
 /// The controller's metrics; one per process, shared by reference.
 #[derive(Debug, Default)]
@@ -18,7 +63,9 @@ pub struct Metrics {
     leader: AtomicBool,
     ok: AtomicU64,
     failed: AtomicU64,
-    writes: AtomicU64,
+    /// Objects and octets, by what was written.
+    writes: [(AtomicU64, AtomicU64); Kind::ALL.len()],
+    faults: [AtomicU64; Fault::ALL.len()],
     duration_micros: AtomicU64,
     buckets: [AtomicU64; BUCKETS.len()],
     figures: Mutex<Figures>,
@@ -37,6 +84,8 @@ pub(crate) struct Figures {
     pub(crate) twin_conflicts: u64,
     /// Twins that are kept.
     pub(crate) twins: u64,
+    /// Services that are held back, by reason.
+    pub(crate) held: BTreeMap<&'static str, u64>,
 }
 
 impl Metrics {
@@ -57,8 +106,17 @@ impl Metrics {
         *self.figures.lock().unwrap_or_else(PoisonError::into_inner) = figures;
     }
 
-    pub(crate) fn wrote(&self) {
-        self.writes.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn wrote(&self, kind: Kind, octets: usize) {
+        if let Some((objects, all)) = self.writes.get(kind as usize) {
+            objects.fetch_add(1, Ordering::Relaxed);
+            all.fetch_add(octets as u64, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn fault(&self, fault: Fault, count: u64) {
+        if let Some(counter) = self.faults.get(fault as usize) {
+            counter.fetch_add(count, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn pass(&self, took: Duration, ok: bool) {
@@ -84,8 +142,7 @@ impl Metrics {
         family(out, "weft_controller_reconciles_total", "counter", "Passes over the whole state, by result.");
         let _ = writeln!(out, "weft_controller_reconciles_total{{result=\"ok\"}} {ok}");
         let _ = writeln!(out, "weft_controller_reconciles_total{{result=\"error\"}} {failed}");
-        family(out, "weft_controller_writes_total", "counter", "Objects written or removed.");
-        let _ = writeln!(out, "weft_controller_writes_total {}", self.writes.load(Ordering::Relaxed));
+        self.render_writes(out, &family);
         let name = "weft_controller_reconcile_duration_seconds";
         family(out, name, "histogram", "How long a pass took, its writes included.");
         for (bound, bucket) in BUCKETS.iter().zip(&self.buckets) {
@@ -95,6 +152,26 @@ impl Metrics {
         let count = ok + failed;
         let _ = writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum}\n{name}_count {count}");
         self.figures.lock().unwrap_or_else(PoisonError::into_inner).render(out);
+    }
+}
+
+impl Metrics {
+    fn render_writes(&self, out: &mut String, family: &impl Fn(&mut String, &str, &str, &str)) {
+        let name = "weft_controller_writes_total";
+        family(out, name, "counter", "Objects written or removed, by type.");
+        for (kind, (objects, _)) in Kind::ALL.iter().zip(&self.writes) {
+            let _ = writeln!(out, "{name}{{type=\"{}\"}} {}", kind.name(), objects.load(Ordering::Relaxed));
+        }
+        let name = "weft_controller_written_bytes_total";
+        family(out, name, "counter", "Octets of the objects that were written, by type.");
+        for (kind, (_, octets)) in Kind::ALL.iter().zip(&self.writes) {
+            let _ = writeln!(out, "{name}{{type=\"{}\"}} {}", kind.name(), octets.load(Ordering::Relaxed));
+        }
+        let name = "weft_controller_errors_total";
+        family(out, name, "counter", "What went wrong, by kind.");
+        for (fault, count) in Fault::ALL.iter().zip(&self.faults) {
+            let _ = writeln!(out, "{name}{{kind=\"{}\"}} {}", fault.name(), count.load(Ordering::Relaxed));
+        }
     }
 }
 
@@ -113,6 +190,8 @@ impl Figures {
         by("weft_uninjected_pods", "namespace", "Pods without a sidecar that should have one.", uninjected);
         let injected = &mut self.injected.iter().map(|(ns, count)| (ns.as_str(), *count));
         by("weft_injected_pods", "namespace", "Pods with a sidecar.", injected);
+        let held = &mut self.held.iter().map(|(kind, count)| (*kind, *count));
+        by("weft_held_back_services", "kind", "Services that are held back; see their Events.", held);
         let mut one = |name: &str, help: &str, value: u64| {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
         };
@@ -135,9 +214,12 @@ mod tests {
         metrics.lead(true);
         metrics.pass(Duration::from_millis(3), true);
         metrics.pass(Duration::from_secs(3), false);
+        metrics.wrote(Kind::Mesh, 700);
+        metrics.fault(Fault::Budget, 2);
         metrics.tell(Figures {
             services: [("strict", 2), ("permissive", 1)].into(),
             uninjected: [("shop".to_owned(), 4)].into(),
+            held: [("octets", 3)].into(),
             ..Figures::default()
         });
         let mut text = String::new();
@@ -148,6 +230,11 @@ mod tests {
             "weft_controller_reconcile_duration_seconds_bucket{le=\"0.005\"} 1",
             "weft_controller_reconcile_duration_seconds_bucket{le=\"10\"} 2",
             "weft_controller_reconcile_duration_seconds_sum 3.003",
+            "weft_controller_writes_total{type=\"mesh\"} 1",
+            "weft_controller_written_bytes_total{type=\"mesh\"} 700",
+            "weft_controller_errors_total{kind=\"budget\"} 2",
+            "weft_controller_errors_total{kind=\"settings\"} 0",
+            "weft_held_back_services{kind=\"octets\"} 3",
             "weft_services{mode=\"strict\"} 2",
             "weft_uninjected_pods{namespace=\"shop\"} 4",
         ] {

@@ -2,36 +2,44 @@
 //!
 //! What it decides is what proxies do to requests, so it must be possible to be sure of it: everything is computed anew, as
 //! a whole, by pure functions over facts, and only what differs is written. There is no memory but the set of Services
-//! that have become strict, and that one lives in a ConfigMap. A controller that is away, restarted or replaced costs
+//! that have become strict, and that one lives in a ConfigMap. No namespace can make it too much for the others. A controller that is away, restarted or replaced costs
 //! nothing: proxies go on with the files they have.
 //!
 //! | module | |
 //! |---|---|
 //! | `settings` | what it is told |
-//! | `facts`, `stores` | what is watched, and what of it matters |
+//! | `facts`, `stores`, `service_cidr` | what is watched, and what of it matters |
 //! | `world` | one look at all of it: who participates, which pods a Service selects |
-//! | `modes` | permissive to strict, one way |
+//! | `budget` | what one namespace may bring into a pass |
+//! | `modes`, `memory` | permissive to strict, one way; how that is remembered |
 //! | `membership` | the text of `weft.yaml` |
 //! | `twins`, `slips`, `notices` | headless twins; pods without a sidecar; what people are told in Events |
 //! | `leader` | which replica writes |
-//! | `apply` | writes |
-//! | `run`, `pass` | the loop; one round of it |
+//! | `apply`, `pace` | writes; how fast |
+//! | `outbox` | Events, beside the pass |
+//! | `run`, `pass`, `writes` | the loop; one round of it: what is decided, what is written |
 //! | `metrics` | |
 
 mod apply;
+mod budget;
 pub mod facts;
 mod leader;
 mod membership;
+mod memory;
 mod metrics;
 pub mod modes;
 mod notices;
+mod outbox;
+mod pace;
 mod pass;
 mod run;
+mod service_cidr;
 mod settings;
 pub mod slips;
 mod stores;
 pub mod twins;
 pub mod world;
+mod writes;
 
 use std::sync::Arc;
 
@@ -42,6 +50,8 @@ pub use settings::{MeshSettings, PodCidrMode, ProxySection, Settings, SettingsEr
 
 /// The key of the ConfigMap that remembers; [`modes::read`] reads its value.
 pub const STATE_KEY: &str = "strict.yaml";
+/// Beside it, the namespaces that take part by labels of their pods alone.
+pub(crate) const BY_PODS_KEY: &str = "by-pods.yaml";
 /// Who writes, in field managers and Events.
 pub(crate) const CONTROLLER: &str = "weft-controller";
 
@@ -58,3 +68,12 @@ pub struct Parts {
     /// What it tells about itself.
     pub metrics: Arc<Metrics>,
 }
+
+#[cfg(test)]
+mod fake_tests;
+#[cfg(test)]
+mod rbac_tests;
+#[cfg(test)]
+mod run_tests;
+#[cfg(test)]
+mod scale_tests;

@@ -1,9 +1,13 @@
 //! What people are told in Events: mistakes that nothing is refused for, and what the controller cannot do.
 
+use std::collections::HashMap;
+
 use weft_core::MtlsMode;
 
+use super::MESH_CONFIG;
+use super::budget::{Held, Looks};
 use super::facts::Key;
-use super::modes::{Modes, Pods, observed};
+use super::modes::{Modes, Pods};
 use super::twins::{Hindrance, Plan, name_of};
 use super::world::World;
 
@@ -27,6 +31,9 @@ impl About {
     }
 }
 
+/// Notices of one namespace: who makes a thousand mistakes is told of the first.
+const OF_NAMESPACE: usize = 50;
+
 /// One Event. It is told once for as long as its reason lasts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Notice {
@@ -41,6 +48,14 @@ pub(crate) struct Notice {
 impl Notice {
     fn warning(about: About, key: &Key, uid: &str, reason: &'static str, note: String) -> Self {
         Self { about, key: key.clone(), uid: uid.to_owned(), warning: true, reason, note }
+    }
+
+    /// Whose it is: the namespace that causes it.
+    pub(crate) fn tenant(&self) -> &str {
+        match self.about {
+            About::Namespace => &self.key.name,
+            About::Service | About::Pod | About::ConfigMap => &self.key.namespace,
+        }
     }
 
     /// About one of Weft's own ConfigMaps.
@@ -65,67 +80,110 @@ impl Notice {
 pub(crate) const SLIPPED: &str = "the labels ask for a sidecar and the pod has none: it was made before its namespace \
                                   was labelled, or while weft-injector did not answer. Restart its workload.";
 
-/// Everything that is to be told about what is seen now.
-pub(crate) fn notices(world: &World, modes: &Modes, twins: &Plan) -> Vec<Notice> {
-    let mut all = Vec::new();
+/// Notices as they are found, so many of each namespace. What is beyond is not even written.
+#[derive(Default)]
+struct Told {
+    all: Vec<Notice>,
+    of_namespace: HashMap<String, usize>,
+}
+
+impl Told {
+    fn add(&mut self, namespace: &str, notice: impl FnOnce() -> Notice) {
+        let count = self.of_namespace.entry(namespace.to_owned()).or_default();
+        if *count < OF_NAMESPACE {
+            *count += 1;
+            self.all.push(notice());
+        }
+    }
+}
+
+/// Everything that is to be told about what is seen now. Without `modes`, nothing is said that they decide.
+pub(crate) fn notices(world: &World, looks: &Looks<'_>, modes: Option<&Modes>, twins: &Plan) -> Vec<Notice> {
+    let mut told = Told::default();
     for (key, namespace) in &world.seen.namespaces {
         let tell = |reason, note| Notice::warning(About::Namespace, key, &namespace.uid, reason, note);
-        all.extend(namespace.mistakes.iter().map(|mistake| tell("NotUnderstood", mistake.clone())));
+        for mistake in &namespace.mistakes {
+            told.add(&key.name, || tell("NotUnderstood", mistake.clone()));
+        }
         let left = !world.members.contains(&key.name) && world.injected.contains_key(&key.name);
         if left && world.inbound(&key.name) == MtlsMode::Strict {
-            all.push(tell(
-                "StrictOutside",
-                "the namespace is not in the mesh (any more), so clients call it in plaintext, which its pods refuse: \
-                 remove weft.dev/mode until they are restarted without a sidecar"
-                    .to_owned(),
-            ));
+            told.add(&key.name, || tell("StrictOutside", STRICT_OUTSIDE.to_owned()));
         }
     }
     for (key, service) in world.services() {
-        let tell = |reason, note| Notice::warning(About::Service, key, &service.uid, reason, note);
-        all.extend(service.mistakes.iter().map(|mistake| tell("NotUnderstood", mistake.clone())));
+        for mistake in &service.mistakes {
+            let notice =
+                || Notice::warning(About::Service, key, &service.uid, "NotUnderstood", mistake.clone());
+            told.add(&key.namespace, notice);
+        }
     }
-    for (key, service) in world.mesh_services() {
-        let seen = observed(world, key, service);
-        if seen.inbound_strict && modes.towards(&seen, service.mode) != MtlsMode::Strict {
+    if let Some(modes) = modes {
+        too_early(looks, modes, &mut told);
+    }
+    for (key, hindrance) in &twins.hindered {
+        let Some(service) = world.seen.services.get(key) else { continue };
+        let notice =
+            || Notice::warning(About::Service, key, &service.uid, "NoTwin", no_twin(&key.name, hindrance));
+        told.add(&key.namespace, notice);
+    }
+    told.all
+}
+
+/// What is held back, told in the namespace that it is of.
+pub(crate) fn held_back(held: &Held) -> impl Iterator<Item = Notice> {
+    held.namespaces().filter_map(|namespace| {
+        let note = held.told(namespace)?;
+        Some(Notice::own(&Key::new(namespace, MESH_CONFIG), "HeldBack", note.chars().take(900).collect()))
+    })
+}
+
+const STRICT_OUTSIDE: &str = "the namespace is not in the mesh (any more), so clients call it in plaintext, which its \
+                              pods refuse: remove weft.dev/mode until they are restarted without a sidecar";
+
+fn too_early(looks: &Looks<'_>, modes: &Modes, told: &mut Told) {
+    for look in &looks.mesh {
+        let seen = look.seen;
+        if !seen.inbound_strict || modes.towards(&seen, look.service.mode) == MtlsMode::Strict {
+            continue;
+        }
+        told.add(&look.key.namespace, || {
             let Pods { all: pods, meshed, .. } = seen.pods;
             let note = format!(
                 "pods of this namespace refuse plaintext, while clients are not strict towards this Service ({meshed} of \
                  {pods} pods have a sidecar): calls to a new pod can fail for a minute. Inject all its pods, or \
                  remove weft.dev/mode from the namespace until then"
             );
-            all.push(Notice::warning(About::Service, key, &service.uid, "StrictTooEarly", note));
-        }
+            Notice::warning(About::Service, look.key, &look.service.uid, "StrictTooEarly", note)
+        });
     }
-    for (key, hindrance) in &twins.hindered {
-        let Some(service) = world.seen.services.get(key) else { continue };
-        let twin = name_of(&key.name);
-        let note = match hindrance {
-            Hindrance::Foreign => format!(
-                "a Service {twin} is there that is not Weft's, and is left alone: clients reach this Service by its \
-                 virtual IP, without balancing of their own. Rename one of them"
-            ),
-            Hindrance::TooLong => format!(
-                "the name {twin} would have more than 63 characters: clients reach this Service by its virtual IP, \
-                 without balancing of their own. Give it a name of 53 characters at the most"
-            ),
-        };
-        all.push(Notice::warning(About::Service, key, &service.uid, "NoTwin", note));
+}
+
+fn no_twin(service: &str, hindrance: &Hindrance) -> String {
+    let twin = name_of(service);
+    match hindrance {
+        Hindrance::Foreign => format!(
+            "a Service {twin} is there that is not Weft's, and is left alone: clients reach this Service by its \
+             virtual IP, without balancing of their own. Rename one of them"
+        ),
+        Hindrance::TooLong => format!(
+            "the name {twin} would have more than 63 characters: clients reach this Service by its virtual IP, \
+             without balancing of their own. Give it a name of 53 characters at the most"
+        ),
     }
-    all
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
 
-    use super::super::facts::{Inject, PortFacts};
+    use super::super::facts::{Inject, PortFacts, ServiceFacts};
     use super::super::twins;
     use super::super::world::tests::{Draft, no_change};
     use super::*;
 
     fn told(world: &World) -> Vec<(&'static str, String)> {
-        let notices = notices(world, &Modes::default(), &twins::plan(world));
+        let looks = super::super::budget::look(world);
+        let notices = notices(world, &looks, Some(&Modes::default()), &twins::plan(world));
         for notice in &notices {
             // The API's limit of a note.
             assert!(notice.note.len() <= 1024);
@@ -141,6 +199,40 @@ mod tests {
             .pod("shop", "orders", "10.0.0.1", false, no_change)
             .world();
         assert!(told(&world).is_empty());
+    }
+
+    #[test]
+    fn who_makes_many_mistakes_is_told_of_some_and_others_of_theirs() {
+        let mut draft = Draft::default()
+            .namespace("greedy", Inject::Enabled, None)
+            .namespace("shop", Inject::Enabled, None)
+            .service("shop", "odd", |service| service.mistakes.push("odd".to_owned()));
+        for number in 0..1_000 {
+            let odd = |service: &mut ServiceFacts| service.mistakes.push("odd".to_owned());
+            draft = draft.service("greedy", &format!("s{number}"), odd);
+        }
+        let all = told(&draft.world());
+        assert_eq!(all.len(), OF_NAMESPACE + 1);
+        assert!(all.contains(&("NotUnderstood", "shop/odd".to_owned())));
+    }
+
+    #[test]
+    fn what_is_held_back_is_told_in_its_namespace() {
+        let mut held = Held::default();
+        for number in 0..5 {
+            held.add(
+                &Key::new("greedy", "s".repeat(60) + &number.to_string()),
+                super::super::budget::Why::Octets,
+            );
+        }
+        let notices: Vec<Notice> = held_back(&held).collect();
+        assert_eq!(notices.len(), 1);
+        assert_eq!((notices[0].tenant(), notices[0].about), ("greedy", About::ConfigMap));
+        assert!(
+            notices[0].note.len() <= 1024 && notices[0].note.contains("5 held back (sss"),
+            "{}",
+            notices[0].note
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The loop: watch, wait until things calm down, look, decide, write what differs.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,37 +8,36 @@ use futures_util::future::BoxFuture;
 use futures_util::{StreamExt as _, stream};
 use kube::Api;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use weft_core::Drain;
 
-use super::apply::{Writer, Written};
+use super::apply::{Teller, Writer};
+use super::budget::{Held, look};
 use super::facts::Key;
 use super::leader::Elector;
-use super::metrics::Metrics;
+use super::memory::{Recall, recall};
+use super::metrics::{Fault, Metrics};
 use super::modes::{self, Modes};
 use super::notices::Notice;
+use super::outbox::Outbox;
+use super::pace::Kind;
 use super::pass::{Work, work};
 use super::settings::Settings;
 use super::stores::Stores;
 use super::world::{Seen, World};
+use super::writes::{Outcome, WRITE, Writes, limited};
 use super::{LEASE, Parts, STATE_CONFIG};
 use crate::error::KubeError;
-use crate::names::{CONTROL_CONFIG, MESH_CONFIG};
+use crate::names::CONTROL_CONFIG;
 
 /// Changes come in bursts: a rollout, a relist. A pass waits until none has come for this long,
 const QUIET: Duration = Duration::from_millis(200);
 /// but no longer than this.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Writes under way at once.
-const AT_ONCE: usize = 8;
-/// Pods whose condition is set in one pass: labelling a large namespace must not hold up everything else.
-const CONDITIONS: usize = 200;
-/// Limit of one write.
-const WRITE: Duration = Duration::from_secs(10);
 /// First and longest pause after a failed pass.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
-/// Octets of membership a second that are written on average: etcd carries them all.
-const MESH_RATE: usize = 1 << 20;
+/// Remembered Services that are asked for at once, where the watch does not show them.
+const ASK: usize = 50;
 
 /// Runs the controller until the drain begins; then gives the Lease up.
 ///
@@ -54,22 +53,27 @@ pub async fn run(parts: Parts, mut drain: Drain) -> Result<(), KubeError> {
     let namespace = now.namespace.to_string();
     let stores = Stores::default();
     let leads = watch::Sender::new(false);
+    let (outbox, teller) = (Outbox::new(Instant::now()), Teller::new(client.clone(), &identity));
     let elector = Elector::new(Api::namespaced(client.clone(), &namespace), LEASE, identity.clone());
     let mut controller = Controller {
         stores: &stores,
-        writer: Writer::new(client.clone(), &identity),
+        writer: Writer::new(client.clone()),
+        writes: Writes::new(Instant::now()),
         namespace: &namespace,
         settings: Followed { source: settings, good: now, refused: None },
         roots,
         metrics: &metrics,
-        told: HashSet::new(),
+        outbox: &outbox,
+        held: BTreeSet::new(),
     };
     let watching: BoxFuture<'_, ()> = Box::pin(stores.follow(&client, &namespace));
     let election: BoxFuture<'_, ()> = Box::pin(elector.run(&leads));
+    let telling: BoxFuture<'_, ()> = Box::pin(outbox.run(&teller, &metrics));
     let working: BoxFuture<'_, ()> = Box::pin(controller.work(leads.subscribe()));
     tokio::select! {
         () = watching => {}
         () = election => {}
+        () = telling => {}
         () = working => {}
         () = drain.draining() => {}
     }
@@ -109,25 +113,17 @@ impl Followed {
     }
 }
 
-/// How a pass ended.
-#[derive(Default)]
-struct Outcome {
-    failed: usize,
-    moved: usize,
-    /// Octets of membership that were written.
-    octets: usize,
-    next: Option<Instant>,
-}
-
 struct Controller<'a> {
     stores: &'a Stores,
     writer: Writer,
+    writes: Writes,
     namespace: &'a str,
     settings: Followed,
     roots: watch::Receiver<Arc<str>>,
     metrics: &'a Metrics,
-    /// What is told already and goes on.
-    told: HashSet<Notice>,
+    outbox: &'a Outbox,
+    /// Namespaces of which something was held back in the pass before.
+    held: BTreeSet<String>,
 }
 
 impl Controller<'_> {
@@ -145,9 +141,11 @@ impl Controller<'_> {
 
     async fn lead(&mut self) {
         self.metrics.lead(true);
-        self.told.clear();
+        self.outbox.clear();
+        self.held.clear();
         self.stores.ready().await;
-        let mut modes = self.remembered().await;
+        // What the leader before has remembered, once it could be read.
+        let mut modes: Option<Modes> = None;
         let mut pause = RETRY.0;
         loop {
             let begun = Instant::now();
@@ -159,41 +157,31 @@ impl Controller<'_> {
                 wake = Some(wake.map_or(retry, |wake| wake.min(retry)));
             }
             pause = if outcome.failed > 0 { (pause * 2).min(RETRY.1) } else { RETRY.0 };
-            let earliest = begun + Duration::from_secs((outcome.octets / MESH_RATE).min(10) as u64);
             self.wait(wake).await;
-            sleep_until(earliest).await;
         }
     }
 
-    /// What the leader before has remembered.
-    async fn remembered(&mut self) -> Modes {
-        loop {
-            match self.writer.read_state(self.namespace).await {
-                Ok(None) => return Modes::default(),
-                Ok(Some(text)) => match modes::read(&text) {
-                    Ok(strict) => return Modes::remembering(strict),
-                    Err(reason) => {
-                        // To go on would be to forget who is strict.
-                        tracing::error!(
-                            reason,
-                            "weft-state cannot be read; nothing is written until it is corrected or removed"
-                        );
-                        let note = format!(
-                            "strict.yaml cannot be read, correct it or remove the ConfigMap: {reason}"
-                        );
-                        let key = Key::new(self.namespace, STATE_CONFIG);
-                        self.tell(vec![Notice::own(
-                            &key,
-                            "StateUnreadable",
-                            note.chars().take(500).collect(),
-                        )])
-                        .await;
-                    }
-                },
-                Err(error) => tracing::warn!(%error, "weft-state cannot be read; tried again"),
-            }
-            sleep(RETRY.0 * 5).await;
-        }
+    /// What the leader before has remembered; a notice, where there is something to be told, if that is not known.
+    async fn remembered(&self) -> Result<Modes, Option<Notice>> {
+        let text = limited(self.writer.read_state(self.namespace)).await.map_err(|error| {
+            tracing::warn!(error, "weft-state cannot be read; membership waits, and it is tried again");
+            None
+        })?;
+        let Some(text) = text else { return Ok(Modes::default()) };
+        let read = modes::read(&text.strict)
+            .and_then(|strict| Ok(Modes::remembering(strict, modes::read_namespaces(&text.by_pods)?)));
+        read.map_err(|reason| {
+            // To write membership would be to forget who is strict.
+            tracing::error!(
+                reason,
+                "weft-state cannot be read; membership is not written until it is corrected or removed"
+            );
+            let note = format!(
+                "it cannot be read, and membership is not written: correct it, or remove the ConfigMap: {reason}"
+            );
+            let key = Key::new(self.namespace, STATE_CONFIG);
+            Some(Notice::own(&key, "StateUnreadable", note.chars().take(500).collect()))
+        })
     }
 
     /// Waits for a change, or until `wake`, and then for calm.
@@ -215,131 +203,132 @@ impl Controller<'_> {
         let _ = timeout(PATIENCE, calm).await;
     }
 
-    async fn pass(&mut self, modes: &mut Modes) -> Outcome {
+    async fn pass(&mut self, modes: &mut Option<Modes>) -> Outcome {
         self.settings.update();
         let settings = Arc::clone(&self.settings.good);
         let roots = Arc::clone(&self.roots.borrow_and_update());
-        let world = World::new(self.namespace, Seen::from(self.stores));
-        let mut work = work(&world, &settings, &roots, modes, Instant::now());
-        drop(world);
+        let mut outcome = Outcome::default();
+        let mut notices = Vec::new();
+        if modes.is_none() {
+            match self.remembered().await {
+                Ok(read) => *modes = Some(read),
+                Err(notice) => {
+                    self.metrics.fault(Fault::State, 1);
+                    outcome.failed += 1;
+                    notices.extend(notice);
+                }
+            }
+        }
+        let mut work = self.decide(modes.as_mut(), (&settings, &roots), &mut outcome).await;
+        notices.append(&mut work.notices);
         if let Some(reason) = &self.settings.refused {
-            let note = reason.chars().take(900).collect();
-            work.notices.push(Notice::own(
-                &Key::new(self.namespace, CONTROL_CONFIG),
-                "SettingsRefused",
-                note,
-            ));
+            let key = Key::new(self.namespace, CONTROL_CONFIG);
+            notices.push(Notice::own(&key, "SettingsRefused", reason.chars().take(900).collect()));
         }
         self.metrics.tell(std::mem::take(&mut work.figures));
-        let notices = std::mem::take(&mut work.notices);
-        let mut outcome = self.write(&work, &roots).await;
-        outcome.failed += self.tell(notices).await;
-        outcome.next = work.next;
+        self.count(&work);
+        self.metrics.fault(Fault::EventLost, self.outbox.offer(notices) as u64);
+        let written = self.writes.write(&work, &roots, &self.writer, (self.metrics, self.outbox)).await;
+        outcome.failed += written.failed;
+        outcome.moved += written.moved;
+        outcome.wake(written.next);
         outcome
     }
 
-    async fn write(&self, work: &Work, roots: &str) -> Outcome {
-        let mut outcome = Outcome::default();
-        let count =
-            |outcome: &mut Outcome, what: &str, of: &str, answer: Result<Written, String>| match answer {
-                Ok(Written::Done) => {
-                    tracing::debug!(what, of, "written");
-                    self.metrics.wrote();
-                }
-                Ok(Written::Moved) => outcome.moved += 1,
-                Err(error) => {
-                    tracing::warn!(what, of, error, "cannot be written; tried again");
-                    outcome.failed += 1;
-                }
-            };
-        if let Some(text) = &work.state {
-            let answer = limited(self.writer.state(self.namespace, text)).await;
-            let failed = answer.is_err();
-            count(&mut outcome, "ConfigMap", STATE_CONFIG, answer);
-            if failed {
-                return outcome;
+    /// Looks, remembers, and decides what is to be written.
+    async fn decide(
+        &mut self,
+        mut modes: Option<&mut Modes>,
+        (settings, roots): (&Settings, &str),
+        outcome: &mut Outcome,
+    ) -> Work {
+        let mut world = World::new(self.namespace, Seen::from(self.stores));
+        if let Some(modes) = modes.as_deref_mut() {
+            self.ask(&world, modes).await;
+            modes.settle(&world);
+            world.keep(modes.by_pods());
+        }
+        let looks = look(&world);
+        let Some(modes) = modes else {
+            return work(&world, &looks, settings, roots, None, Held::default());
+        };
+        let mut recall = recall(&world, &looks, modes, Instant::now());
+        outcome.wake(recall.next);
+        if self.remember(&recall, outcome).await {
+            modes.confirm(&recall.due, std::mem::take(&mut recall.by_pods));
+        } else {
+            // Nobody is told of what would be forgotten with this leader. All else goes on.
+            recall.due.clear();
+        }
+        let work = work(&world, &looks, settings, roots, Some(modes), recall.held);
+        for key in &recall.due {
+            tracing::info!(service = %key, "clients are strict from now on");
+            let uid = world.seen.services.get(key).map(|service| service.uid.as_str());
+            if uid.is_some_and(|uid| !self.outbox.once(Notice::strict(key, uid))) {
+                self.metrics.fault(Fault::EventLost, 1);
             }
         }
-        let mut all = stream::iter(jobs(&self.writer, work, roots)).buffer_unordered(AT_ONCE);
-        while let Some((what, of, answer)) = all.next().await {
-            count(&mut outcome, what, &of, answer);
-        }
-        outcome.octets = work.meshes.iter().map(|mesh| mesh.yaml.len() + roots.len()).sum();
-        outcome
+        work
     }
 
-    /// Tells what was not told yet; how many failed.
-    async fn tell(&mut self, notices: Vec<Notice>) -> usize {
-        let now: HashSet<Notice> = notices.into_iter().collect();
-        self.told.retain(|notice| now.contains(notice));
-        let mut failed = 0;
-        for notice in now {
-            if self.told.contains(&notice) {
-                continue;
+    /// Asks for remembered Services that this leader has never seen: a watch that is late must not make them forgotten.
+    async fn ask(&self, world: &World, modes: &mut Modes) {
+        let missing = modes.unseen().filter(|key| !world.seen.services.contains_key(*key));
+        let mut asked = Vec::new();
+        for key in missing.take(ASK).cloned() {
+            asked.push(is_gone(&self.writer, key));
+        }
+        let asked = stream::iter(asked).buffer_unordered(8);
+        let gone = asked.filter_map(std::future::ready).collect::<Vec<Key>>();
+        // Without an answer they are remembered.
+        for key in timeout(WRITE, gone).await.unwrap_or_default() {
+            modes.gone(&key);
+        }
+    }
+
+    /// Writes `weft-state` where it differs; whether what is due is written down.
+    async fn remember(&mut self, recall: &Recall, outcome: &mut Outcome) -> bool {
+        let Some(text) = &recall.state else { return true };
+        let octets = text.strict.len() + text.by_pods.len();
+        if let Err(when) = self.writes.pace.take(Kind::State, octets, Instant::now()) {
+            outcome.wake(Some(when));
+            return false;
+        }
+        match limited(self.writer.state(self.namespace, text)).await {
+            Ok(_) => {
+                self.metrics.wrote(Kind::State, octets);
+                true
             }
-            match limited(self.writer.tell(&notice)).await {
-                Ok(_) => {
-                    self.told.insert(notice);
-                }
-                Err(error) => {
-                    tracing::warn!(about = %notice.key, reason = notice.reason, error, "the event cannot be written");
-                    failed += 1;
-                }
+            Err(error) => {
+                tracing::warn!(error, "weft-state cannot be written; nobody becomes strict until it is");
+                self.metrics.fault(Fault::State, 1);
+                outcome.failed += 1;
+                false
             }
         }
-        failed
     }
+
+    /// Counts what went wrong in this pass; a namespace that is held back, when it begins to be.
+    fn count(&mut self, work: &Work) {
+        let began = work.held.difference(&self.held).count();
+        self.metrics.fault(Fault::Budget, began as u64);
+        self.held.clone_from(&work.held);
+        self.metrics.fault(Fault::Membership, u64::from(work.stuck));
+        self.metrics.fault(Fault::Settings, u64::from(self.settings.refused.is_some()));
+    }
+}
+
+/// The Service, if the API server has none such.
+fn is_gone(writer: &Writer, key: Key) -> BoxFuture<'_, Option<Key>> {
+    Box::pin(async move {
+        let gone = writer.is_gone(&key).await.unwrap_or(false);
+        gone.then_some(key)
+    })
 }
 
 /// Resolves when the value has changed; never where nobody can change it any more.
 async fn changed<T>(value: &mut watch::Receiver<T>) {
     if value.changed().await.is_err() {
         std::future::pending::<()>().await;
-    }
-}
-
-/// A write under way: what, of which object, and how it ended.
-type Job<'a> = BoxFuture<'a, (&'static str, String, Result<Written, String>)>;
-
-/// The writes of a pass but for the state. Membership comes first: proxies follow it with a delay, and all else at once.
-fn jobs<'a>(writer: &'a Writer, work: &'a Work, roots: &'a str) -> Vec<Job<'a>> {
-    fn job<'a>(
-        what: &'static str,
-        of: &(impl ToString + ?Sized),
-        write: impl Future<Output = Result<Written, kube::Error>> + Send + 'a,
-    ) -> Job<'a> {
-        let of = of.to_string();
-        Box::pin(async move { (what, of, limited(write).await) })
-    }
-    let mut jobs = Vec::new();
-    for mesh in &work.meshes {
-        let write = writer.mesh(&mesh.namespace, &mesh.yaml, roots, &mesh.extra);
-        jobs.push(job(MESH_CONFIG, &mesh.namespace, write));
-    }
-    for (namespace, uid) in &work.remove_meshes {
-        jobs.push(job(MESH_CONFIG, namespace, writer.remove_mesh(namespace, uid)));
-    }
-    for twin in &work.twins.create {
-        jobs.push(job("twin", &twin.key, writer.create_twin(twin)));
-    }
-    for twin in &work.twins.update {
-        jobs.push(job("twin", &twin.key, writer.update_twin(twin)));
-    }
-    for (key, uid) in &work.twins.remove {
-        jobs.push(job("twin", key, writer.remove_twin(key, uid)));
-    }
-    for (key, uid) in work.slips.report.iter().take(CONDITIONS) {
-        jobs.push(job("condition", key, writer.report(key, uid)));
-    }
-    for (key, uid) in work.slips.clear.iter().take(CONDITIONS) {
-        jobs.push(job("condition", key, writer.clear(key, uid)));
-    }
-    jobs
-}
-
-async fn limited(write: impl Future<Output = Result<Written, kube::Error>>) -> Result<Written, String> {
-    match timeout(WRITE, write).await {
-        Ok(answer) => answer.map_err(|error| error.to_string()),
-        Err(_) => Err(format!("no answer in {WRITE:?}")),
     }
 }

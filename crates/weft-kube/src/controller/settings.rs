@@ -35,6 +35,8 @@ pub struct Settings {
 pub struct MeshSettings {
     /// Addresses of pods; empty: the podCIDRs of the nodes.
     pub pod_cidrs: Vec<IpNet>,
+    /// Networks of virtual addresses; empty: what the cluster's `ServiceCIDR` objects say.
+    pub service_cidrs: Vec<IpNet>,
     /// Mode towards pods that are dialed by address, without a name.
     pub pod_cidr_mode: PodCidrMode,
 }
@@ -192,7 +194,9 @@ mod tests {
     #[test]
     fn the_mesh_section_refuses_unknown_fields() {
         let read = serde_saphyr::from_str::<MeshSettings>;
-        let good = read("{podCidrs: [10.0.0.0/8, 'fd00::/8'], podCidrMode: strict}").unwrap();
+        let good = "{podCidrs: [10.0.0.0/8, 'fd00::/8'], serviceCidrs: [10.96.0.0/12], podCidrMode: strict}";
+        let good = read(good).unwrap();
+        assert_eq!(good.service_cidrs.len(), 1);
         assert_eq!((good.pod_cidrs.len(), good.pod_cidr_mode), (2, PodCidrMode::Strict));
         assert!(read("{podCidr: []}").is_err());
         assert!(read("{podCidrMode: maybe}").is_err());

@@ -16,7 +16,10 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::{Notify, watch};
 
-use super::facts::{ConfigMapFacts, Facts, Key, NamespaceFacts, NodeFacts, PodFacts, ServiceFacts};
+use super::facts::{
+    ConfigMapFacts, Facts, Key, NamespaceFacts, NodeFacts, PodFacts, ServiceCidrFacts, ServiceFacts,
+};
+use super::service_cidr::ServiceCidr;
 
 /// Objects by place.
 #[derive(Debug)]
@@ -45,7 +48,7 @@ impl<F: PartialEq> Store<F> {
     }
 
     /// Takes an event in; whether anything has changed.
-    fn apply<K>(&self, event: Event<K>) -> bool
+    pub(crate) fn apply<K>(&self, event: Event<K>) -> bool
     where
         F: Facts<K>,
     {
@@ -80,6 +83,11 @@ impl<F: PartialEq> Store<F> {
         }
     }
 
+    /// The kind is not served here: there is nothing to wait for. Whether that is news.
+    fn absent(&self) -> bool {
+        !self.ready.send_replace(true)
+    }
+
     /// Everything, in order.
     pub(crate) fn all(&self) -> BTreeMap<Key, Arc<F>> {
         self.inner().now.iter().map(|(key, facts)| (key.clone(), Arc::clone(facts))).collect()
@@ -99,6 +107,8 @@ pub(crate) struct Stores {
     pub(crate) pods: Store<PodFacts>,
     pub(crate) services: Store<ServiceFacts>,
     pub(crate) nodes: Store<NodeFacts>,
+    /// Empty where the cluster does not serve the kind.
+    pub(crate) service_cidrs: Store<ServiceCidrFacts>,
     /// The ConfigMaps `weft-mesh`.
     pub(crate) meshes: Store<ConfigMapFacts>,
     /// `weft-state` of Weft's own namespace.
@@ -114,6 +124,7 @@ impl Stores {
         self.pods.ready().await;
         self.services.ready().await;
         self.nodes.ready().await;
+        self.service_cidrs.ready().await;
         self.meshes.ready().await;
         self.state.ready().await;
     }
@@ -130,6 +141,7 @@ impl Stores {
             feed(&self.pods, changed, Api::<Pod>::all(client.clone()), everything()),
             feed(&self.services, changed, Api::<Service>::all(client.clone()), everything()),
             feed(&self.nodes, changed, Api::<Node>::all(client.clone()), everything()),
+            feed(&self.service_cidrs, changed, Api::<ServiceCidr>::all(client.clone()), everything()),
             // By name, so that the right to read ConfigMaps can be confined to this one, and so that one whose label
             // was taken away is still seen.
             feed(&self.meshes, changed, meshes, named(super::MESH_CONFIG)),
@@ -158,6 +170,13 @@ async fn take<K, F: Facts<K>>(
         match event {
             Ok(event) => {
                 if store.apply(event) {
+                    changed.notify_one();
+                }
+            }
+            // Clusters before 1.33 have no ServiceCIDR. All else is there in every cluster.
+            Err(watcher::Error::InitialListFailed(kube::Error::Api(status))) if status.code == 404 => {
+                if store.absent() {
+                    tracing::info!(kind, "not served by this cluster");
                     changed.notify_one();
                 }
             }
@@ -203,6 +222,22 @@ mod tests {
         let store = Store::<NamespaceFacts>::default();
         store.apply::<Namespace>(Event::Init);
         assert!(store.apply::<Namespace>(Event::InitDone));
+    }
+
+    #[tokio::test]
+    async fn a_kind_that_is_not_served_keeps_nobody_waiting() {
+        let store = Store::<ServiceCidrFacts>::default();
+        let missing = kube::core::Status::failure("the server could not find it", "NotFound").with_code(404);
+        let error = watcher::Error::InitialListFailed(kube::Error::Api(missing.boxed()));
+        let events = futures_util::stream::iter([Err::<Event<ServiceCidr>, _>(error)]);
+        take(&store, &Notify::new(), events, "ServiceCIDR").await;
+        assert!(*store.ready.borrow() && store.all().is_empty());
+        let cidr: ServiceCidr = serde_json::from_value(
+            serde_json::json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": ["10.96.0.0/16", "odd"]}}),
+        )
+        .unwrap();
+        assert!(store.apply(Event::Apply(cidr)));
+        assert_eq!(store.all().into_values().map(|facts| facts.cidrs.len()).collect::<Vec<_>>(), [1]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1::{Service, ServicePort, ServiceSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
+use super::budget::{self, Look, Looks};
 use super::facts::{Key, MANAGED_BY, PortFacts, ServiceFacts, ServiceKind};
 use super::world::World;
 use crate::names::TWIN_OF;
@@ -63,9 +64,15 @@ pub fn existing(world: &World, service: &Key) -> Option<Key> {
 
 /// Compares what is with what should be.
 pub fn plan(world: &World) -> Plan {
+    plan_of(world, &budget::look(world))
+}
+
+/// The same, for who has looked at the Services. Twins of Services that are held back stay as they are.
+pub(crate) fn plan_of(world: &World, looks: &Looks<'_>) -> Plan {
     let mut plan = Plan::default();
     let mut wanted = std::collections::BTreeSet::new();
-    for (key, service) in world.mesh_services().filter(|(key, service)| qualifies(world, key, service)) {
+    for look in looks.mesh.iter().filter(|look| qualifies(world, look)) {
+        let (key, service) = (look.key, look.service);
         let name = name_of(&key.name);
         if name.len() > MAX_NAME {
             plan.hindered.push((key.clone(), Hindrance::TooLong));
@@ -91,8 +98,12 @@ pub fn plan(world: &World) -> Plan {
         }
         plan.kept += 1;
     }
+    let held = |key: &Key, twin: &ServiceFacts| {
+        let of = twin.twin_of.as_deref().map(|of| Key::new(&key.namespace, of));
+        of.is_some_and(|of| looks.unseen.contains(&of))
+    };
     for (key, twin) in &world.seen.services {
-        if twin.is_twin() && !twin.ending && !wanted.contains(key) {
+        if twin.is_twin() && !twin.ending && !wanted.contains(key) && !held(key, twin) {
             plan.remove.push((key.clone(), twin.uid.clone()));
         }
     }
@@ -101,10 +112,11 @@ pub fn plan(world: &World) -> Plan {
 
 /// Whether a Service of the mesh has a twin. One that is there stays while the Service could have it, so that scaling to
 /// zero takes nothing away.
-fn qualifies(world: &World, key: &Key, service: &ServiceFacts) -> bool {
+fn qualifies(world: &World, look: &Look<'_>) -> bool {
+    let service = look.service;
     let kind = service.kind == ServiceKind::Virtual && !service.ending;
     kind && service.ports.iter().any(is_tcp)
-        && (existing(world, key).is_some() || world.pods_of(key, service).iter().any(|pod| pod.injected))
+        && (existing(world, look.key).is_some() || look.pods.iter().any(|pod| pod.injected))
 }
 
 fn is_tcp(port: &PortFacts) -> bool {
@@ -125,6 +137,12 @@ impl Twin {
             ..ServiceFacts::default()
         };
         Self { key: Key::new(&key.namespace, name), of: (key.name.clone(), service.uid.clone()), facts }
+    }
+
+    /// About how many octets it takes to write.
+    pub(crate) fn octets(&self) -> usize {
+        let selector = self.facts.selector.iter().map(|(key, value)| key.len() + value.len() + 8);
+        700 + selector.sum::<usize>() + 160 * self.facts.ports.len()
     }
 
     /// Whether `found` is this one.

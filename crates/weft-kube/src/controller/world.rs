@@ -2,8 +2,8 @@
 //!
 //! A pass works on one such look, so that all that it decides fits together.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 
 use ipnet::IpNet;
@@ -11,7 +11,8 @@ use k8s_openapi::api::core::v1::{Namespace, Pod, Service};
 use weft_core::MtlsMode;
 
 use super::facts::{
-    ConfigMapFacts, Facts, Inject, Key, NamespaceFacts, NodeFacts, PodFacts, ServiceFacts, ServiceKind,
+    ConfigMapFacts, Facts, Inject, Key, NamespaceFacts, NodeFacts, PodFacts, ServiceCidrFacts, ServiceFacts,
+    ServiceKind,
 };
 use super::stores::Stores;
 
@@ -28,6 +29,7 @@ pub struct Seen {
     /// Services, twins included.
     pub services: BTreeMap<Key, Arc<ServiceFacts>>,
     pub(crate) nodes: BTreeMap<Key, Arc<NodeFacts>>,
+    pub(crate) service_cidrs: BTreeMap<Key, Arc<ServiceCidrFacts>>,
     pub(crate) meshes: BTreeMap<Key, Arc<ConfigMapFacts>>,
     pub(crate) state: BTreeMap<Key, Arc<ConfigMapFacts>>,
 }
@@ -56,6 +58,7 @@ impl From<&Stores> for Seen {
             pods: stores.pods.all(),
             services: stores.services.all(),
             nodes: stores.nodes.all(),
+            service_cidrs: stores.service_cidrs.all(),
             meshes: stores.meshes.all(),
             state: stores.state.all(),
         }
@@ -71,44 +74,78 @@ pub struct World {
     pub(crate) own: String,
     /// Participating namespaces.
     pub members: BTreeSet<String>,
-    /// Pods that run or will, by the hash of their namespace and each of their labels. Hashes may meet: who looks
-    /// something up compares.
+    /// Namespaces with a pod that asks for a sidecar by its own label.
+    pub(crate) asking: BTreeSet<String>,
+    /// Pods that run or will, by the hash of their namespace and each of their labels that a Service selects by. Hashes
+    /// may meet: who looks something up compares.
     by_label: HashMap<u64, Vec<(String, Arc<PodFacts>)>>,
+    /// Keyed anew for each look: labels are what tenants write, and must not be made to meet.
+    hasher: RandomState,
     /// Injected pods that run or will, by namespace.
     pub(crate) injected: BTreeMap<String, u64>,
-}
-
-fn hash(namespace: &str, key: &str, value: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (namespace, key, value).hash(&mut hasher);
-    hasher.finish()
 }
 
 impl World {
     /// Draws the conclusions. `own` is Weft's own namespace.
     pub fn new(own: &str, seen: Seen) -> Self {
-        let own = own.to_owned();
-        let mut world =
-            Self { seen, own, members: BTreeSet::new(), by_label: HashMap::new(), injected: BTreeMap::new() };
+        let mut world = Self {
+            seen,
+            own: own.to_owned(),
+            members: BTreeSet::new(),
+            asking: BTreeSet::new(),
+            by_label: HashMap::new(),
+            hasher: RandomState::new(),
+            injected: BTreeMap::new(),
+        };
         let asked = |inject: &Inject| *inject == Inject::Enabled;
-        let mut members: BTreeSet<String> = BTreeSet::new();
+        // A finished pod counts too: a namespace with one job a day would come and go.
+        let pods = world.seen.pods.iter().filter(|(_, pod)| asked(&pod.inject));
+        world.asking = pods.map(|(key, _)| key.namespace.clone()).collect();
+        let mut members = world.asking.clone();
         let namespaces = world.seen.namespaces.iter();
         members.extend(namespaces.filter(|(_, ns)| asked(&ns.inject)).map(|(key, _)| key.name.clone()));
-        // A finished pod counts too: a namespace with one job a day would come and go.
-        let pods = world.seen.pods.iter();
-        members.extend(pods.filter(|(_, pod)| asked(&pod.inject)).map(|(key, _)| key.namespace.clone()));
         members.retain(|namespace| world.may_participate(namespace));
         world.members = members;
-        for (key, pod) in world.seen.pods.iter().filter(|(_, pod)| !pod.finished) {
+        world.index();
+        world
+    }
+
+    /// Keeps namespaces whose Services are remembered as strict, although no pod asks for a sidecar now: scaled to zero
+    /// is no decision to leave.
+    pub(crate) fn keep(&mut self, namespaces: &BTreeSet<String>) {
+        let unsaid = |namespace: &&String| {
+            self.namespace(namespace).is_some_and(|facts| facts.inject == Inject::Unsaid)
+                && self.may_participate(namespace)
+        };
+        let kept: Vec<String> = namespaces.iter().filter(unsaid).cloned().collect();
+        self.members.extend(kept);
+    }
+
+    /// Only labels that some Service selects by: a pod may carry any number of others.
+    fn index(&mut self) {
+        let services = self.seen.services.iter();
+        let selected = services.flat_map(|(key, service)| {
+            service.selector.iter().map(|(label, value)| self.hash(&key.namespace, label, value))
+        });
+        let selected: HashSet<u64> = selected.collect();
+        let mut by_label: HashMap<u64, Vec<(String, Arc<PodFacts>)>> = HashMap::new();
+        let mut injected: BTreeMap<String, u64> = BTreeMap::new();
+        for (key, pod) in self.seen.pods.iter().filter(|(_, pod)| !pod.finished) {
             for (label, value) in &pod.labels {
-                let entry = world.by_label.entry(hash(&key.namespace, label, value)).or_default();
-                entry.push((key.namespace.clone(), Arc::clone(pod)));
+                let hash = self.hash(&key.namespace, label, value);
+                if selected.contains(&hash) {
+                    by_label.entry(hash).or_default().push((key.namespace.clone(), Arc::clone(pod)));
+                }
             }
             if pod.injected {
-                *world.injected.entry(key.namespace.clone()).or_default() += 1;
+                *injected.entry(key.namespace.clone()).or_default() += 1;
             }
         }
-        world
+        (self.by_label, self.injected) = (by_label, injected);
+    }
+
+    fn hash(&self, namespace: &str, key: &str, value: &str) -> u64 {
+        self.hasher.hash_one((namespace, key, value))
     }
 
     /// Whether the namespace exists and is neither a system's, Weft's own, nor kept out.
@@ -143,26 +180,41 @@ impl World {
         self.services().filter(|(_, service)| !is_exception(service))
     }
 
+    /// The pods with the rarest of the labels that a Service selects by: the others are compared.
+    fn candidates(&self, key: &Key, service: &ServiceFacts) -> &[(String, Arc<PodFacts>)] {
+        let of_label = |(label, value): (&String, &String)| {
+            self.by_label.get(&self.hash(&key.namespace, label, value)).map(Vec::as_slice).unwrap_or_default()
+        };
+        service.selector.iter().map(of_label).min_by_key(|pods| pods.len()).unwrap_or_default()
+    }
+
+    /// How many pods have to be looked at to tell those that a Service selects.
+    pub(crate) fn cost(&self, key: &Key, service: &ServiceFacts) -> usize {
+        self.candidates(key, service).len()
+    }
+
     /// The pods that a Service selects, those that have finished left out.
     pub fn pods_of(&self, key: &Key, service: &ServiceFacts) -> Vec<&PodFacts> {
-        let of_label = |(label, value): (&String, &String)| {
-            self.by_label.get(&hash(&key.namespace, label, value)).map(Vec::as_slice).unwrap_or_default()
-        };
-        // The rarest label first: the others are compared.
-        let Some(fewest) = service.selector.iter().map(of_label).min_by_key(|pods| pods.len()) else {
-            return Vec::new();
-        };
         let selected = |(namespace, pod): &&(String, Arc<PodFacts>)| {
             *namespace == key.namespace
                 && service.selector.iter().all(|(label, value)| pod.labels.get(label) == Some(value))
         };
-        fewest.iter().filter(selected).map(|(_, pod)| &**pod).collect()
+        self.candidates(key, service).iter().filter(selected).map(|(_, pod)| &**pod).collect()
     }
 
     /// The networks of the nodes' pods, neighbours joined.
     pub(crate) fn pod_cidrs(&self) -> Vec<IpNet> {
         let mut all: Vec<IpNet> = self.seen.nodes.values().flat_map(|node| node.pod_cidrs.clone()).collect();
         all = IpNet::aggregate(&all);
+        all.sort_unstable();
+        all
+    }
+
+    /// The networks of virtual addresses that the cluster tells, neighbours joined.
+    pub(crate) fn service_cidrs(&self) -> Vec<IpNet> {
+        let all: Vec<IpNet> =
+            self.seen.service_cidrs.values().flat_map(|facts| facts.cidrs.clone()).collect();
+        let mut all = IpNet::aggregate(&all);
         all.sort_unstable();
         all
     }
@@ -232,6 +284,12 @@ pub(crate) mod tests {
             self
         }
 
+        pub(crate) fn service_cidr(mut self, name: &str, cidr: &str) -> Self {
+            let facts = ServiceCidrFacts { cidrs: vec![cidr.parse().unwrap()] };
+            self.0.service_cidrs.insert(Key::new("", name), Arc::new(facts));
+            self
+        }
+
         pub(crate) fn world(self) -> World {
             World::new("weft-system", self.0)
         }
@@ -280,6 +338,19 @@ pub(crate) mod tests {
         };
         assert_eq!(found("orders"), ["10.0.0.1"]);
         assert!(found("nothing").is_empty());
+    }
+
+    #[test]
+    fn a_namespace_is_kept_unless_its_label_says_otherwise() {
+        let all: BTreeSet<String> =
+            ["data", "out", "gone", "kube-system"].into_iter().map(str::to_owned).collect();
+        let mut world = Draft::default()
+            .namespace("data", Inject::Unsaid, None)
+            .namespace("out", Inject::Disabled, None)
+            .namespace("kube-system", Inject::Unsaid, None)
+            .world();
+        world.keep(&all);
+        assert_eq!(world.members.iter().map(String::as_str).collect::<Vec<_>>(), ["data"]);
     }
 
     #[test]

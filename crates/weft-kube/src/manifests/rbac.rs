@@ -9,9 +9,8 @@ use super::meta::{CONTROL, Install};
 use crate::credentials::KEYS_PATH;
 use crate::names::{CA_SECRET, INJECTOR, LEASE, MESH_CONFIG, STATE_CONFIG};
 
-const READ: [&str; 3] = ["get", "list", "watch"];
-/// Without `delete`: only `weft uninstall` removes what must be remembered.
-const KEEP: [&str; 5] = ["get", "list", "watch", "update", "patch"];
+/// What a watch asks for.
+const FOLLOW: [&str; 2] = ["list", "watch"];
 
 fn rule(groups: &[&str], resources: &[&str], names: &[&str], verbs: &[&str]) -> PolicyRule {
     let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
@@ -62,25 +61,22 @@ impl Install<'_> {
                 &[INJECTOR],
                 &["get", "list", "watch", "patch"],
             ),
-            // Controller: which namespaces take part, which pods a service has and which of them have a sidecar, where
-            // pods' addresses come from. Injector: the labels and annotations of the pod's namespace.
-            rule(&[""], &["namespaces", "nodes", "pods"], &[], &READ),
+            // Controller: which namespaces take part. Injector: their labels and annotations.
+            rule(&[""], &["namespaces"], &[], &["get", "list", "watch"]),
+            // Controller: which pods a service has and which of them have a sidecar, where pods' addresses come from...
+            rule(&[""], &["nodes", "pods"], &[], &FOLLOW),
+            // ... and those of services.
+            rule(&["networking.k8s.io"], &["servicecidrs"], &[], &FOLLOW),
             // Controller: the services, and their headless twins. Kubernetes cannot restrict this to the twins; the
-            // controller touches only services that carry its own label weft.dev/twin-of.
-            rule(&[""], &["services"], &[], &["get", "list", "watch", "create", "update", "patch", "delete"]),
-            // Controller: the ConfigMap weft-mesh of each namespace that takes part, and no other ConfigMap...
-            rule(
-                &[""],
-                &["configmaps"],
-                &[MESH_CONFIG],
-                &["get", "list", "watch", "update", "patch", "delete"],
-            ),
-            // ... except that a right to create cannot be restricted by name.
-            rule(&[""], &["configmaps"], &[], &["create"]),
+            // controller writes only services that carry its own label weft.dev/twin-of.
+            rule(&[""], &["services"], &[], &["get", "list", "watch", "create", "update", "delete"]),
+            // Controller: the ConfigMap weft-mesh of each namespace that takes part, and no other ConfigMap. It is made by
+            // an apply, which names its object, so that create can be restricted by name too.
+            rule(&[""], &["configmaps"], &[MESH_CONFIG], &["list", "watch", "create", "patch", "delete"]),
             // Controller: the condition weft.dev/SidecarInjected on pods that slipped by. Nothing of a pod but its status.
             rule(&[""], &["pods/status"], &[], &["patch"]),
-            // Controller: tells mistakes in annotations, and pods without a sidecar.
-            rule(&["", "events.k8s.io"], &["events"], &[], &["create", "patch"]),
+            // Controller: tells mistakes in annotations, what is held back, and pods without a sidecar.
+            rule(&["events.k8s.io"], &["events"], &[], &["create", "patch"]),
         ];
         ClusterRole { metadata: self.cluster_meta(CONTROL), rules: Some(rules), ..Default::default() }
     }
@@ -88,13 +84,13 @@ impl Install<'_> {
     pub(super) fn role(&self) -> Role {
         let rules = vec![
             // CA: its own key, and no other Secret...
-            rule(&[""], &["secrets"], &[CA_SECRET], &KEEP),
+            rule(&[""], &["secrets"], &[CA_SECRET], &["get", "list", "watch"]),
             // ... except that a right to create cannot be restricted by name.
             rule(&[""], &["secrets"], &[], &["create"]),
-            // Controller: what it must remember.
-            rule(&[""], &["configmaps"], &[STATE_CONFIG], &KEEP),
+            // Controller: what it must remember. Without delete: only `weft uninstall` removes it.
+            rule(&[""], &["configmaps"], &[STATE_CONFIG], &["get", "list", "watch", "create", "patch"]),
             // Controller: one replica leads.
-            rule(&["coordination.k8s.io"], &["leases"], &[LEASE], &KEEP),
+            rule(&["coordination.k8s.io"], &["leases"], &[LEASE], &["get", "update"]),
             rule(&["coordination.k8s.io"], &["leases"], &[], &["create"]),
         ];
         Role { metadata: self.meta(CONTROL), rules: Some(rules) }

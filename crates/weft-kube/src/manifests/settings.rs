@@ -24,7 +24,11 @@ impl Install<'_> {
                 "resources": values.injector.resources,
                 "initResources": values.injector.init_resources,
             },
-            "mesh": {"podCidrs": values.mesh.pod_cidrs, "podCidrMode": values.mesh.pod_cidr_mode},
+            "mesh": {
+                "podCidrs": values.mesh.pod_cidrs,
+                "podCidrMode": values.mesh.pod_cidr_mode,
+                "serviceCidrs": values.mesh.service_cidrs,
+            },
             "proxy": values.proxy,
         }))
     }

@@ -140,6 +140,7 @@ pub struct Injector {
 pub struct Mesh {
     pub pod_cidrs: Vec<String>,
     pub pod_cidr_mode: String,
+    pub service_cidrs: Vec<String>,
 }
 
 /// `networkPolicy`.

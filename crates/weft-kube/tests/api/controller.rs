@@ -18,55 +18,42 @@ use tokio::time::{Instant, sleep};
 use weft_core::{DrainTrigger, drain};
 use weft_kube::KubeError;
 use weft_kube::controller::{self, Metrics, Parts, Settings};
+use weft_kube::manifests::{Values, render};
 
 use crate::server::ApiServer;
 
-const SYSTEM: &str = "weft-system";
+pub(crate) const SYSTEM: &str = "weft-system";
 const ROOT: &str = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n";
 /// Everything but what waits for a clock.
 const SOON: Duration = Duration::from_secs(30);
 
-/// What `weft-control` may do in the cluster: no more than the controller needs.
-fn cluster_rules() -> Value {
-    json!([
-        {"apiGroups": [""], "resources": ["namespaces", "nodes", "pods", "services"], "verbs": ["get", "list", "watch"]},
-        {"apiGroups": [""], "resources": ["services"], "verbs": ["create", "update", "delete"]},
-        {"apiGroups": [""], "resources": ["pods/status"], "verbs": ["patch"]},
-        {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["weft-mesh"],
-         "verbs": ["get", "list", "watch", "create", "patch", "delete"]},
-        {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create", "patch"]},
-    ])
+/// The rules of a role as it is installed.
+fn rules(kind: &str) -> Value {
+    let values = Values::read(&[]).unwrap();
+    let manifests = render(&values, SYSTEM, false).unwrap();
+    let role = manifests.iter().find(|manifest| manifest.kind == kind).unwrap();
+    let role: Value = serde_saphyr::from_str(&role.yaml).unwrap();
+    role["rules"].clone()
 }
 
-/// What it may do in its own namespace.
-fn own_rules() -> Value {
-    json!([
-        {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["weft-state"],
-         "verbs": ["get", "list", "watch", "create", "patch"]},
-        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
-        {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "resourceNames": ["weft-controller"],
-         "verbs": ["get", "update"]},
-    ])
-}
-
-struct Cluster {
-    client: Client,
+pub(crate) struct Cluster {
+    pub(crate) client: Client,
 }
 
 impl Cluster {
-    fn of<K>(&self, namespace: &str) -> Api<K>
+    pub(crate) fn of<K>(&self, namespace: &str) -> Api<K>
     where
         K: Resource<Scope = k8s_openapi::NamespaceResourceScope, DynamicType = ()>,
     {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    fn all<K: Resource<DynamicType = ()>>(&self) -> Api<K> {
+    pub(crate) fn all<K: Resource<DynamicType = ()>>(&self) -> Api<K> {
         Api::all(self.client.clone())
     }
 
     /// Weft's namespace, its permissions, the CA's Secret, a node, and a namespace that is not labelled yet.
-    async fn furnish(&self) {
+    pub(crate) async fn furnish(&self) {
         for name in [SYSTEM, "shop"] {
             create(&self.all::<Namespace>(), json!({"metadata": {"name": name}})).await;
         }
@@ -79,9 +66,9 @@ impl Cluster {
                 "subjects": [{"kind": "ServiceAccount", "name": "weft-control", "namespace": SYSTEM}],
             })
         };
-        create(&self.all::<ClusterRole>(), json!({"metadata": meta, "rules": cluster_rules()})).await;
+        create(&self.all::<ClusterRole>(), json!({"metadata": meta, "rules": rules("ClusterRole")})).await;
         create(&self.all::<ClusterRoleBinding>(), bound("ClusterRole")).await;
-        create(&self.of::<Role>(SYSTEM), json!({"metadata": meta, "rules": own_rules()})).await;
+        create(&self.of::<Role>(SYSTEM), json!({"metadata": meta, "rules": rules("Role")})).await;
         create(&self.of::<RoleBinding>(SYSTEM), bound("Role")).await;
         let spec = json!({"podCIDR": "10.244.0.0/24", "podCIDRs": ["10.244.0.0/24"]});
         create(&self.all::<Node>(), json!({"metadata": {"name": "n1"}, "spec": spec})).await;
@@ -116,7 +103,7 @@ impl Cluster {
         pods.patch_status(name, &PatchParams::default(), &Patch::Merge(&patch)).await.unwrap();
     }
 
-    async fn key(&self, namespace: &str, name: &str, key: &str) -> Option<String> {
+    pub(crate) async fn key(&self, namespace: &str, name: &str, key: &str) -> Option<String> {
         let found = self.of::<ConfigMap>(namespace).get_opt(name).await.unwrap()?;
         found.data?.remove(key)
     }
@@ -147,7 +134,7 @@ impl Cluster {
     }
 
     /// A replica, with the rights of `weft-control`.
-    async fn replica(&self, server: &ApiServer, name: &str) -> Replica {
+    pub(crate) async fn replica(&self, server: &ApiServer, name: &str) -> Replica {
         let spec = TokenRequestSpec { expiration_seconds: Some(3600), ..TokenRequestSpec::default() };
         let request = TokenRequest { spec, ..TokenRequest::default() };
         let accounts = self.of::<ServiceAccount>(SYSTEM);
@@ -175,14 +162,14 @@ impl Cluster {
     }
 }
 
-struct Replica {
-    metrics: Arc<Metrics>,
+pub(crate) struct Replica {
+    pub(crate) metrics: Arc<Metrics>,
     trigger: DrainTrigger,
-    task: JoinHandle<Result<(), KubeError>>,
+    pub(crate) task: JoinHandle<Result<(), KubeError>>,
 }
 
 impl Replica {
-    async fn leads(&self) {
+    pub(crate) async fn leads(&self) {
         until("leader", async || if self.metrics.leads() { Ok(()) } else { Err("does not lead".to_owned()) })
             .await;
     }
@@ -299,6 +286,14 @@ async fn edits_are_put_back(cluster: &Cluster) {
         let labelled =
             map.metadata.labels.is_some_and(|labels| labels["app.kubernetes.io/managed-by"] == "weft");
         if good && labelled { Ok(()) } else { Err(format!("{data:?}")) }
+    })
+    .await;
+    // The API server takes no change of such a one any more.
+    maps.patch("weft-mesh", &merge, &Patch::Merge(&json!({"immutable": true}))).await.unwrap();
+    until("immutable is undone", async || {
+        let map = maps.get_opt("weft-mesh").await.unwrap().ok_or_else(|| "none".to_owned())?;
+        let good = map.immutable != Some(true) && map.data.as_ref().is_some_and(|data| data.len() == 2);
+        if good { Ok(()) } else { Err(format!("{map:?}")) }
     })
     .await;
     maps.delete("weft-mesh", &DeleteParams::default()).await.unwrap();

@@ -11,6 +11,7 @@ mod control;
 mod controller;
 mod log;
 mod outage;
+mod scale;
 mod secret;
 mod server;
 mod support;

@@ -1,0 +1,46 @@
+//! The roles that are installed are what the controller asks for, no less and no more.
+//!
+//! A verb too few is refused and noted as such; a verb too many is asked for by nobody. On a real API server the same is
+//! shown by tests/api/controller.rs.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::fake_tests::{Asked, Rules, Running, objects};
+
+/// Rights of the other parts: their tests show what they need.
+const OTHERS: &[(&str, &str, &str, &[&str])] = &[
+    ("authentication.k8s.io", "tokenreviews", "", &["create"]),
+    (
+        "admissionregistration.k8s.io",
+        "mutatingwebhookconfigurations",
+        "weft-injector",
+        &["get", "list", "watch", "patch"],
+    ),
+    ("", "namespaces", "", &["get"]),
+    ("", "secrets", "weft-ca", &["get", "list", "watch"]),
+    ("", "secrets", "", &["create"]),
+];
+
+#[tokio::test(start_paused = true)]
+async fn the_controller_asks_for_every_right_that_it_is_given_and_for_no_other() {
+    let granted = Rules::rendered().rights();
+    let running = Running::start(objects(), vec![]);
+    // Longer than it takes to become strict, which is a second pass.
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    let server = running.end().await;
+    let server = server.lock().unwrap();
+    assert!(server.refused.is_empty(), "missing: {:#?}", server.refused);
+    let mut unused: BTreeSet<Asked> = granted.difference(&server.used).cloned().collect();
+    for (group, resource, name, verbs) in OTHERS {
+        for verb in *verbs {
+            let others = |right: &Asked| {
+                (right.group.as_str(), right.resource.as_str(), right.name.as_str(), right.verb.as_str())
+                    == (*group, *resource, *name, *verb)
+            };
+            assert!(granted.iter().any(others), "{resource} {verb} is not granted any more");
+            unused.retain(|right| !others(right));
+        }
+    }
+    assert!(unused.is_empty(), "asked for by nobody: {unused:#?}");
+}
