@@ -125,9 +125,6 @@ fn the_sidecar_comes_first_and_only_once() {
     assert_eq!(names("volumes"), ["weft-mesh", "weft-token", "weft-no-api"]);
     assert_eq!(injected["spec"]["initContainers"][1]["restartPolicy"], "Always");
     assert_eq!(inject_here(&injected, &enabled(), &injector()), Outcome::Skip(Skip::Injected));
-    // An upgrade of Weft between two looks at the same pod changes nothing either.
-    let newer = Injector { settings: InjectSettings::new("weft:9"), native: false, ..injector() };
-    assert_eq!(inject_here(&injected, &enabled(), &newer), Outcome::Skip(Skip::Injected));
     // The annotation alone says nothing.
     let mut copied = app();
     copied["metadata"]["annotations"] = json!({INJECTED: "{}"});
@@ -271,6 +268,19 @@ fn probes_stay_where_an_annotation_says_so() {
     assert_eq!(patched(&pod)["spec"]["containers"][0]["livenessProbe"]["httpGet"]["port"], 15021);
     pod["metadata"]["annotations"] = json!({"weft.dev/rewrite-probes": "disabled"});
     assert_eq!(patched(&pod)["spec"]["containers"], pod["spec"]["containers"]);
+}
+
+#[test]
+fn probes_that_the_proxy_could_not_be_told_are_refused() {
+    let mut pod = app();
+    let with = |octets: usize| json!({"httpGet": {"port": 80, "path": format!("/{}", "x".repeat(octets))}});
+    pod["spec"]["containers"][0]["livenessProbe"] = with(90_000);
+    assert!(matches!(inject(&pod, &enabled(), &injector()), Outcome::Patched(_)));
+    pod["spec"]["containers"][0]["livenessProbe"] = with(110_000);
+    assert!(refused(&pod).contains("the proxy can be told 100000; shorten"));
+    // Nothing is told where they stay.
+    pod["metadata"]["annotations"] = json!({"weft.dev/rewrite-probes": "disabled"});
+    assert!(matches!(inject(&pod, &enabled(), &injector()), Outcome::Patched(_)));
 }
 
 #[test]

@@ -15,11 +15,13 @@
 //! | `dns` | pods that cannot resolve the CA's name |
 //! | `share` | pods with resources as a whole |
 //! | `containers` | what is added |
+//! | `again` | a pod that was injected, and has been changed since |
 //! | `patch` | the difference as a JSON patch |
 //! | `workload` | where the pod is in a Deployment, a CronJob, ... |
 //! | `uninject` | all of it taken away again |
 //! | `stream` | files of manifests |
 
+mod again;
 mod annotations;
 mod containers;
 mod dns;
@@ -155,6 +157,9 @@ pub fn inject(pod: &Value, namespace: &Namespace, injector: &Injector, secret: &
     }
     let kept = ProbeSecret::of(pod);
     let secret = kept.as_ref().unwrap_or(secret);
+    if read.is_injected() {
+        return again::again(pod, namespace, injector, secret);
+    }
     let mut problems = Vec::new();
     label(&read, &mut problems);
     let asked = Asked::read(&read, &injector.settings, &mut problems);
@@ -162,11 +167,12 @@ pub fn inject(pod: &Value, namespace: &Namespace, injector: &Injector, secret: &
     refuse::pod_security(namespace, &mut problems);
     let ca = dns::ca(&read, injector.ca, &asked, &mut problems);
     let mut rewrites = probes::plan(&read, secret, &mut problems);
-    if !problems.is_empty() {
-        return Outcome::Refuse(problems);
-    }
     if asked.keep_probes {
         rewrites.clear();
+    }
+    refuse::long_probes(&rewrites, &mut problems);
+    if !problems.is_empty() {
+        return Outcome::Refuse(problems);
     }
     match build(pod, injector, &asked, ca, &rewrites) {
         Some(object) => Outcome::Patched(Injected { object, warnings: warnings(&read, injector, ca) }),
@@ -196,10 +202,7 @@ fn skip(pod: &Pod, namespace: &Namespace, injector: &Injector) -> Option<Skip> {
     if pod.spec.is_for_windows() {
         return Some(Skip::Windows);
     }
-    if pod.annotations.contains_key(MIRROR) {
-        return Some(Skip::Mirror);
-    }
-    pod.is_injected().then_some(Skip::Injected)
+    pod.annotations.contains_key(MIRROR).then_some(Skip::Mirror)
 }
 
 /// A pod whose label cannot be read may have meant to stay out.

@@ -158,7 +158,8 @@ impl Pod {
         self.init_containers.iter().chain(&self.containers)
     }
 
-    /// Whether it has what is injected. An annotation says nothing: it is copied about.
+    /// Whether it has containers with the names of what is injected. Whether they are what they are called,
+    /// [`again`](super::again) sees; an annotation alone says nothing: it is copied about.
     pub(crate) fn is_injected(&self) -> bool {
         let init = self.init_containers.iter().any(|container| container.name == INIT);
         init && self.all().any(|container| container.name == PROXY)

@@ -4,9 +4,13 @@ use super::Namespace;
 use super::annotations::INJECT_LABEL;
 use super::containers::VOLUMES;
 use super::pod::{INIT, PROXY, Pod};
+use super::probes::{self, Rewrite};
 use super::problem::Problem;
 use weft_intercept::{OWN_PORTS, PROXY_UID};
 
+/// What the proxy is told of probes is one variable of its container. Linux takes 128 KiB for each (MAX_ARG_STRLEN), and a
+/// container with a longer one does not start.
+const MOST_OF_PROBES: usize = 100_000;
 /// The cure for a port that is taken.
 pub(crate) const OTHER_PORT: &str = "use another port";
 const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
@@ -15,11 +19,7 @@ const ENFORCE: &str = "pod-security.kubernetes.io/enforce";
 pub(crate) fn conflicts(pod: &Pod, problems: &mut Vec<Problem>) {
     users(pod, problems);
     for container in pod.all().filter(|container| [INIT, PROXY].contains(&container.name.as_str())) {
-        problems.push(Problem::new(
-            format!("container {}", container.name),
-            "this name is Weft's, and the container is not one that Weft injected",
-            format!("rename it, or take a half injected pod apart with weft uninject; to leave the pod out, label it {INJECT_LABEL}: disabled"),
-        ));
+        problems.push(not_ours(&container.name));
     }
     let volumes = pod.spec.volumes.iter().flatten();
     for volume in volumes.filter(|volume| VOLUMES.contains(&volume.name.as_str())) {
@@ -34,6 +34,17 @@ pub(crate) fn conflicts(pod: &Pod, problems: &mut Vec<Problem>) {
     }
 }
 
+/// A container that has a name of Weft's, and is something else.
+pub(crate) fn not_ours(name: &str) -> Problem {
+    Problem::new(
+        format!("container {name}"),
+        "this name is Weft's, and the container is not one that Weft injected",
+        format!(
+            "rename it, or take a half injected pod apart with weft uninject; to leave the pod out, label it {INJECT_LABEL}: disabled"
+        ),
+    )
+}
+
 /// Traffic of the proxy's user is not captured: an application that ran as it would go around the mesh.
 fn users(pod: &Pod, problems: &mut Vec<Problem>) {
     let own = i64::from(PROXY_UID);
@@ -46,6 +57,18 @@ fn users(pod: &Pod, problems: &mut Vec<Problem>) {
             format!("{who}: securityContext.runAsUser {own}"),
             "this is the user of Weft's proxy, whose traffic is not captured",
             "run it as another user",
+        ));
+    }
+}
+
+/// Probes whose definitions are longer than the proxy could be told.
+pub(crate) fn long_probes(rewrites: &[Rewrite], problems: &mut Vec<Problem>) {
+    let octets = probes::text(&probes::entries(rewrites)).len();
+    if octets > MOST_OF_PROBES {
+        problems.push(Problem::new(
+            "the probes of the pod",
+            format!("what they ask for has {octets} octets, and the proxy can be told {MOST_OF_PROBES}"),
+            "shorten their paths and headers",
         ));
     }
 }
