@@ -37,6 +37,7 @@ clusterDomain: k8s.example.org
 control:
   replicas: 5
   log: info,weft_kube=debug
+  drainSeconds: 40
   resources: {requests: {cpu: "1", memory: 1Gi, ephemeral-storage: 1Gi}, limits: {cpu: "2"}}
   nodeSelector: {kubernetes.io/os: linux, pool: "7"}
   tolerations:
@@ -58,6 +59,19 @@ injector:
   nativeSidecar: never
   resources: {requests: {cpu: 5m}}
   initResources: {limits: {memory: 32Mi}}
+webhook:
+  clientNames: [weft-injector-client]
+  clientCa: |
+    -----BEGIN CERTIFICATE-----
+    MIIBezCCASGgAwIBAgIUPF/VArUQZeRO+Vq60kcZbOGf7ZgwCgYIKoZIzj0EAwIw
+    EjEQMA4GA1UEAwwHY2x1c3RlcjAgFw0yNjExMzAxNjE2NThaGA8yMTI2MTEwNjE2
+    MTY1OFowEjEQMA4GA1UEAwwHY2x1c3RlcjBZMBMGByqGSM49AgEGCCqGSM49AwEH
+    A0IABOIOSVZ4JcazmGsXg4E0qpiru9VY8XRFiTD/HaKIPnoW7pCk1gndWAqROlDI
+    lC1HqPzb7ruReiQAtCcVRCSpQxSjUzBRMB0GA1UdDgQWBBQGGiWY4c0fHvNWxU3a
+    wSS4V3+ZOzAfBgNVHSMEGDAWgBQGGiWY4c0fHvNWxU3awSS4V3+ZOzAPBgNVHRMB
+    Af8EBTADAQH/MAoGCCqGSM49BAMCA0gAMEUCIBLlcn4GjLGH0wwWQvm8Up0k5aKQ
+    bwr0GpiIPGLIbC3DAiEApqAum47PW9dSNszhDJ/pnsivRly3XBnSbe2DmTBlS4A=
+    -----END CERTIFICATE-----
 mesh: {podCidrs: [10.0.0.0/8, "fd00::/8"], podCidrMode: strict, serviceCidrs: [10.96.0.0/12]}
 networkPolicy: {enabled: true, apiServerCidrs: [192.0.2.1/32, "2001:db8::1/128"]}
 podDisruptionBudget: {enabled: false}
@@ -138,6 +152,9 @@ const REFUSED: &[(&str, &str, &str)] = &[
     // YAML 1.1, which Helm reads, takes these for booleans and a number.
     ("control: {podAnnotations: {a: yes}}\n", "podAnnotations", "a"),
     ("control: {podAnnotations: {a: 012}}\n", "podAnnotations", "a"),
+    ("control: {drainSeconds: 301}\n", "control", "drainSeconds"),
+    ("webhook: {clientCa: text}\n", "webhook", "clientCa"),
+    ("webhook: {clientNames: a}\n", "webhook", "clientNames"),
     ("ca: {leafLifetime: '24'}\n", "ca", "leafLifetime"),
     ("injector: {failurePolicy: ignore}\n", "injector", "failurePolicy"),
     ("injector: {nativeSidecar: true}\n", "injector", "nativeSidecar"),

@@ -25,7 +25,7 @@ pub(crate) fn run(args: &Args, log: Option<&str>, format: Format) -> ExitCode {
         Ok(config) => config,
         Err(error) => return crate::usage(error),
     };
-    match serve::until_told(|drain| weft_ca::run(config, drain)) {
+    match serve::until_told(serve::GRACE, |drain| weft_ca::run(config, drain)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = %format!("{error:#}"), "the CA stopped");

@@ -52,8 +52,9 @@ pub(crate) fn run(args: &Args, log: Option<&str>, format: Format) -> ExitCode {
     if let Some(namespace) = &args.namespace {
         config.namespace = namespace.clone();
     }
+    let grace = config.drain_time();
     let options = args.options(config);
-    let served = serve::until_told(|drain| async move {
+    let served = serve::until_told(grace, |drain| async move {
         let client = weft_kube::client::of_surroundings().await?;
         Control::bind(options, client).await?.serve(drain).await
     });

@@ -7,13 +7,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use weft_core::Drain;
 
 /// How long calls in progress may take at the end. All of them take milliseconds; a client that is slower asks again.
-const GRACE: Duration = Duration::from_secs(5);
+pub(crate) const GRACE: Duration = Duration::from_secs(5);
 
-/// Runs `service` on a runtime of its own. SIGTERM and SIGINT begin the drain, which closes after the grace.
+/// Runs `service` on a runtime of its own. SIGTERM and SIGINT begin the drain, which closes after `grace`, or with a
+/// second signal: somebody at a terminal does not want to wait.
 ///
 /// # Errors
 /// Those of the service, and where there is no runtime.
-pub(crate) fn until_told<F, E>(service: impl FnOnce(Drain) -> F) -> anyhow::Result<()>
+pub(crate) fn until_told<F, E>(grace: Duration, service: impl FnOnce(Drain) -> F) -> anyhow::Result<()>
 where
     F: Future<Output = Result<(), E>>,
     E: std::error::Error + Send + Sync + 'static,
@@ -29,8 +30,12 @@ where
                 _ = int.recv() => {}
             }
             tracing::info!("draining");
-            trigger.start(GRACE);
-            tokio::time::sleep(GRACE).await;
+            trigger.start(grace);
+            tokio::select! {
+                () = tokio::time::sleep(grace) => {}
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
             trigger.close();
             std::future::pending::<()>().await;
         };

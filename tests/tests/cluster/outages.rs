@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
-use weft_testbed::cluster::{CONTROL, WEFT_NAMESPACE, Workload, cluster_story, figure};
+use anyhow::{Result, ensure};
+use weft_testbed::cluster::{CONTROL, Cluster, WEFT_NAMESPACE, Workload, cluster_story, figure};
 use weft_testbed::{eventually, rest};
 
 use crate::SOON;
@@ -84,5 +84,50 @@ fn a_pod_that_starts_without_the_ca_waits_and_becomes_ready() {
         control.apply_object(again)?;
         figure("what a pod without the CA says", said?);
         namespace.ready(&["orders"])
+    });
+}
+
+/// Pods that the API server is asked to make, without making them, in one call of kubectl.
+const TRIED_AT_ONCE: usize = 50;
+
+/// How many of some pods that are only tried out have no sidecar.
+fn slipping(cluster: &Cluster, namespace: &str) -> Result<usize> {
+    let pod = |i: usize| {
+        serde_json::json!({
+            "apiVersion": "v1", "kind": "Pod", "metadata": { "name": format!("tried-{i}"), "namespace": namespace },
+            "spec": { "containers": [{ "name": "app", "image": "none" }] },
+        })
+    };
+    let pods: Vec<_> = (0..TRIED_AT_ONCE).map(pod).collect();
+    let list = serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": pods }).to_string();
+    let made = cluster.kubectl().feed_text(&["create", "--dry-run=server", "-o", "json"], &list)?;
+    let injected = made.matches("\"name\": \"weft-proxy\"").count();
+    Ok(TRIED_AT_ONCE.saturating_sub(injected))
+}
+
+#[test]
+#[ignore = "needs a cluster: cargo xtask cluster e2e"]
+fn restarts_of_weft_control_let_no_pod_slip_by() {
+    cluster_story("restarts", |cluster| {
+        cluster.install(&[])?;
+        let namespace = cluster.namespace("restarts", &[("weft.dev/inject", "enabled")])?;
+        let control = cluster.existing(WEFT_NAMESPACE);
+        let (mut tried, mut slipped) = (0, 0);
+        while tried < 5_000 {
+            let before: Vec<_> = control.pods("")?.iter().map(|pod| pod["metadata"]["uid"].clone()).collect();
+            control.run(&["rollout", "restart", CONTROL])?;
+            // Until the last of those that were there has ended, its drain included.
+            loop {
+                slipped += slipping(cluster, namespace.name())?;
+                tried += TRIED_AT_ONCE;
+                if !control.pods("")?.iter().any(|pod| before.contains(&pod["metadata"]["uid"])) {
+                    break;
+                }
+            }
+            cluster.control_ready()?;
+        }
+        ensure!(slipped == 0, "{slipped} of {tried} pods slipped by");
+        figure("pods injected during restarts of weft-control", tried);
+        Ok(())
     });
 }

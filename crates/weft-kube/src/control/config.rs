@@ -13,9 +13,18 @@ use weft_core::{DnsName, Namespace, TrustDomain};
 use crate::KubeError;
 use crate::controller::{MeshSettings, ProxySection, Settings};
 use crate::inject::InjectSettings;
+use crate::webhook::WebhookSettings;
+
+use super::leaving::GRACE;
 
 /// Where Weft is installed unless told otherwise.
 const NAMESPACE: &str = "weft-system";
+
+/// From the signal to the end of the listeners. The endpoints' controller and kube-proxy need a second or two to forget a
+/// pod, up to ten on a large cluster.
+const DRAIN_PERIOD: Duration = Duration::from_secs(15);
+/// The kubelet would have to wait as long for each replica of a roll-out.
+const LONGEST_DRAIN: Duration = Duration::from_secs(300);
 
 /// Everything `weft control` can be told. Fields have the names of the file, in Rust's spelling.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,6 +37,10 @@ pub struct ControlConfig {
     pub namespace: Namespace,
     /// `ca`: lifetimes.
     pub ca: CaSettings,
+    /// `drainPeriod`, default 15 s: how long CA and injector go on taking connections after the signal to end.
+    pub drain_period: Duration,
+    /// `webhook`: who may ask the injector.
+    pub webhook: WebhookSettings,
     /// `injector`: what is put into pods. Only the injector needs it.
     pub injector: Option<InjectSettings>,
     /// `mesh`: addresses that are in the mesh without a name.
@@ -55,6 +68,8 @@ struct Raw {
     namespace: Option<Namespace>,
     #[serde(default)]
     ca: RawCa,
+    drain_period: Option<Spanned<String>>,
+    webhook: Option<Spanned<WebhookSettings>>,
     injector: Option<Spanned<InjectSettings>>,
     #[serde(default)]
     mesh: MeshSettings,
@@ -102,6 +117,8 @@ impl ControlConfig {
             cluster_domain: cluster_domain(path, raw.cluster_domain)?,
             namespace,
             ca: raw.ca.check(path)?,
+            drain_period: drain_period(path, raw.drain_period.as_ref())?,
+            webhook: webhook(path, raw.webhook)?,
             injector: injector(path, raw.injector)?,
             mesh: raw.mesh,
             proxy: raw.proxy.map(|proxy| proxy.value).unwrap_or_default(),
@@ -112,6 +129,11 @@ impl ControlConfig {
             mistake(path, proxy_line, "proxy", reason.strip_prefix("config.yaml: ").unwrap_or(&reason))
         })?;
         Ok(config)
+    }
+
+    /// From the signal to the end, at the latest.
+    pub fn drain_time(&self) -> Duration {
+        self.drain_period + GRACE
     }
 
     /// What of it concerns the controller.
@@ -132,6 +154,8 @@ impl ControlConfig {
             ("trustDomain", self.trust_domain != new.trust_domain),
             ("clusterDomain", self.cluster_domain != new.cluster_domain),
             ("ca", self.ca != new.ca),
+            ("drainPeriod", self.drain_period != new.drain_period),
+            ("webhook", self.webhook != new.webhook),
             ("injector", self.injector != new.injector),
         ];
         let waiting = differing.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
@@ -163,6 +187,25 @@ fn duration(
     humantime::parse_duration(&raw.value).map_err(|error| {
         mistake(path, Some(raw.defined.line()), field, format!("{error}; write it as 24h or 30m"))
     })
+}
+
+fn drain_period(path: &Path, raw: Option<&Spanned<String>>) -> Result<Duration, KubeError> {
+    let period = duration(path, "drainPeriod", raw, DRAIN_PERIOD)?;
+    if period > LONGEST_DRAIN {
+        let reason = format!("must not be longer than {}", humantime::format_duration(LONGEST_DRAIN));
+        return Err(mistake(path, raw.map(|raw| raw.defined.line()), "drainPeriod", reason));
+    }
+    Ok(period)
+}
+
+fn webhook(path: &Path, raw: Option<Spanned<WebhookSettings>>) -> Result<WebhookSettings, KubeError> {
+    let Some(raw) = raw else { return Ok(WebhookSettings::default()) };
+    match raw.value.problem() {
+        None => Ok(raw.value),
+        Some((field, reason)) => {
+            Err(mistake(path, Some(raw.defined.line()), &format!("webhook.{field}"), reason))
+        }
+    }
 }
 
 fn injector(path: &Path, raw: Option<Spanned<InjectSettings>>) -> Result<Option<InjectSettings>, KubeError> {
@@ -233,6 +276,8 @@ mod tests {
             assert_eq!(config.cluster_domain.as_str(), "cluster.local");
             assert_eq!(config.ca.leaf_lifetime, Duration::from_secs(24 * 3600));
             assert_eq!(config.mesh, MeshSettings::default());
+            assert_eq!(config.drain_time(), Duration::from_secs(20));
+            assert_eq!(config.webhook, WebhookSettings::default());
             assert!(config.injector.is_none() && config.proxy.0.is_empty());
         }
     }
@@ -242,6 +287,7 @@ mod tests {
         let config = load(
             "trustDomain: prod.example\nclusterDomain: k8s.example\nnamespace: mesh\n\
              ca: {leafLifetime: 1h, rootLifetime: 1year}\ninjector:\n  image: weft:1\n\
+             drainPeriod: 30s\nwebhook: {clientCa: '', clientNames: []}\n\
              mesh: {podCidrs: [10.244.0.0/16, 'fd00::/64'], podCidrMode: strict}\n\
              proxy:\n  inbound: {opaquePorts: [1]}\n  log: debug\n",
         )
@@ -249,6 +295,7 @@ mod tests {
         assert_eq!(config.cluster_domain.as_str(), "k8s.example");
         assert_eq!(config.trust_domain.as_str(), "prod.example");
         assert_eq!(config.ca.leaf_lifetime, Duration::from_secs(3600));
+        assert_eq!(config.drain_period, Duration::from_secs(30));
         assert_eq!(config.mesh.pod_cidrs.len(), 2);
         assert_eq!(config.mesh.pod_cidr_mode, PodCidrMode::Strict);
         assert_eq!(config.injector.unwrap().image, "weft:1");
@@ -299,6 +346,11 @@ mod tests {
             ("injector:\n  imagePullPolicy: Never", "missing field"),
             ("injector:\n  image: 'a b'", "injector: injector.image"),
             ("injector:\n  image: a\n  pull: b", ":3: pull: "),
+            ("\ndrainPeriod: 1h", ":2: drainPeriod: must not be longer than 5m"),
+            ("drainPeriod: -1s", ":1: drainPeriod: "),
+            ("webhook:\n  clientCa: text", "webhook.clientCa: there is no certificate in it"),
+            ("webhook:\n  clientNames: [a]", "webhook.clientNames: nobody's certificate is asked for"),
+            ("webhook:\n  clientCA: ''", ":2: clientCA: "),
             ("proxy:\n  timeouts: {conect: 2s}", "timeouts.conect"),
         ];
         for (text, expected) in cases {

@@ -11,12 +11,14 @@
 //! | `admin` | `/metrics`, `/live`, `/ready` |
 //! | `run`, `parts` | the parts, put together |
 //! | `injector` | what the injector asks the API server, and when it is ready |
+//! | `leaving` | the end: first not ready, then deaf |
 //! | `wait` | waiting for the API server |
 
 mod admin;
 mod config;
 mod follow;
 mod injector;
+mod leaving;
 mod parts;
 mod run;
 mod wait;

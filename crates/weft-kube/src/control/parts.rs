@@ -45,7 +45,10 @@ pub(super) struct Shared {
     pub(super) client: Client,
     pub(super) registry: Registry,
     pub(super) passes: Arc<controller::Metrics>,
+    /// Begins when the replica is told to end.
     pub(super) drain: Drain,
+    /// Begins when nothing new is taken any more.
+    pub(super) listeners: Drain,
 }
 
 impl Shared {
@@ -115,7 +118,7 @@ impl Shared {
         };
         let ca = Ca::with(parts).await?;
         ready.ready();
-        Ok(ca.serve(self.drain.clone()).await?)
+        Ok(ca.serve(self.listeners.clone()).await?)
     }
 
     async fn injector(&self, authority: Authority, ready: PartReadiness) -> Result<(), KubeError> {
@@ -134,6 +137,7 @@ impl Shared {
         let webhook = Webhook::bind(WebhookOptions {
             bind: self.binds.injector,
             injector: Injector { settings, native, own_namespace, ca },
+            callers: self.config.webhook.clone(),
             signer: Arc::new(AuthoritySigner::new(authority.clone())),
             client: Some(self.client.clone()),
             registry: self.registry.clone(),
@@ -144,7 +148,7 @@ impl Shared {
             std::future::pending::<()>().await;
         };
         tokio::select! {
-            () = webhook.serve(self.drain.clone()) => Ok(()),
+            () = webhook.serve(self.drain.clone(), self.listeners.clone()) => Ok(()),
             () = written => Ok(()),
         }
     }

@@ -16,6 +16,7 @@ use weft_telemetry::metrics::{BuildInfo, register_process};
 use super::admin::{self, Pages, Readiness};
 use super::config::ControlConfig;
 use super::follow::follow;
+use super::leaving::leave;
 use super::parts::Shared;
 use crate::{KubeError, controller};
 
@@ -163,7 +164,8 @@ impl Control {
         self.binds
     }
 
-    /// Runs the parts until the drain has closed, or has begun and all are done.
+    /// Runs the parts until the drain has closed, or has begun and all are done. From its beginning the replica is not
+    /// ready; CA and injector take connections for [`ControlConfig::drain_period`] more.
     ///
     /// # Errors
     /// What a part cannot work without and waiting will not bring: [`KubeError::Issuer`], [`KubeError::Ca`].
@@ -179,6 +181,8 @@ impl Control {
         };
         let parts: Vec<_> = parts.iter().map(|part| (*part, readiness.part(part.as_str()))).collect();
         let passes = controller.unwrap_or_default();
+        let (trigger, listeners) = weft_core::drain();
+        let leave = leave(drain.clone(), config.drain_period, trigger);
         let shared = Shared {
             config,
             replica,
@@ -188,6 +192,7 @@ impl Control {
             registry,
             passes,
             drain,
+            listeners,
         };
         let mut closes = shared.drain.clone();
         tokio::select! {
@@ -195,6 +200,7 @@ impl Control {
             () = pages.serve(metrics, health) => Ok(()),
             () = follow_file(file.as_deref(), &settings) => Ok(()),
             () = closes.closed() => Ok(()),
+            () = leave => Ok(()),
         }
     }
 }
@@ -205,3 +211,7 @@ async fn follow_file(file: Option<&Path>, settings: &watch::Sender<Arc<ControlCo
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+#[path = "run_tests.rs"]
+mod tests;

@@ -17,6 +17,8 @@ impl Install<'_> {
             "trustDomain": values.trust_domain,
             "clusterDomain": values.cluster_domain,
             "ca": {"leafLifetime": values.ca.leaf_lifetime, "rootLifetime": values.ca.root_lifetime},
+            "drainPeriod": format!("{}s", values.control.drain_seconds),
+            "webhook": values.webhook,
             "injector": {
                 "image": self.image(),
                 "imagePullPolicy": values.image.pull_policy,

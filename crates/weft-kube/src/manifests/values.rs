@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::located::{self, At, Node, Part};
 use super::schema;
+use crate::webhook::WebhookSettings;
 
 /// The chart's defaults.
 pub(super) const DEFAULTS: &str = include_str!("../../../../deploy/helm/weft/values.yaml");
@@ -76,6 +77,7 @@ pub struct Values {
     pub control: Control,
     pub ca: Ca,
     pub injector: Injector,
+    pub webhook: WebhookSettings,
     pub mesh: Mesh,
     pub proxy: Map<String, Value>,
     pub network_policy: NetworkPolicy,
@@ -105,6 +107,7 @@ pub struct Image {
 pub struct Control {
     pub replicas: i32,
     pub log: String,
+    pub drain_seconds: i64,
     pub resources: ResourceRequirements,
     pub node_selector: BTreeMap<String, String>,
     pub tolerations: Vec<Toleration>,
@@ -356,6 +359,7 @@ mod tests {
     fn the_defaults_are_highly_available_and_safe() {
         let values = Values::read(&[]).unwrap();
         assert_eq!((values.control.replicas, values.injector.failure_policy.as_str()), (2, "Ignore"));
+        assert_eq!((values.control.drain_seconds, values.webhook.client_ca.as_str()), (15, ""));
         assert!(
             values.network_policy.enabled && values.pod_disruption_budget.enabled && !values.uninstall.force
         );

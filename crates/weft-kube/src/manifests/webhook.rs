@@ -62,7 +62,7 @@ impl Install<'_> {
             }]),
             failure_policy: Some(self.values.injector.failure_policy.clone()),
             match_policy: Some("Equivalent".to_owned()),
-            // Containers that another webhook adds afterwards need their probes rewritten too.
+            // What another webhook changes afterwards is looked at again: containers and probes that it adds, and our own.
             reinvocation_policy: Some("IfNeeded".to_owned()),
             side_effects: "None".to_owned(),
             timeout_seconds: Some(5),

@@ -127,7 +127,8 @@ impl Install<'_> {
         PodSpec {
             service_account_name: Some(CONTROL.to_owned()),
             priority_class_name: Some(class.to_owned()),
-            termination_grace_period_seconds: Some(30),
+            // It goes on serving for drainSeconds, finishes what it has within five more, and has some to spare.
+            termination_grace_period_seconds: Some(control.drain_seconds + 15),
             security_context: Some(pod_security()),
             node_selector: (!control.node_selector.is_empty()).then(|| control.node_selector.clone()),
             tolerations: (!control.tolerations.is_empty()).then(|| control.tolerations.clone()),

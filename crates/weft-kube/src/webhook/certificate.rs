@@ -11,6 +11,8 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
+use rustls::server::NoClientAuth;
+use rustls::server::danger::ClientCertVerifier;
 use rustls::version::{TLS12, TLS13};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
@@ -50,18 +52,26 @@ pub trait ServingSigner: Send + Sync {
 pub(crate) struct Serving {
     signer: Arc<dyn ServingSigner>,
     name: String,
+    callers: Arc<dyn ClientCertVerifier>,
     config: ArcSwap<ServerConfig>,
     bundle: watch::Sender<String>,
     first_due: SystemTime,
 }
 
 impl Serving {
-    /// With a first certificate for `name`.
-    pub(crate) fn new(signer: Arc<dyn ServingSigner>, name: String) -> Result<Self, KubeError> {
+    /// With a first certificate for `name`. Only callers whose certificate `callers` takes are served; without it, all.
+    pub(crate) fn new(
+        signer: Arc<dyn ServingSigner>,
+        name: String,
+        callers: Option<Arc<dyn ClientCertVerifier>>,
+    ) -> Result<Self, KubeError> {
         let bundle = signer.bundle_pem();
-        let (config, first_due) = make(&*signer, &name).map_err(KubeError::Serving)?;
+        // The API server shows no certificate unless each cluster is set up for it. What is answered is no secret: it
+        // follows from the question.
+        let callers = callers.unwrap_or_else(|| Arc::new(NoClientAuth));
+        let (config, first_due) = make(&*signer, &name, &callers).map_err(KubeError::Serving)?;
         let bundle = watch::Sender::new(bundle);
-        Ok(Self { signer, name, config: ArcSwap::from(config), bundle, first_due })
+        Ok(Self { signer, name, callers, config: ArcSwap::from(config), bundle, first_due })
     }
 
     /// What the next connection is served with.
@@ -85,7 +95,7 @@ impl Serving {
             }
             // Read before the certificate is signed: a root that comes in between is seen as another change.
             let bundle = self.signer.bundle_pem();
-            match make(&*self.signer, &self.name) {
+            match make(&*self.signer, &self.name, &self.callers) {
                 Ok((config, next)) => {
                     self.config.store(config);
                     due = next;
@@ -114,16 +124,18 @@ async fn until(due: SystemTime) {
 }
 
 /// A fresh certificate in a TLS configuration, and when to replace it.
-fn make(signer: &dyn ServingSigner, name: &str) -> Result<(Arc<ServerConfig>, SystemTime), String> {
+fn make(
+    signer: &dyn ServingSigner,
+    name: &str,
+    callers: &Arc<dyn ClientCertVerifier>,
+) -> Result<(Arc<ServerConfig>, SystemTime), String> {
     let now = SystemTime::now();
     let ServingCertificate { chain, key, not_after } = signer.sign(name)?;
     let mut config = ServerConfig::builder_with_provider(crypto_provider().clone())
         // API servers speak TLS 1.3 unless a cluster was told otherwise.
         .with_protocol_versions(&[&TLS13, &TLS12])
         .map_err(|error| error.to_string())?
-        // The API server shows no certificate unless each cluster is set up for it. What is answered is no secret: it
-        // follows from the question.
-        .with_no_client_auth()
+        .with_client_cert_verifier(callers.clone())
         .with_single_cert(chain, key)
         .map_err(|error| error.to_string())?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];

@@ -22,6 +22,10 @@ pub(crate) enum Verdict {
     Skipped,
     Refused,
     Invalid,
+    /// Larger than any may be.
+    TooLarge,
+    /// There was no room for it beside others.
+    Busy,
 }
 
 /// A question about one object.

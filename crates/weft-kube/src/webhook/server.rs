@@ -1,45 +1,48 @@
-//! HTTPS around the review.
+//! TLS and connections around the review.
 
 use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, to_bytes};
-use axum::http::{Method, Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use kube::Client;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use weft_core::Drain;
 use weft_telemetry::Registry;
 
+use super::callers::{Callers, WebhookSettings};
 use super::certificate::{Serving, ServingSigner};
+use super::handler::Handler;
 use super::metrics::Metrics;
 use super::namespaces::{self, Namespaces};
-use super::review::{Question, Verdict};
-use super::{NAME, PATH, ca_bundle};
+use super::seats::{Ending, Limits, Seat, Seats};
+use super::watched::Watched;
+use super::{NAME, ca_bundle};
 use crate::KubeError;
-use crate::inject::{Injector, Skip};
+use crate::inject::Injector;
 
-/// The API server takes objects of 3 MiB, and a review has the object and what is around it.
-const MAX_BODY: usize = 8 << 20;
-/// Connections at once. An API server keeps a few; without a bound, who opens many would take the memory.
-const MAX_CONNECTIONS: usize = 1024;
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Between requests as well: the API server makes a new connection when it needs one.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(120);
-/// The API server waits five seconds for the whole.
-const BODY_TIMEOUT: Duration = Duration::from_secs(5);
+/// A head of the API server has a few hundred octets. What is read of a body at once is no more than this, either.
+const BUFFER: usize = 64 << 10;
 /// After a failed accept (EMFILE, ENFILE, ENOMEM): time for descriptors to come free instead of a busy loop.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A connection that ends is read from for this long. A request that is on its way just then meets an orderly end, after
+/// which Go's client asks again over a new connection; met by a reset, the review would fail.
+const LINGER: Duration = Duration::from_secs(2);
+/// As many do so beside those that have a seat.
+const LINGERING: usize = 64;
 
 /// What the webhook needs.
 pub struct WebhookOptions {
@@ -47,6 +50,8 @@ pub struct WebhookOptions {
     pub bind: SocketAddr,
     /// Who injects; its `own_namespace` is also the one of the Service `weft-injector`.
     pub injector: Injector,
+    /// Who may ask.
+    pub callers: WebhookSettings,
     /// Who signs its certificate.
     pub signer: Arc<dyn ServingSigner>,
     /// The cluster: namespaces are watched and the trust bundle is written. Without, as in tests, neither is, and no
@@ -63,17 +68,9 @@ pub struct Webhook {
     serving: Serving,
     client: Option<Client>,
     follow: Option<namespaces::Follow>,
+    callers: Option<Callers>,
+    seats: Arc<Seats>,
     handler: Arc<Handler>,
-}
-
-/// Runs the webhook until the drain has closed, or has begun and every request is answered.
-///
-/// # Errors
-/// [`KubeError::Listen`] and [`KubeError::Serving`] at the start; later failures are logged.
-pub async fn run(options: WebhookOptions, drain: Drain) -> Result<(), KubeError> {
-    let webhook = Webhook::bind(options).await?;
-    Box::pin(webhook.serve(drain)).await;
-    Ok(())
 }
 
 impl Webhook {
@@ -82,9 +79,12 @@ impl Webhook {
     /// # Errors
     /// [`KubeError::Listen`] and [`KubeError::Serving`].
     pub async fn bind(options: WebhookOptions) -> Result<Self, KubeError> {
-        let WebhookOptions { bind, injector, signer, client, registry } = options;
+        let WebhookOptions { bind, injector, callers, signer, client, registry } = options;
+        let callers = callers
+            .callers()
+            .map_err(|(field, reason)| KubeError::Serving(format!("webhook.{field}: {reason}")))?;
         let name = format!("{NAME}.{}.svc", injector.own_namespace);
-        let serving = Serving::new(signer, name)?;
+        let serving = Serving::new(signer, name, callers.as_ref().map(Callers::verifier))?;
         let refused = |error: std::io::Error| KubeError::Listen {
             address: bind,
             what: "injector",
@@ -96,9 +96,11 @@ impl Webhook {
             Some((watched, follow)) => (Some(Box::new(watched) as Box<dyn Namespaces>), Some(follow)),
             None => (None, None),
         };
-        let handler = Arc::new(Handler { injector, namespaces, metrics: Metrics::new(&registry) });
-        tracing::info!(%address, native = handler.injector.native, image = handler.injector.settings.image, "injector ready");
-        Ok(Self { listener, address, serving, client, follow, handler })
+        let (native, image) = (injector.native, injector.settings.image.clone());
+        let seats = Seats::new(Limits::default());
+        let handler = Arc::new(Handler::new(injector, namespaces, seats.clone(), Metrics::new(&registry)));
+        tracing::info!(%address, native, image, "injector ready");
+        Ok(Self { listener, address, serving, client, follow, callers, seats, handler })
     }
 
     /// Where it listens; tells the port where it was left to the kernel.
@@ -106,13 +108,16 @@ impl Webhook {
         self.address
     }
 
-    /// Serves until the drain has closed, or has begun and every request is answered.
-    pub async fn serve(self, drain: Drain) {
-        let Self { listener, serving, client, follow, handler, .. } = self;
+    /// Serves until `drain` has closed, or has begun and every request is answered. From when `leaving` has begun,
+    /// answers say that their connection will not be kept, so that the next review goes to another replica.
+    pub async fn serve(self, leaving: Drain, drain: Drain) {
+        let Self { listener, serving, client, follow, callers, seats, handler, .. } = self;
         let mut closes = drain.clone();
         let bundle = serving.bundle();
+        let door =
+            Door { callers, seats, handler, lingering: Arc::new(Semaphore::new(LINGERING)), leaving, drain };
         tokio::select! {
-            () = accept(listener, &serving, &handler, drain) => {}
+            () = door.accept(listener, &serving) => {}
             () = closes.closed() => {}
             () = serving.keep_fresh() => {}
             () = forever(client.map(|client| ca_bundle::keep(client, bundle))) => {}
@@ -129,152 +134,146 @@ async fn forever(work: Option<impl Future<Output = ()>>) {
     std::future::pending::<()>().await;
 }
 
-/// Takes connections until the drain begins, and returns when all are done.
-async fn accept(listener: TcpListener, serving: &Serving, handler: &Arc<Handler>, drain: Drain) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let mut connections = JoinSet::new();
-    let mut begins = drain.clone();
-    let mut draining = Box::pin(begins.draining());
-    loop {
-        // Room is taken before the connection, so that what does not fit waits in the kernel's backlog.
-        let taken = async {
-            let permit = room.clone().acquire_owned().await.ok();
-            (listener.accept().await, permit)
-        };
-        let (connection, permit) = tokio::select! {
-            () = &mut draining => break,
-            Some(_) = connections.join_next() => continue,
-            taken = taken => taken,
-        };
-        match connection {
-            Ok((tcp, peer)) => {
-                let acceptor = TlsAcceptor::from(serving.config());
-                connections.spawn(connection_of(acceptor, tcp, peer, handler.clone(), drain.clone(), permit));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept a connection");
-                sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-    drop(listener);
-    while connections.join_next().await.is_some() {}
-}
-
-async fn connection_of(
-    acceptor: TlsAcceptor,
-    tcp: TcpStream,
-    peer: SocketAddr,
+/// What connections share.
+#[derive(Clone)]
+struct Door {
+    callers: Option<Callers>,
+    seats: Arc<Seats>,
     handler: Arc<Handler>,
-    mut drain: Drain,
-    _permit: Option<OwnedSemaphorePermit>,
-) {
-    let _ = tcp.set_nodelay(true);
-    let tls = match timeout(HANDSHAKE_TIMEOUT, acceptor.accept(tcp)).await {
-        Ok(Ok(tls)) => tls,
-        Ok(Err(error)) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
-        Err(_) => return tracing::debug!(%peer, "no TLS handshake within {HANDSHAKE_TIMEOUT:?}"),
-    };
-    let service = service_fn(move |request| {
-        let handler = handler.clone();
-        async move { Ok::<_, Infallible>(handler.respond(request).await) }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_TIMEOUT)
-        .serve_connection(TokioIo::new(tls), service);
-    let mut connection = std::pin::pin!(connection);
-    let served = tokio::select! {
-        served = connection.as_mut() => served,
-        () = drain.draining() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = served {
-        tracing::debug!(%peer, %error, "connection ended");
-    }
+    lingering: Arc<Semaphore>,
+    leaving: Drain,
+    drain: Drain,
 }
 
-/// What answers.
-struct Handler {
-    injector: Injector,
-    namespaces: Option<Box<dyn Namespaces>>,
-    metrics: Metrics,
-}
+type Answering = Pin<Box<dyn Future<Output = Result<Response<axum::body::Body>, Infallible>> + Send>>;
 
-impl Handler {
-    async fn respond(&self, request: Request<Incoming>) -> Response<Body> {
-        if request.uri().path() != PATH {
-            return plain(StatusCode::NOT_FOUND, format!("there is {PATH} only\n"));
+impl Door {
+    /// Takes connections until the drain begins, and returns when all are done.
+    async fn accept(&self, listener: TcpListener, serving: &Serving) {
+        let mut connections = JoinSet::new();
+        let mut begins = self.drain.clone();
+        let mut draining = pin!(begins.draining());
+        loop {
+            let accepted = tokio::select! {
+                () = &mut draining => break,
+                Some(_) = connections.join_next() => continue,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((tcp, peer)) => {
+                    let Some(seat) = self.seats.take(peer.ip()) else {
+                        self.handler.metrics().full();
+                        tracing::debug!(%peer, "connection refused: every seat is taken by one that is served");
+                        continue;
+                    };
+                    let _ = tcp.set_nodelay(true);
+                    let acceptor = TlsAcceptor::from(serving.config());
+                    let door = self.clone();
+                    connections.spawn(async move { door.connection(acceptor, tcp, Arc::new(seat)).await });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
         }
-        if request.method() != Method::POST {
-            return plain(StatusCode::METHOD_NOT_ALLOWED, "an AdmissionReview is posted\n".to_owned());
-        }
-        let began = Instant::now();
-        let (verdict, response) = self.review(request.into_body()).await;
-        self.metrics.record(verdict, began.elapsed());
-        response
+        drop(listener);
+        while connections.join_next().await.is_some() {}
     }
 
-    async fn review(&self, body: Incoming) -> (Verdict, Response<Body>) {
-        let invalid = |status, reason: String| {
-            tracing::warn!(reason, "a review that cannot be answered");
-            (Verdict::Invalid, plain(status, format!("{reason}\n")))
+    async fn connection<S>(self, acceptor: TlsAcceptor, stream: S, seat: Arc<Seat>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let peer = seat.address();
+        // Writes of the handshake are bounded by its time.
+        let tls = tokio::select! {
+            accepted = acceptor.accept(stream) => match accepted {
+                Ok(tls) => tls,
+                Err(error) => return tracing::debug!(%peer, %error, "TLS handshake failed"),
+            },
+            ending = seat.over() => return self.ended(&seat, ending),
         };
-        let body = match timeout(BODY_TIMEOUT, to_bytes(Body::new(body), MAX_BODY)).await {
-            Ok(Ok(body)) => body,
-            Ok(Err(error)) => {
-                let status = if is_too_large(&error) {
-                    StatusCode::PAYLOAD_TOO_LARGE
-                } else {
-                    StatusCode::BAD_REQUEST
-                };
-                return invalid(status, format!("the body cannot be read: {error}"));
+        seat.shaken();
+        let chain = tls.get_ref().1.peer_certificates();
+        let expected = self.callers.as_ref().is_none_or(|callers| callers.expect(chain));
+        let watched = TokioIo::new(Watched::new(tls, seat.clone()));
+        let service = service_fn(|request| self.answering(request, seat.clone(), expected));
+        let mut connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            // The seat has the times, which differ for a first request, between requests, and within one.
+            .header_read_timeout(None::<Duration>)
+            .max_buf_size(BUFFER)
+            .serve_connection(watched, service);
+        let mut over = pin!(seat.over());
+        let mut drain = self.drain.clone();
+        let mut ending = None;
+        let served = tokio::select! {
+            served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => Some(served),
+            () = drain.draining() => None,
+            why = &mut over => { ending = Some(why); None }
+        };
+        let served = match (served, ending) {
+            (Some(served), _) => served,
+            (None, None) => {
+                Pin::new(&mut connection).graceful_shutdown();
+                tokio::select! {
+                    served = poll_fn(|cx| connection.poll_without_shutdown(cx)) => served,
+                    why = &mut over => return self.ended(&seat, why),
+                }
             }
-            Err(_) => {
-                return invalid(
-                    StatusCode::REQUEST_TIMEOUT,
-                    format!("no whole body within {BODY_TIMEOUT:?}"),
-                );
+            (None, Some(why)) => {
+                self.ended(&seat, why);
+                match why {
+                    Ending::Unused | Ending::Room { was_kept: true } => Ok(()),
+                    Ending::Silent | Ending::Room { was_kept: false } => return,
+                }
             }
         };
-        let question = match Question::read(&body) {
-            Ok(question) => question,
-            Err(reason) => return invalid(StatusCode::BAD_REQUEST, reason),
-        };
-        let mut answer = question.answer(self.labels(&question, false).await, &self.injector);
-        // The API server asked, so its labels say something else than what is remembered here.
-        if matches!(answer.skip, Some(Skip::NotAsked | Skip::Disabled)) {
-            answer = question.answer(self.labels(&question, true).await, &self.injector);
+        match served {
+            Ok(()) => self.linger(connection.into_parts().io.into_inner().into_inner(), ending).await,
+            Err(error) => tracing::debug!(%peer, %error, "connection ended"),
         }
-        let json = (header::CONTENT_TYPE, "application/json");
-        let response = Response::builder().header(json.0, json.1).body(Body::from(answer.body));
-        (answer.verdict, response.unwrap_or_default())
     }
 
-    async fn labels(
-        &self,
-        question: &Question,
-        fresh: bool,
-    ) -> Option<std::collections::BTreeMap<String, String>> {
-        match (&self.namespaces, &question.namespace) {
-            (Some(namespaces), Some(name)) => namespaces.labels(name, fresh).await,
+    fn answering(&self, request: Request<Incoming>, seat: Arc<Seat>, expected: bool) -> Answering {
+        let (handler, leaving) = (self.handler.clone(), self.leaving.clone());
+        Box::pin(async move { Ok(handler.respond(request, &seat, expected, &leaving).await) })
+    }
+
+    fn ended(&self, seat: &Seat, ending: Ending) {
+        self.handler.metrics().ended(ending);
+        tracing::debug!(peer = %seat.address(), ?ending, "connection ended by the injector");
+    }
+
+    /// Says that this is the end, and waits for the peer to see it.
+    async fn linger<S>(&self, mut tls: TlsStream<S>, ending: Option<Ending>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        // Its seat is another's already.
+        let _beside = match ending {
+            Some(Ending::Room { .. }) => match self.lingering.try_acquire() {
+                Ok(permit) => Some(permit),
+                Err(_) => return,
+            },
             _ => None,
-        }
+        };
+        let seen = timeout(LINGER, async {
+            if tls.shutdown().await.is_ok() {
+                // Whatever comes now is not looked at.
+                let (mut stream, _) = tls.into_inner();
+                let mut rest = [0; 1024];
+                while stream.read(&mut rest).await.is_ok_and(|read| read > 0) {}
+            }
+        });
+        let _ = seen.await;
     }
 }
 
-fn is_too_large(error: &axum::Error) -> bool {
-    std::error::Error::source(error).is_some_and(|source| source.to_string().contains("length limit"))
-}
-
-fn plain(status: StatusCode, text: String) -> Response<Body> {
-    let mut response = Response::new(Body::from(text));
-    *response.status_mut() = status;
-    response
-}
-
+#[cfg(test)]
+#[path = "hostile_tests.rs"]
+mod hostile;
 #[cfg(test)]
 #[path = "server_tests.rs"]
 mod tests;

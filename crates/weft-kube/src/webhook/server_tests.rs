@@ -5,27 +5,30 @@ use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use weft_identity::crypto_provider;
 
+use super::super::PATH;
 use super::super::certificate::ServingCertificate;
+use super::super::handler::MAX_BODY;
 use super::super::namespaces::Labels;
 use super::*;
 use crate::inject::{INJECT_LABEL, InjectSettings};
 
 /// An authority with one root, which signs leaves of any length.
-struct Root {
+pub(super) struct Root {
     issuer: Issuer<'static, KeyPair>,
-    certificate: CertificateDer<'static>,
+    pub(super) certificate: CertificateDer<'static>,
     lifetime: Duration,
     signed: Mutex<Vec<CertificateDer<'static>>>,
     changes: tokio::sync::Mutex<watch::Receiver<()>>,
 }
 
 impl Root {
-    fn new(lifetime: Duration) -> (Arc<Self>, watch::Sender<()>) {
+    pub(super) fn new(lifetime: Duration) -> (Arc<Self>, watch::Sender<()>) {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -63,7 +66,7 @@ impl ServingSigner for Root {
         "roots".to_owned()
     }
 
-    fn changed(&self) -> std::pin::Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+    fn changed(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
         Box::pin(async {
             if self.changes.lock().await.changed().await.is_err() {
                 std::future::pending::<()>().await;
@@ -72,7 +75,7 @@ impl ServingSigner for Root {
     }
 }
 
-fn options(signer: Arc<Root>) -> WebhookOptions {
+pub(super) fn options(signer: Arc<Root>) -> WebhookOptions {
     let injector = Injector {
         settings: InjectSettings::new("weft:1"),
         native: true,
@@ -80,12 +83,21 @@ fn options(signer: Arc<Root>) -> WebhookOptions {
         ca: None,
     };
     let bind = "127.0.0.1:0".parse().unwrap();
-    WebhookOptions { bind, injector, signer, client: None, registry: Registry::default() }
+    let callers = WebhookSettings::default();
+    WebhookOptions { bind, injector, callers, signer, client: None, registry: Registry::default() }
 }
 
 /// One request over a connection of its own, as the API server would make it: the status, and the body.
-async fn call(address: SocketAddr, root: &Root, request: &str, body: &[u8]) -> (u16, Vec<u8>) {
-    let mut tls = connect(address, root).await;
+pub(super) async fn call(address: SocketAddr, root: &Root, request: &str, body: &[u8]) -> (u16, Vec<u8>) {
+    let (head, body) = exchange(connect(address, root).await, request, body).await;
+    (head.get(9..12).unwrap().parse().unwrap(), body)
+}
+
+/// The same over any connection: the whole head, and the body.
+pub(super) async fn exchange<S>(mut tls: TlsStream<S>, request: &str, body: &[u8]) -> (String, Vec<u8>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let head = format!(
         "{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {}\r\n\r\n",
         body.len()
@@ -96,31 +108,48 @@ async fn call(address: SocketAddr, root: &Root, request: &str, body: &[u8]) -> (
     let mut answer = Vec::new();
     let _ = tls.read_to_end(&mut answer).await;
     let split = answer.windows(4).position(|four| four == b"\r\n\r\n").expect("a whole head");
-    let status = String::from_utf8_lossy(&answer[9..12]).parse().unwrap();
-    (status, answer[split + 4..].to_vec())
+    let head = String::from_utf8(answer[..split].to_vec()).unwrap();
+    (head, answer[split + 4..].to_vec())
 }
 
-async fn connect(address: SocketAddr, root: &Root) -> tokio_rustls::client::TlsStream<TcpStream> {
-    trusting(address, root.certificate.clone()).await.unwrap()
+/// A connection from 127.0.0.`last`.
+pub(super) async fn dial(address: SocketAddr, last: u8) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::from(([127, 0, 0, last], 0))).unwrap();
+    socket.connect(address).await.unwrap()
 }
 
-async fn trusting(
-    address: SocketAddr,
+pub(super) async fn connect(address: SocketAddr, root: &Root) -> TlsStream<TcpStream> {
+    trusting(dial(address, 1).await, root.certificate.clone()).await.unwrap()
+}
+
+pub(super) async fn trusting<S>(stream: S, root: CertificateDer<'static>) -> std::io::Result<TlsStream<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    shaken(stream, client(root).with_no_client_auth()).await
+}
+
+pub(super) fn client(
     root: CertificateDer<'static>,
-) -> std::io::Result<tokio_rustls::client::TlsStream<TcpStream>> {
+) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
     let mut roots = RootCertStore::empty();
     roots.add(root).unwrap();
-    let config = ClientConfig::builder_with_provider(crypto_provider().clone())
+    ClientConfig::builder_with_provider(crypto_provider().clone())
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from("weft-injector.weft-system.svc").unwrap();
-    let tcp = TcpStream::connect(address).await.unwrap();
-    TlsConnector::from(Arc::new(config)).connect(name, tcp).await
 }
 
-fn review(pod: &Value) -> Vec<u8> {
+pub(super) async fn shaken<S>(stream: S, config: ClientConfig) -> std::io::Result<TlsStream<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let name = ServerName::try_from("weft-injector.weft-system.svc").unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await
+}
+
+pub(super) fn review(pod: &Value) -> Vec<u8> {
     let review = json!({
         "apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview",
         "request": {"uid": "u", "kind": {"kind": "Pod"}, "operation": "CREATE", "namespace": "shop", "object": pod},
@@ -128,7 +157,7 @@ fn review(pod: &Value) -> Vec<u8> {
     review.to_string().into_bytes()
 }
 
-fn pod() -> Value {
+pub(super) fn pod() -> Value {
     json!({"spec": {"containers": [{"name": "app"}]}})
 }
 
@@ -140,7 +169,7 @@ async fn reviews_over_tls() {
     let webhook = Webhook::bind(options).await.unwrap();
     let address = webhook.local_addr();
     let (trigger, drain) = weft_core::drain();
-    let served = tokio::spawn(webhook.serve(drain));
+    let served = tokio::spawn(webhook.serve(drain.clone(), drain));
 
     let (status, body) = call(address, &root, "POST /inject?timeout=5s", &review(&pod())).await;
     let answer: Value = serde_json::from_slice(&body).unwrap();
@@ -158,6 +187,7 @@ async fn reviews_over_tls() {
     let mut large = pod();
     large["metadata"] = json!({"annotations": {"a": "x".repeat(3 << 20)}});
     assert_eq!(call(address, &root, "POST /inject", &review(&large)).await.0, 200);
+    assert_eq!(PATH, "/inject");
     assert_eq!(call(address, &root, "POST /inject", &vec![b' '; MAX_BODY + 1]).await.0, 413);
 
     let mut text = String::new();
@@ -166,7 +196,8 @@ async fn reviews_over_tls() {
         "weft_injections_total{outcome=\"injected\"} 2",
         "weft_injections_total{outcome=\"refused\"} 1",
         "weft_injections_total{outcome=\"skipped\"} 1",
-        "weft_injections_total{outcome=\"invalid\"} 2",
+        "weft_injections_total{outcome=\"invalid\"} 1",
+        "weft_injections_total{outcome=\"too_large\"} 1",
         "weft_injection_duration_seconds_count 6",
     ] {
         assert!(text.contains(line), "{line}\n{text}");
@@ -181,7 +212,7 @@ async fn a_drain_answers_what_has_begun_and_takes_nothing_new() {
     let webhook = Webhook::bind(options(root.clone())).await.unwrap();
     let address = webhook.local_addr();
     let (trigger, drain) = weft_core::drain();
-    let served = tokio::spawn(webhook.serve(drain));
+    let served = tokio::spawn(webhook.serve(drain.clone(), drain));
     let mut idle = connect(address, &root).await;
     let mut begun = connect(address, &root).await;
     let body = review(&pod());
@@ -212,10 +243,8 @@ async fn changed_roots_bring_another_certificate() {
     let webhook = Webhook::bind(options(root.clone())).await.unwrap();
     let address = webhook.local_addr();
     let (trigger, drain) = weft_core::drain();
-    let served = tokio::spawn(webhook.serve(drain));
-    let of = |tls: &tokio_rustls::client::TlsStream<TcpStream>| {
-        tls.get_ref().1.peer_certificates().unwrap()[0].clone()
-    };
+    let served = tokio::spawn(webhook.serve(drain.clone(), drain));
+    let of = |tls: &TlsStream<TcpStream>| tls.get_ref().1.peer_certificates().unwrap()[0].clone();
     assert_eq!(of(&connect(address, &root).await), root.signed()[0]);
     changes.send(()).unwrap();
     while root.signed().len() < 2 {
@@ -239,9 +268,9 @@ async fn the_meshs_own_authority_signs() {
     let webhook = Webhook::bind(WebhookOptions { signer, ..options(other.clone()) }).await.unwrap();
     let address = webhook.local_addr();
     let (trigger, drain) = weft_core::drain();
-    let served = tokio::spawn(webhook.serve(drain));
-    assert!(trusting(address, root).await.is_ok());
-    assert!(trusting(address, other.certificate.clone()).await.is_err());
+    let served = tokio::spawn(webhook.serve(drain.clone(), drain));
+    assert!(trusting(dial(address, 1).await, root).await.is_ok());
+    assert!(trusting(dial(address, 1).await, other.certificate.clone()).await.is_err());
     trigger.close();
     served.await.unwrap();
 }
@@ -266,7 +295,7 @@ async fn a_namespace_that_was_labelled_just_now_counts() {
     handler.namespaces = Some(Box::new(Behind));
     let address = webhook.local_addr();
     let (trigger, drain) = weft_core::drain();
-    let served = tokio::spawn(webhook.serve(drain));
+    let served = tokio::spawn(webhook.serve(drain.clone(), drain));
     let (_, body) = call(address, &root, "POST /inject", &review(&pod())).await;
     let answer: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!(answer["response"]["patchType"], "JSONPatch");

@@ -35,7 +35,7 @@ pub(crate) struct Running {
 
 impl Running {
     pub(crate) async fn start(client: Client) -> Self {
-        Self::start_parts(client, [Part::Ca].into(), "{}").await
+        Self::start_parts(client, [Part::Ca].into(), "drainPeriod: 0s").await
     }
 
     pub(crate) async fn start_parts(client: Client, parts: BTreeSet<Part>, config: &str) -> Self {
@@ -140,7 +140,12 @@ async fn all_parts_become_ready_and_drain() {
     let configurations: Api<MutatingWebhookConfiguration> = Api::all(admin.clone());
     let webhooks = json!([entry("namespace.weft.dev"), entry("pod.weft.dev")]);
     create(&configurations, json!({"metadata": {"name": "weft-injector"}, "webhooks": webhooks})).await;
-    let control = Running::start_parts(admin.clone(), Part::ALL.into(), "injector: {image: 'weft:1'}").await;
+    let control = Running::start_parts(
+        admin.clone(),
+        Part::ALL.into(),
+        "{drainPeriod: 0s, injector: {image: 'weft:1'}}",
+    )
+    .await;
     control.ready().await;
     let bundle = secret::part(&admin, "root.pem").await;
     let found = configurations.get("weft-injector").await.unwrap();

@@ -244,7 +244,10 @@ families! {
     // The injector
     INJECTIONS = Kind::Counter, "weft_injections_total",
         ["outcome"],
-        "Admission reviews answered: injected, skipped, refused, or invalid.";
+        "Admission reviews by outcome: injected, skipped, refused, invalid, too_large, busy (no room beside others), or forbidden (another certificate than the API server's).";
+    INJECTOR_CONNECTIONS_ENDED = Kind::Counter, "weft_injector_connections_ended_total",
+        ["reason"],
+        "Connections that the injector ended: silent (no request in time), room (idle, and another needed its place), or full (all were being served).";
     INJECTION_DURATION = SECONDS_HISTOGRAM, "weft_injection_duration_seconds",
         [],
         "Time from the head of an admission review to its answer.";

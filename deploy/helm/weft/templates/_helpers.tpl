@@ -28,6 +28,8 @@ app.kubernetes.io/component: control
   "trustDomain" .Values.trustDomain
   "clusterDomain" .Values.clusterDomain
   "ca" .Values.ca
+  "drainPeriod" (printf "%ds" (int .Values.control.drainSeconds))
+  "webhook" .Values.webhook
   "injector" (dict
     "image" (include "weft.image" .)
     "imagePullPolicy" .Values.image.pullPolicy
