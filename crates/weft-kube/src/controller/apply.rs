@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ConfigMap, ObjectReference, Pod, Service};
+use k8s_openapi::api::core::v1::{ConfigMap, Namespace, ObjectReference, Pod, Service};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::runtime::events::{Event, EventType, Recorder, Reporter};
@@ -146,6 +146,11 @@ impl Writer {
             let mut text = |key| data.remove(key).unwrap_or_else(|| "[]".to_owned());
             StateText { strict: text(STATE_KEY), by_pods: text(BY_PODS_KEY) }
         }))
+    }
+
+    /// A namespace as it is now.
+    pub(crate) async fn namespace(&self, name: &str) -> Result<Option<Namespace>, kube::Error> {
+        Api::<Namespace>::all(self.client.clone()).get_opt(name).await
     }
 
     /// Whether the API server has no such Service.

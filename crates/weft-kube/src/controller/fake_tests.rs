@@ -214,7 +214,8 @@ impl Server {
             .objects
             .iter()
             .filter(|(path, object)| matches(path, object))
-            .map(|(_, object)| object)
+            // A watch may be late: the list is not what the API server has.
+            .map(|(_, object)| object.get("listed").unwrap_or(object))
             .collect();
         reply(
             200,

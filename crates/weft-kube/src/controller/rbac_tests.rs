@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use serde_json::json;
+
 use super::fake_tests::{Asked, Rules, Running, objects};
 
 /// Rights of the other parts: their tests show what they need.
@@ -17,7 +19,6 @@ const OTHERS: &[(&str, &str, &str, &[&str])] = &[
         "weft-injector",
         &["get", "list", "watch", "patch"],
     ),
-    ("", "namespaces", "", &["get"]),
     ("", "secrets", "weft-ca", &["get", "list", "watch"]),
     ("", "secrets", "", &["create"]),
 ];
@@ -25,13 +26,22 @@ const OTHERS: &[(&str, &str, &str, &[&str])] = &[
 #[tokio::test(start_paused = true)]
 async fn the_controller_asks_for_every_right_that_it_is_given_and_for_no_other() {
     let granted = Rules::rendered().rights();
-    let running = Running::start(objects(), vec![]);
-    // Longer than it takes to become strict, which is a second pass.
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    let server = running.end().await;
-    let server = server.lock().unwrap();
-    assert!(server.refused.is_empty(), "missing: {:#?}", server.refused);
-    let mut unused: BTreeSet<Asked> = granted.difference(&server.used).cloned().collect();
+    let mut remembering = objects();
+    let meta = json!({"name": "weft-state", "namespace": "weft-system", "uid": "s"});
+    let state = json!({"metadata": meta, "data": {"strict.yaml": "- shop/orders\n"}});
+    remembering.insert("/api/v1/namespaces/weft-system/configmaps/weft-state".to_owned(), state);
+    let mut used = BTreeSet::new();
+    // The first leader of a mesh, and a later one.
+    for world in [objects(), remembering] {
+        let running = Running::start(world, vec![]);
+        // Longer than it takes to become strict, which is a second pass.
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let server = running.end().await;
+        let server = server.lock().unwrap();
+        assert!(server.refused.is_empty(), "missing: {:#?}", server.refused);
+        used.extend(server.used.iter().cloned());
+    }
+    let mut unused: BTreeSet<Asked> = granted.difference(&used).cloned().collect();
     for (group, resource, name, verbs) in OTHERS {
         for verb in *verbs {
             let others = |right: &Asked| {

@@ -13,7 +13,7 @@ use weft_core::Drain;
 
 use super::apply::{Teller, Writer};
 use super::budget::{Held, look};
-use super::facts::Key;
+use super::facts::{Facts as _, Inject, Key, NamespaceFacts};
 use super::leader::Elector;
 use super::memory::{Recall, recall};
 use super::metrics::{Fault, Metrics};
@@ -136,6 +136,7 @@ impl Controller<'_> {
                 () = self.lead() => {}
             }
             self.metrics.lead(false);
+            self.outbox.clear();
         }
     }
 
@@ -168,20 +169,48 @@ impl Controller<'_> {
             None
         })?;
         let Some(text) = text else { return Ok(Modes::default()) };
-        let read = modes::read(&text.strict)
-            .and_then(|strict| Ok(Modes::remembering(strict, modes::read_namespaces(&text.by_pods)?)));
-        read.map_err(|reason| {
-            // To write membership would be to forget who is strict.
-            tracing::error!(
-                reason,
-                "weft-state cannot be read; membership is not written until it is corrected or removed"
-            );
-            let note = format!(
-                "it cannot be read, and membership is not written: correct it, or remove the ConfigMap: {reason}"
-            );
-            let key = Key::new(self.namespace, STATE_CONFIG);
-            Some(Notice::own(&key, "StateUnreadable", note.chars().take(500).collect()))
-        })
+        let read =
+            modes::read(&text.strict).and_then(|strict| Ok((strict, modes::read_namespaces(&text.by_pods)?)));
+        let (strict, mut by_pods) = read.map_err(|reason| self.unreadable(&reason))?;
+        let late = self.late(&strict).await.map_err(|error| {
+            tracing::warn!(error, "namespaces cannot be read; membership waits, and it is tried again");
+            None
+        })?;
+        // They stay members until their label is seen.
+        by_pods.extend(late);
+        Ok(Modes::remembering(strict, by_pods))
+    }
+
+    /// Those namespaces of these Services that the watch does not show as the API server does. A replica that becomes the
+    /// leader while its watch is late would take one that was labelled a moment ago for one whose label was taken away.
+    async fn late(&self, strict: &BTreeSet<Key>) -> Result<BTreeSet<String>, String> {
+        let names: BTreeSet<&str> = strict.iter().map(|key| key.namespace.as_str()).collect();
+        let seen = self.stores.namespaces.all();
+        let mut asked = Vec::with_capacity(names.len());
+        for name in names {
+            let key = Key::new("", name);
+            let seen = seen.get(&key).map(|facts| facts.inject);
+            asked.push(is_late(&self.writer, key, seen));
+        }
+        let mut asked = stream::iter(asked).buffer_unordered(8);
+        let mut late = BTreeSet::new();
+        while let Some(answer) = asked.next().await {
+            late.extend(answer?);
+        }
+        Ok(late)
+    }
+
+    fn unreadable(&self, reason: &str) -> Option<Notice> {
+        // To write membership would be to forget who is strict.
+        tracing::error!(
+            reason,
+            "weft-state cannot be read; membership is not written until it is corrected or removed"
+        );
+        let note = format!(
+            "it cannot be read, and membership is not written: correct it, or remove the ConfigMap: {reason}"
+        );
+        let key = Key::new(self.namespace, STATE_CONFIG);
+        Some(Notice::own(&key, "StateUnreadable", note.chars().take(500).collect()))
     }
 
     /// Waits for a change, or until `wake`, and then for calm.
@@ -316,6 +345,17 @@ impl Controller<'_> {
         self.metrics.fault(Fault::Membership, u64::from(work.stuck));
         self.metrics.fault(Fault::Settings, u64::from(self.settings.refused.is_some()));
     }
+}
+
+/// The namespace, if the API server says that it takes part and the watch does not. One that is gone is no matter: so are
+/// its Services.
+fn is_late(writer: &Writer, key: Key, seen: Option<Inject>) -> BoxFuture<'_, Result<Option<String>, String>> {
+    Box::pin(async move {
+        let found = limited(writer.namespace(&key.name)).await?;
+        let now = found.map(|object| NamespaceFacts::take(&object).1.inject);
+        let late = now == Some(Inject::Enabled) && seen != now;
+        Ok(late.then_some(key.name))
+    })
 }
 
 /// The Service, if the API server has none such.

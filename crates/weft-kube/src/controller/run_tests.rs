@@ -135,3 +135,23 @@ async fn what_a_leader_has_never_seen_is_asked_for() {
     assert_eq!(running.object(STATE)["data"]["strict.yaml"], json!("- shop/late\n"));
     running.end().await;
 }
+
+/// A replica becomes the leader while its watch shows the namespace as it was before it was labelled.
+#[tokio::test(start_paused = true)]
+async fn a_watch_of_namespaces_that_is_late_makes_nothing_forgotten() {
+    let mut world = objects();
+    let state = json!({"metadata": {"name": "weft-state", "namespace": "weft-system", "uid": "s"},
+                       "data": {"strict.yaml": "- shop/orders\n"}});
+    world.insert(STATE.to_owned(), state);
+    let shop = "/api/v1/namespaces/shop".to_owned();
+    let mut labelled = world[&shop].clone();
+    labelled["listed"] = json!({"metadata": {"name": "shop", "uid": "shop"}});
+    world.insert(shop, labelled);
+    let running = Running::start(world, vec![]);
+    pass(20).await;
+    assert_eq!(running.object(STATE)["data"]["strict.yaml"], json!("- shop/orders\n"));
+    let text = running.object(MESH)["data"]["weft.yaml"].clone();
+    let text = text.as_str().unwrap();
+    assert!(text.contains("namespaces: [shop]") && !text.contains("name: orders.shop."), "{text}");
+    running.end().await;
+}

@@ -21,6 +21,9 @@ use super::facts::{
 };
 use super::service_cidr::ServiceCidr;
 
+/// Objects of one page of a list.
+const PAGE: u32 = 50;
+
 /// Objects by place.
 #[derive(Debug)]
 pub(crate) struct Store<F> {
@@ -133,13 +136,15 @@ impl Stores {
     pub(crate) async fn follow(&self, client: &Client, namespace: &str) {
         let named = |name: &str| watcher::Config::default().fields(&format!("metadata.name={name}"));
         let everything = watcher::Config::default;
+        // A page of a list is in memory as it came, and an object may have 1.5 MiB: whoever can make pods decides.
+        let large = || watcher::Config::default().page_size(PAGE);
         let changed = &self.changed;
         let meshes = Api::<ConfigMap>::all(client.clone());
         let state = Api::<ConfigMap>::namespaced(client.clone(), namespace);
         tokio::join!(
             feed(&self.namespaces, changed, Api::<Namespace>::all(client.clone()), everything()),
-            feed(&self.pods, changed, Api::<Pod>::all(client.clone()), everything()),
-            feed(&self.services, changed, Api::<Service>::all(client.clone()), everything()),
+            feed(&self.pods, changed, Api::<Pod>::all(client.clone()), large()),
+            feed(&self.services, changed, Api::<Service>::all(client.clone()), large()),
             feed(&self.nodes, changed, Api::<Node>::all(client.clone()), everything()),
             feed(&self.service_cidrs, changed, Api::<ServiceCidr>::all(client.clone()), everything()),
             // By name, so that the right to read ConfigMaps can be confined to this one, and so that one whose label

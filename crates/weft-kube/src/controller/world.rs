@@ -111,11 +111,11 @@ impl World {
     }
 
     /// Keeps namespaces whose Services are remembered as strict, although no pod asks for a sidecar now: scaled to zero
-    /// is no decision to leave.
+    /// is no decision to leave. So with one that is not seen yet.
     pub(crate) fn keep(&mut self, namespaces: &BTreeSet<String>) {
         let unsaid = |namespace: &&String| {
-            self.namespace(namespace).is_some_and(|facts| facts.inject == Inject::Unsaid)
-                && self.may_participate(namespace)
+            self.namespace(namespace).is_none_or(|facts| facts.inject == Inject::Unsaid)
+                && !self.is_kept_out(namespace)
         };
         let kept: Vec<String> = namespaces.iter().filter(unsaid).cloned().collect();
         self.members.extend(kept);
@@ -150,8 +150,12 @@ impl World {
 
     /// Whether the namespace exists and is neither a system's, Weft's own, nor kept out.
     pub fn may_participate(&self, namespace: &str) -> bool {
-        let kept_out = SYSTEM.contains(&namespace) || namespace == self.own;
-        !kept_out && self.namespace(namespace).is_some_and(|ns| ns.inject != Inject::Disabled)
+        !self.is_kept_out(namespace)
+            && self.namespace(namespace).is_some_and(|ns| ns.inject != Inject::Disabled)
+    }
+
+    fn is_kept_out(&self, namespace: &str) -> bool {
+        SYSTEM.contains(&namespace) || namespace == self.own
     }
 
     /// The namespace of this name.
@@ -350,7 +354,8 @@ pub(crate) mod tests {
             .namespace("kube-system", Inject::Unsaid, None)
             .world();
         world.keep(&all);
-        assert_eq!(world.members.iter().map(String::as_str).collect::<Vec<_>>(), ["data"]);
+        // `gone` is one that is not seen yet, or its Services would not be remembered.
+        assert_eq!(world.members.iter().map(String::as_str).collect::<Vec<_>>(), ["data", "gone"]);
     }
 
     #[test]
