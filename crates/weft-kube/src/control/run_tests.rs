@@ -14,13 +14,17 @@ fn fresh_cluster() -> Client {
     let service = tower::service_fn(|request: Request<Body>| async move {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path();
-        let missing = path.ends_with("/secrets/weft-ca") || path.ends_with("/weft-injector");
+        let missing =
+            ["/secrets/weft-ca", "/services/weft-ca", "/weft-injector"].iter().any(|end| path.ends_with(end));
         let (code, text) = if parts.method == "POST" && path.ends_with("/secrets") {
             (201, body.collect_bytes().await.unwrap().to_vec())
         } else if parts.method == "GET" && missing {
             let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound",
                 "message": "not found", "code": 404});
             (404, status.to_string().into_bytes())
+        } else if path == "/api/v1/configmaps" && !parts.uri.query().unwrap_or_default().contains("watch") {
+            let none = json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": {}, "items": []});
+            (200, none.to_string().into_bytes())
         } else {
             std::future::pending().await
         };

@@ -4,7 +4,16 @@ use super::super::{InjectSettings, Injected};
 use super::*;
 
 fn injector(native: bool) -> Injector {
-    Injector { settings: InjectSettings::new("weft:1"), native, own_namespace: "weft-system".to_owned() }
+    Injector {
+        settings: InjectSettings::new("weft:1"),
+        native,
+        own_namespace: "weft-system".to_owned(),
+        ca: None,
+    }
+}
+
+fn secret() -> ProbeSecret {
+    ProbeSecret::derived(b"key", "")
 }
 
 fn app() -> Value {
@@ -22,7 +31,7 @@ fn app() -> Value {
 }
 
 fn outcome(pod: &Value, native: bool) -> Outcome {
-    super::super::inject(pod, &Namespace::default(), &injector(native))
+    super::super::inject(pod, &Namespace::default(), &injector(native), &secret())
 }
 
 fn patched(pod: &Value, native: bool) -> Value {
@@ -103,9 +112,12 @@ fn containers_and_probes_that_came_later_are_rewritten_and_only_once() {
         app["livenessProbe"]["timeoutSeconds"] = json!(7);
         let mended = patched(&pod, native);
         let text = mended.to_string();
-        for path in ["/probe/late/readiness", "/probe/app/startup", "/probe/app/liveness"] {
-            // In the pod, in what the proxy is told, and in the annotation.
-            assert_eq!(text.matches(path).count(), 3, "{path}: {text}");
+        let secret = ProbeSecret::of(&mended).unwrap();
+        for (container, kind) in [("late", "readiness"), ("app", "startup"), ("app", "liveness")] {
+            let probe = format!("{container}/{kind}");
+            // In the pod, and in what the proxy is told; in the annotation without the secret.
+            assert_eq!(text.matches(&secret.path(container, kind)).count(), 2, "{probe}: {text}");
+            assert_eq!(text.matches(&format!("/probe/{probe}")).count(), 1, "{probe}: {text}");
         }
         assert!(text.contains(r#"\"timeoutSeconds\":7"#), "{text}");
         assert_eq!(outcome(&mended, native), Outcome::Skip(Skip::Injected));
@@ -202,9 +214,13 @@ fn what_only_has_our_names_is_refused() {
 #[test]
 fn another_version_of_the_injector_makes_its_own_of_it() {
     let older = patched(&app(), true);
-    let newer =
-        Injector { settings: InjectSettings::new("weft:9"), native: false, own_namespace: "w".to_owned() };
-    let fresh = |pod: &Value| super::super::inject(pod, &Namespace::default(), &newer);
+    let newer = Injector {
+        settings: InjectSettings::new("weft:9"),
+        native: false,
+        own_namespace: "w".to_owned(),
+        ca: None,
+    };
+    let fresh = |pod: &Value| super::super::inject(pod, &Namespace::default(), &newer, &secret());
     let (Outcome::Patched(again), Outcome::Patched(first)) = (fresh(&older), fresh(&app())) else { panic!() };
     assert_eq!(again.object, first.object);
     assert_eq!(fresh(&again.object), Outcome::Skip(Skip::Injected));

@@ -275,12 +275,12 @@ fn probes_that_the_proxy_could_not_be_told_are_refused() {
     let mut pod = app();
     let with = |octets: usize| json!({"httpGet": {"port": 80, "path": format!("/{}", "x".repeat(octets))}});
     pod["spec"]["containers"][0]["livenessProbe"] = with(90_000);
-    assert!(matches!(inject(&pod, &enabled(), &injector()), Outcome::Patched(_)));
+    assert!(matches!(inject_here(&pod, &enabled(), &injector()), Outcome::Patched(_)));
     pod["spec"]["containers"][0]["livenessProbe"] = with(110_000);
     assert!(refused(&pod).contains("the proxy can be told 100000; shorten"));
     // Nothing is told where they stay.
     pod["metadata"]["annotations"] = json!({"weft.dev/rewrite-probes": "disabled"});
-    assert!(matches!(inject(&pod, &enabled(), &injector()), Outcome::Patched(_)));
+    assert!(matches!(inject_here(&pod, &enabled(), &injector()), Outcome::Patched(_)));
 }
 
 #[test]
