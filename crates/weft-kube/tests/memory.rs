@@ -80,6 +80,7 @@ fn no_review_takes_more_than_it_weighs() {
         settings: InjectSettings::new("weft:1"),
         native: true,
         own_namespace: "weft-system".to_owned(),
+        ca: None,
     };
     let headers: Vec<Value> = (0..1000).map(|i| json!({"name": format!("h{i}"), "value": "v"})).collect();
     let containers: Vec<Value> =
