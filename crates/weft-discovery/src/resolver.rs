@@ -1,7 +1,7 @@
 //! Cache, coalescing and upstream together: one way to an answer for the application's queries and for our own.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -89,6 +89,8 @@ pub(crate) struct Resolver {
     cache: Mutex<BoundedMap<Key, Entry>>,
     flights: Mutex<HashMap<Key, Flight>>,
     in_flight: AtomicUsize,
+    /// Upstream has not answered when it was last waited for.
+    silent: AtomicBool,
     answer_octets: usize,
     max_in_flight: usize,
     max_stale: Duration,
@@ -103,6 +105,7 @@ impl Resolver {
             answer_octets: config.answer_octets,
             flights: Mutex::default(),
             in_flight: AtomicUsize::new(0),
+            silent: AtomicBool::new(false),
             max_in_flight: config.max_in_flight.max(1),
             max_stale: config.max_stale,
             upstream: Upstream::new(config),
@@ -171,9 +174,15 @@ impl Resolver {
         };
         let landed = landed(&mut flight);
         let outcome = if let Some(stale) = stale {
-            match timeout(STALE_AFTER, landed).await {
+            // One wait tells that upstream is silent. Until it answers again, whatever is stale is given at once: an application
+            // that goes along a search list would else wait at every step of it.
+            let patience = if self.silent.load(Relaxed) { Duration::ZERO } else { STALE_AFTER };
+            match timeout(patience, landed).await {
                 Ok(Ok(answer)) if answer.kind != Kind::Failure => Ok(answer),
-                _ => {
+                outcome => {
+                    if outcome.is_err() {
+                        self.silent.store(true, Relaxed);
+                    }
                     self.defer(&key);
                     self.stats.cache_stale.inc();
                     return Ok(stale);
@@ -208,6 +217,7 @@ impl Resolver {
         tokio::spawn(async move {
             let resolver = &takeoff.resolver;
             let outcome = resolver.upstream.exchange(&query, &resolver.stats).await.map(Arc::new);
+            resolver.silent.store(outcome.is_err(), Relaxed);
             resolver.store(&takeoff.key, &query, &outcome);
             drop(takeoff);
             let _ = tx.send(Some(outcome));
