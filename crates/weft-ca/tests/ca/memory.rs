@@ -70,6 +70,7 @@ impl Drop for Process {
 /// ```
 #[tokio::test]
 #[ignore = "needs WEFT_BINARY, and opens thousands of connections; WEFT_STREAMS says how many (2000)"]
+#[expect(clippy::print_stdout, reason = "for whoever measures")]
 async fn what_a_bundle_stream_costs() {
     let count: usize = std::env::var("WEFT_STREAMS").ok().and_then(|text| text.parse().ok()).unwrap_or(2000);
     let site = Arc::new(Site::new());
