@@ -19,12 +19,14 @@ use weft_identity::proto::identity_server::IdentityServer;
 use crate::callers::{End, Seat};
 use crate::service::IdentityService;
 
-/// A proxy has one bundle stream and now and then a Sign call.
-const MAX_STREAMS: u32 = 16;
+/// A proxy has one bundle stream and now and then a Sign call. Each has room for headers and a message while it waits.
+const MAX_STREAMS: u32 = 4;
 /// Headers of a call: a token of up to 16 KiB and little else.
 const MAX_HEADERS: u32 = 24 * 1024;
-/// What a caller may have on the way to us, on one stream and on all: a signing request has 8 KiB at the most.
-const WINDOW: u32 = 64 * 1024;
+/// What a caller may have on the way to us in one call: a signing request has 8 KiB at the most.
+const WINDOW: u32 = 16 * 1024;
+/// The same in all calls of a connection; HTTP/2 begins with this (RFC 9113 section 6.9.2) and cannot take any of it back.
+const CONNECTION_WINDOW: u32 = 65_535;
 /// What is kept for a caller that does not read: more than the largest bundle, of 64 roots with a kilobyte each.
 const UNREAD: usize = 128 * 1024;
 /// Idle connections are normal here; dead ones are found by pings.
@@ -80,7 +82,7 @@ fn http() -> http2::Builder<TokioExecutor> {
         .max_concurrent_streams(MAX_STREAMS)
         .max_header_list_size(MAX_HEADERS)
         .initial_stream_window_size(WINDOW)
-        .initial_connection_window_size(WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(UNREAD)
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT);

@@ -224,8 +224,9 @@ async fn handshake(
     limit: Duration,
 ) -> std::io::Result<Box<tokio_rustls::server::TlsStream<TcpStream>>> {
     tcp.set_nodelay(true)?;
-    // Boxed, because a future keeps room for each place that a value was moved through.
-    Ok(Box::new(timeout(limit, tls.accept(tcp)).await??))
+    // Boxed, both: the handshake is not to leave its room to the connection, and a future keeps room for each place that a
+    // value was moved through.
+    Ok(Box::new(timeout(limit, Box::pin(tls.accept(tcp))).await??))
 }
 
 /// The certificate the CA serves with: signed by its own root, replaced in time.

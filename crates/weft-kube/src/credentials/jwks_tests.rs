@@ -12,12 +12,14 @@ use aws_lc_rs::signature::{
 };
 use hyper::{Method, Response, StatusCode};
 use kube::client::Body;
+use proptest::prelude::*;
 use serde_json::{Value, json};
 use weft_ca::{Credentials as _, Proof, Unproven};
 use weft_telemetry::Registry;
 
 use super::*;
 use crate::credentials::TokenReviewer;
+use crate::credentials::jwt::Header;
 
 /// A key that signs tokens, by its name.
 enum Signer {
@@ -275,4 +277,25 @@ async fn a_list_that_cannot_be_fetched_again_stays() {
     refusal(prove(&reviewer, &Signer::ec("other").token()).await);
     prove(&reviewer, &key.token()).await.unwrap();
     assert_eq!(cluster.asked(), (2, 2));
+}
+
+proptest! {
+    #[test]
+    fn no_list_and_no_signature_makes_it_panic(
+        text in "\\PC{0,300}",
+        number in "[A-Za-z0-9_-]{0,100}",
+        signature in proptest::collection::vec(any::<u8>(), 0..300),
+    ) {
+        let _ = Keys::parse(&text);
+        for (key, alg) in [
+            (json!({"kty": "RSA", "n": &number, "e": &number}), "RS256"),
+            (json!({"kty": "EC", "crv": "P-256", "x": &number, "y": &number}), "ES256"),
+            (json!({"kty": "EC", "crv": "P-521", "x": &number, "y": &number}), "ES512"),
+        ] {
+            let Ok(keys) = Keys::parse(&json!({ "keys": [key] }).to_string()) else { continue };
+            let header = Header { alg: alg.to_owned(), kid: None };
+            let token = Jwt { header, signed: &text, signature: signature.clone() };
+            prop_assert_eq!(keys.judge(&token), Verdict::Forged);
+        }
+    }
 }
