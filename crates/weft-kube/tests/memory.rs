@@ -124,7 +124,6 @@ fn no_review_takes_more_than_it_weighs() {
         let body = review(&pod);
         let weighed = weigh(body.as_bytes()).unwrap();
         let taken = taken(|| answer(body.as_bytes(), None, &injector).unwrap());
-        println!("{what}: {} octets, {taken} taken, {weighed} weighed", body.len());
         assert!(taken <= weighed, "{what}: {taken} octets were taken, {weighed} reserved");
     }
     let usual = weigh(review(&usual()).as_bytes()).unwrap();

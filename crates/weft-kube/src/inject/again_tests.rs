@@ -148,18 +148,18 @@ fn a_sidecar_that_somebody_changed_is_ours_again() {
         ("another image", |pod| ours(pod, PROXY)["image"] = json!("mine:1")),
         ("an init that does nothing", |pod| ours(pod, INIT)["image"] = json!("busybox")),
         ("rules that let by", |pod| {
-            ours(pod, INIT)["args"] = json!(["init", "--exclude-inbound-ports=1-65535"])
+            ours(pod, INIT)["args"] = json!(["init", "--exclude-inbound-ports=1-65535"]);
         }),
         ("another user", |pod| ours(pod, PROXY)["securityContext"]["runAsUser"] = json!(0)),
         ("no mode", |pod| {
-            ours(pod, PROXY)["env"][0] = json!({"name": "WEFT_INBOUND_MODE", "value": "disable"})
+            ours(pod, PROXY)["env"][0] = json!({"name": "WEFT_INBOUND_MODE", "value": "disable"});
         }),
         ("one more variable", |pod| {
             let env = json!({"name": "WEFT_INBOUND_MODE", "value": "disable"});
             ours(pod, PROXY)["env"].as_array_mut().unwrap().push(env);
         }),
         ("variables from elsewhere", |pod| {
-            ours(pod, PROXY)["envFrom"] = json!([{"configMapRef": {"name": "a"}}])
+            ours(pod, PROXY)["envFrom"] = json!([{"configMapRef": {"name": "a"}}]);
         }),
         ("another binary", |pod| {
             let mount = json!({"name": "data", "mountPath": "/usr/bin"});

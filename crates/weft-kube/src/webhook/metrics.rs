@@ -20,6 +20,7 @@ pub(crate) struct Metrics {
     silent: Counter,
     room: Counter,
     full: Counter,
+    pace: Counter,
     duration: Histogram,
 }
 
@@ -39,6 +40,7 @@ impl Metrics {
             silent: ended("silent"),
             room: ended("room"),
             full: ended("full"),
+            pace: ended("pace"),
             duration: shard.histogram(&families::INJECTION_DURATION, &[]),
         }
     }
@@ -68,6 +70,11 @@ impl Metrics {
             // As every connection that its peer has no more use for.
             Ending::Unused => {}
         }
+    }
+
+    /// A connection of an address that opens too many.
+    pub(crate) fn too_fast(&self) {
+        self.pace.inc();
     }
 
     /// A connection that found no seat.

@@ -10,6 +10,7 @@
 //! | `review` | `AdmissionReview` to answer, as a pure function |
 //! | `namespaces` | the labels of the pod's namespace |
 //! | `server` | TLS, connections, drain |
+//! | `pace` | how often an address may connect |
 //! | `seats`, `watched` | which connection gives way to another, and which one is silent for too long |
 //! | `handler` | a request from its head to its answer |
 //! | `budget`, `weight` | the memory of all reviews, and what one will take of it |
@@ -27,6 +28,7 @@ mod certificate;
 mod handler;
 mod metrics;
 mod namespaces;
+mod pace;
 mod review;
 mod seats;
 mod server;

@@ -20,12 +20,14 @@ use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
+use super::pace::Left;
+
 /// The API server waits five seconds for the answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Questions under way at once.
 const AT_ONCE: usize = 4;
 /// Questions in a row, and how many more each second. A namespace is labelled once; these are for that moment.
-const IN_A_ROW: u32 = 20;
+const IN_A_ROW: f64 = 20.0;
 const A_SECOND: f64 = 5.0;
 /// How long an answer is good: a roll-out makes its pods within a moment.
 const GOOD: Duration = Duration::from_secs(1);
@@ -59,8 +61,7 @@ pub(crate) struct Follow {
 /// What was asked of the API server: the last answers, and how many more questions there may be.
 struct Asked {
     answers: HashMap<String, (Instant, BTreeMap<String, String>)>,
-    left: f64,
-    at: Instant,
+    left: Left,
 }
 
 impl Asked {
@@ -70,14 +71,7 @@ impl Asked {
     }
 
     fn may_ask(&mut self) -> bool {
-        let passed = self.at.elapsed().as_secs_f64();
-        self.at = Instant::now();
-        self.left = passed.mul_add(A_SECOND, self.left).min(f64::from(IN_A_ROW));
-        let may = self.left >= 1.0;
-        if may {
-            self.left -= 1.0;
-        }
-        may
+        self.left.take(IN_A_ROW, A_SECOND)
     }
 }
 
@@ -85,7 +79,7 @@ impl Asked {
 pub(crate) fn watched(client: Client) -> (Watched, Follow) {
     let api = Api::all(client);
     let writer = Writer::default();
-    let asked = Asked { answers: HashMap::new(), left: f64::from(IN_A_ROW), at: Instant::now() };
+    let asked = Asked { answers: HashMap::new(), left: Left::new(IN_A_ROW) };
     let watched = Watched {
         api: api.clone(),
         store: writer.as_reader(),

@@ -12,6 +12,8 @@ const KIND: &str = "AdmissionReview";
 const UNPROCESSABLE: u16 = 422;
 const BAD_REQUEST: u16 = 400;
 const INTERNAL: u16 = 500;
+/// Problems that are told at once. Nobody reads more in an event, which has 1,024 characters.
+const TOLD: usize = 20;
 /// The API server cuts longer warnings.
 const MAX_WARNING: usize = 256;
 
@@ -183,7 +185,10 @@ impl Question {
                 }
             }
             Outcome::Refuse(problems) => {
-                let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+                let mut told: Vec<String> = problems.iter().take(TOLD).map(ToString::to_string).collect();
+                if let Some(more) = problems.len().checked_sub(TOLD).filter(|more| *more > 0) {
+                    told.push(format!("and {more} more"));
+                }
                 let message = format!("weft: this pod cannot join the mesh as it is: {}", told.join(" | "));
                 tracing::info!(namespace = in_namespace, pod = self.name, message, "refused");
                 self.denied(Verdict::Refused, UNPROCESSABLE, message)

@@ -76,6 +76,16 @@ fn a_refusal_and_a_broken_pod_have_code_and_message() {
 }
 
 #[test]
+fn of_many_problems_the_first_are_told() {
+    let ports: Vec<Value> = (0..30).map(|_| json!({"containerPort": 15006})).collect();
+    let pod = json!({"spec": {"containers": [{"name": "app", "ports": ports}]}});
+    let (verdict, response) = asked(&review(&pod), &injector());
+    let message = response["status"]["message"].as_str().unwrap();
+    assert_eq!((verdict, message.matches("port 15006").count()), (Verdict::Refused, TOLD));
+    assert!(message.ends_with(" | and 10 more"), "{message}");
+}
+
+#[test]
 fn what_is_not_a_new_pod_is_let_by() {
     let pod = json!({"spec": {"containers": [{"name": "app"}]}});
     for (field, value) in [

@@ -28,6 +28,7 @@ use super::certificate::{Serving, ServingSigner};
 use super::handler::Handler;
 use super::metrics::Metrics;
 use super::namespaces::{self, Namespaces};
+use super::pace::Pace;
 use super::seats::{Ending, Limits, Seat, Seats};
 use super::watched::Watched;
 use super::{NAME, ca_bundle};
@@ -150,7 +151,7 @@ type Answering = Pin<Box<dyn Future<Output = Result<Response<axum::body::Body>, 
 impl Door {
     /// Takes connections until the drain begins, and returns when all are done.
     async fn accept(&self, listener: TcpListener, serving: &Serving) {
-        let mut connections = JoinSet::new();
+        let (pace, mut connections) = (Pace::default(), JoinSet::new());
         let mut begins = self.drain.clone();
         let mut draining = pin!(begins.draining());
         loop {
@@ -161,6 +162,10 @@ impl Door {
             };
             match accepted {
                 Ok((tcp, peer)) => {
+                    if !pace.admits(peer.ip()) {
+                        self.handler.metrics().too_fast();
+                        continue;
+                    }
                     let Some(seat) = self.seats.take(peer.ip()) else {
                         self.handler.metrics().full();
                         tracing::debug!(%peer, "connection refused: every seat is taken by one that is served");

@@ -21,6 +21,8 @@ const ENTRIES_OF_NODE: usize = 5;
 const ADDED: usize = 64 << 10;
 /// What an allocation is rounded up to.
 const ROUNDED: usize = 16;
+/// A text beside its octets: what is rounded up, and its part of what is told of it where it is wrong.
+const TEXT: usize = 3 * ROUNDED;
 /// How often the tree is there at the worst moment: as it came, as it is read into types (twice, for a moment), as it is
 /// sent back; a probe also as it is kept for the way back, and as the proxy is told of it.
 const COPIES: usize = 6;
@@ -43,7 +45,7 @@ pub fn weigh(json: &[u8]) -> Result<usize, String> {
             b'"' => {
                 let (end, escaped) = end_of_text(json, at);
                 if end > at {
-                    tree += ROUNDED;
+                    tree += TEXT;
                     text += (end - at).next_multiple_of(ROUNDED) * TEXT_COPIES + escaped * ESCAPED_COPIES;
                 }
                 at = end + 1;
@@ -78,7 +80,7 @@ impl Open {
         let before = self.entries;
         self.entries += 1;
         match (self.object, before) {
-            (true, before) if before % ENTRIES_OF_NODE == 0 => NODE,
+            (true, before) if before.is_multiple_of(ENTRIES_OF_NODE) => NODE,
             (true, _) => 0,
             (false, 0) => FIRST_ENTRY,
             (false, _) => NEXT_ENTRY,
@@ -131,7 +133,7 @@ mod tests {
         assert_eq!(more(br#"{"":0,"":0,"":0,"":0,"":0,"":0}"#), 2 * NODE * COPIES);
         // What stands in a text is no token, also behind an escaped quotation mark.
         let text = br#""{[,\",,,\\""#;
-        assert_eq!(more(text), ROUNDED * (COPIES + TEXT_COPIES) + 4 * ESCAPED_COPIES);
+        assert_eq!(more(text), TEXT * COPIES + ROUNDED * TEXT_COPIES + 4 * ESCAPED_COPIES);
     }
 
     #[test]

@@ -247,7 +247,7 @@ families! {
         "Admission reviews by outcome: injected, skipped, refused, invalid, too_large, busy (no room beside others), or forbidden (another certificate than the API server's).";
     INJECTOR_CONNECTIONS_ENDED = Kind::Counter, "weft_injector_connections_ended_total",
         ["reason"],
-        "Connections that the injector ended: silent (no request in time), room (idle, and another needed its place), or full (all were being served).";
+        "Connections that the injector ended: silent (no request in time), room (idle, and another needed its place), full (all were being served), or pace (its address opens too many).";
     INJECTION_DURATION = SECONDS_HISTOGRAM, "weft_injection_duration_seconds",
         [],
         "Time from the head of an admission review to its answer.";
