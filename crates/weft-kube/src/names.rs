@@ -8,7 +8,7 @@ pub(crate) const PREFIX: &str = "weft.dev/";
 /// Label of namespaces and pods: asks for injection, or against it.
 pub const INJECT_LABEL: &str = "weft.dev/inject";
 /// Values of [`INJECT_LABEL`] that ask. The second is what users of other meshes write.
-pub(crate) const ASKS: [&str; 2] = ["enabled", "true"];
+pub const ASKS: [&str; 2] = ["enabled", "true"];
 /// Values of [`INJECT_LABEL`] that decline.
 pub(crate) const DECLINES: [&str; 2] = ["disabled", "false"];
 /// Annotation of pods: what the injector put in.
@@ -18,7 +18,7 @@ pub(crate) const MODE: &str = "weft.dev/mode";
 /// Annotation of Services.
 pub(crate) const MESH: &str = "weft.dev/mesh";
 /// Annotation of a namespace's `weft-mesh`: what of it is held back, and why.
-pub(crate) const HELD_BACK: &str = "weft.dev/held-back";
+pub const HELD_BACK: &str = "weft.dev/held-back";
 /// Label of headless twins: the Service that each is of.
 pub(crate) const TWIN_OF: &str = "weft.dev/twin-of";
 /// Label that says who removes an object.
@@ -26,6 +26,8 @@ pub(crate) const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 /// Value of [`MANAGED_BY`].
 pub(crate) const WEFT: &str = "weft";
 
+/// The service account that the CA's certificate names.
+pub(crate) const CA_ACCOUNT: &str = "weft-ca";
 /// The init container that writes the interception rules.
 pub const INIT: &str = "weft-init";
 /// The container of the sidecar.

@@ -24,10 +24,9 @@ use crate::KubeError;
 use crate::controller;
 use crate::credentials::{IssuerSecret, TokenReviewer};
 use crate::inject::Injector;
+use crate::names::CA_ACCOUNT;
 use crate::webhook::{AuthoritySigner, Webhook, WebhookOptions};
 
-/// The service account that the CA's certificate names.
-const CA_ACCOUNT: &str = "weft-ca";
 /// One look at the Secret, its creation included.
 const OPEN: Duration = Duration::from_secs(15);
 

@@ -19,6 +19,7 @@ use super::modes::Modes;
 use super::settings::{ProxySection, Settings};
 use super::twins;
 use super::world::World;
+use crate::names::CA_ACCOUNT;
 
 /// What every proxy is told about the mesh.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -248,10 +249,13 @@ pub(crate) fn weft_yaml(settings: &Settings, mesh: &Mesh, inbound: MtlsMode) -> 
          # Settings for some: the annotations weft.dev/* of namespaces, Services and pods.\n",
     );
     let domain = &settings.cluster_domain;
-    let ca = format!("weft-ca.{}.svc.{domain}:15012", settings.namespace);
+    let namespace = &settings.namespace;
+    let ca = format!("weft-ca.{namespace}.svc.{domain}:15012");
+    // The CA's own identity is of the namespace that it was installed in.
+    let server = format!("spiffe://{}/ns/{namespace}/sa/{CA_ACCOUNT}", settings.trust_domain);
     let _ = write!(
         out,
-        "identity:\n  trustDomain: {}\n  ca: {{address: \"{ca}\"}}\nmesh:\n  domains: \
+        "identity:\n  trustDomain: {}\n  ca: {{address: \"{ca}\", serverId: \"{server}\"}}\nmesh:\n  domains: \
          [\"{{service}}.{{namespace}}.svc.{domain}\", \"{{pod}}.{{service}}.{{namespace}}.svc.{domain}\"]\n",
         scalar(settings.trust_domain.as_str()),
     );

@@ -72,7 +72,7 @@ fn the_text_is_this_one() {
     let text = weft_yaml(&settings(), &mesh, MtlsMode::Permissive);
     let expected = r#"identity:
   trustDomain: weft.local
-  ca: {address: "weft-ca.weft-system.svc.cluster.local:15012"}
+  ca: {address: "weft-ca.weft-system.svc.cluster.local:15012", serverId: "spiffe://weft.local/ns/weft-system/sa/weft-ca"}
 mesh:
   domains: ["{service}.{namespace}.svc.cluster.local", "{pod}.{service}.{namespace}.svc.cluster.local"]
   namespaces: [data, shop]

@@ -6,6 +6,7 @@ use weft_core::MtlsMode;
 use weft_kube::controller::facts::Key;
 use weft_kube::controller::twins::{self, Hindrance};
 use weft_kube::controller::{modes, slips};
+use weft_kube::names::HELD_BACK;
 
 use super::proxies::Proxies;
 use super::report::{Finding, Vantage};
@@ -135,9 +136,6 @@ fn mistakes(view: &View, scope: Option<&str>) -> Finding {
     )
     .details(all)
 }
-
-/// Annotation of a namespace's `weft-mesh`: what the controller leaves out of it, and why.
-const HELD_BACK: &str = "weft.dev/held-back";
 
 /// What one namespace brings that is too much for the mesh.
 fn held_back(view: &View, scope: Option<&str>) -> Finding {

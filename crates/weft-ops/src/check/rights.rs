@@ -9,7 +9,7 @@ use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt as _};
 use weft_kube::client::describe;
 use weft_kube::manifests::{self, Values};
-use weft_kube::names::INJECT_LABEL;
+use weft_kube::names::{ASKS, INJECT_LABEL};
 
 use super::report::{Finding, Vantage};
 use crate::view::list;
@@ -197,7 +197,7 @@ pub(super) fn others(webhooks: &[MutatingWebhookConfiguration], namespaces: &[Na
     };
     let asking = namespaces.iter().filter_map(|namespace| {
         let mesh = asks(namespace)?;
-        let both = namespace.labels().get(INJECT_LABEL).is_some_and(|value| value == "enabled");
+        let both = namespace.labels().get(INJECT_LABEL).is_some_and(|value| ASKS.contains(&value.as_str()));
         let more = if both { ", and Weft's by weft.dev/inject" } else { "" };
         Some(format!("the namespace {} asks for {mesh}'s sidecar{more}", namespace.name_any()))
     });
