@@ -325,6 +325,8 @@ pub struct ServiceFacts {
     pub(crate) twin_of: Option<String>,
     pub(crate) owner: Option<Owner>,
     pub(crate) ending: bool,
+    /// `sessionAffinity: ClientIP`.
+    pub(crate) keeps_clients: bool,
     /// More ports or selector labels than are kept; what is here is not all of it.
     pub(crate) oversized: bool,
     /// What could not be read.
@@ -371,6 +373,7 @@ impl Facts<Service> for ServiceFacts {
                 uid: owner.uid.clone(),
             }),
             ending: meta.deletion_timestamp.is_some(),
+            keeps_clients: spec.session_affinity.as_deref() == Some("ClientIP"),
             oversized: ports.len() > PORTS || labels > SELECTOR,
             mistakes: words.mistakes,
         };

@@ -32,6 +32,8 @@ pub(crate) struct Mesh {
     pub(crate) service_cidrs: Vec<IpNet>,
     /// Services that are not strict, by name without the cluster's domain, each with the names that follow it.
     pub(crate) modes: BTreeMap<String, Towards>,
+    /// Services whose clients keep their endpoint, by name as above.
+    pub(crate) affinity: BTreeSet<String>,
 }
 
 /// The mode towards a Service that is not strict.
@@ -162,6 +164,7 @@ fn newcomers<'w>(
 enum Piece<'w> {
     Outside(&'w Key, &'w ServiceFacts),
     Towards { look: &'w Look<'w>, mode: MtlsMode, twin: Option<Key> },
+    Keeps(&'w Look<'w>),
 }
 
 fn pieces<'w>(world: &'w World, looks: &'w Looks<'w>, modes: &Modes) -> impl Iterator<Item = Piece<'w>> {
@@ -171,7 +174,8 @@ fn pieces<'w>(world: &'w World, looks: &'w Looks<'w>, modes: &Modes) -> impl Ite
         let listed = mode != MtlsMode::Strict;
         listed.then(|| Piece::Towards { look, mode, twin: twins::existing(world, look.key) })
     });
-    outside.chain(towards)
+    let keeps = looks.mesh.iter().filter(|look| look.service.keeps_clients).map(Piece::Keeps);
+    outside.chain(towards).chain(keeps)
 }
 
 /// Those that are ending, too: DNS names them for a while, and so clients call them for a while.
@@ -184,7 +188,7 @@ impl<'w> Piece<'w> {
     fn key(&self) -> &'w Key {
         match self {
             Self::Outside(key, _) => key,
-            Self::Towards { look, .. } => look.key,
+            Self::Towards { look, .. } | Self::Keeps(look) => look.key,
         }
     }
 
@@ -195,7 +199,7 @@ impl<'w> Piece<'w> {
     fn service(&self) -> &'w ServiceFacts {
         match self {
             Self::Outside(_, service) => service,
-            Self::Towards { look, .. } => look.service,
+            Self::Towards { look, .. } | Self::Keeps(look) => look.service,
         }
     }
 
@@ -205,6 +209,7 @@ impl<'w> Piece<'w> {
         let name = |key: &Key| key.name.len() + key.namespace.len() + domain.as_str().len() + 10;
         match self {
             Self::Outside(key, _) => 2 * (name(key) + 2),
+            Self::Keeps(look) => name(look.key) + 2,
             Self::Towards { look, twin, .. } => {
                 let entry = "    - {name: , mode: permissive, endpoints: &e1000000 [] }\n".len();
                 let names = name(look.key) + twin.as_ref().map_or(0, |twin| name(twin) + entry);
@@ -222,6 +227,9 @@ impl<'w> Piece<'w> {
                 if service.kind == ServiceKind::Headless {
                     mesh.exceptions.insert(format!("*.{}", short(key)));
                 }
+            }
+            Self::Keeps(look) => {
+                mesh.affinity.insert(short(look.key));
             }
             Self::Towards { look, mode, twin } => {
                 let twin = twin.map(|twin| short(&twin));
@@ -273,6 +281,9 @@ pub(crate) fn weft_yaml(settings: &Settings, mesh: &Mesh, inbound: MtlsMode) -> 
     // Written only where there are some: a proxy of an older version does not know the field.
     if !mesh.service_cidrs.is_empty() {
         list(&mut out, "serviceCidrs", mesh.service_cidrs.iter().map(|cidr| scalar(&cidr.to_string())));
+    }
+    if !mesh.affinity.is_empty() {
+        list(&mut out, "sessionAffinity", mesh.affinity.iter().map(|name| full(name)));
     }
     modes_text(&mut out, mesh, &full);
     inbound_text(&mut out, inbound, &settings.proxy);

@@ -176,6 +176,19 @@ fn settings_are_laid_over() {
 }
 
 #[test]
+fn services_whose_clients_keep_their_endpoint_are_named() {
+    let draft = half_moved().service("shop", "carts", |service| service.keeps_clients = true);
+    let text =
+        weft_yaml(&settings(), &mesh(&draft.world(), &settings(), &Modes::default()), MtlsMode::Strict);
+    let config = read(&text);
+    for (name, keeps) in [("carts.shop", true), ("orders.shop", false)] {
+        let name: DnsName = format!("{name}.svc.cluster.local").parse().unwrap();
+        let verdict = config.snapshot.membership.of_name(&name);
+        assert!(matches!(verdict, NameVerdict::Mesh { affinity, .. } if affinity == keeps), "{text}");
+    }
+}
+
+#[test]
 fn the_networks_of_services_come_from_the_cluster_or_by_hand() {
     let world =
         half_moved().service_cidr("kubernetes", "10.96.0.0/16").service_cidr("more", "fd00:10::/108").world();
