@@ -1,6 +1,6 @@
 //! What can go wrong while a mesh is looked at, each with its cure.
 
-use weft_kube::KubeError;
+use weft_control::KubeError;
 
 /// An error of `weft status` or `weft certs`. For `weft check` what cannot be looked at is a finding.
 #[derive(Debug, thiserror::Error)]

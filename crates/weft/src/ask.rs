@@ -40,7 +40,10 @@ impl Asked {
     }
 
     /// Runs `work` with a client of the cluster. Refuses a `-n` that surely means something else.
-    pub(crate) fn with_client<F, T>(&self, work: impl FnOnce(weft_kube::Client) -> F) -> Result<T, ExitCode>
+    pub(crate) fn with_client<F, T>(
+        &self,
+        work: impl FnOnce(weft_control::Client) -> F,
+    ) -> Result<T, ExitCode>
     where
         F: Future<Output = Result<T, OpsError>>,
     {
@@ -52,7 +55,7 @@ impl Asked {
         }
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(fail)?;
         let done = runtime.block_on(async {
-            let client = weft_kube::client::of_context(self.context.as_deref()).await?;
+            let client = weft_control::client::of_context(self.context.as_deref()).await?;
             work(client).await
         });
         // A port-forward that is still being closed is nobody's business any more.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use weft_kube::control::{Binds, Control, ControlConfig, ControlOptions, Part};
+use weft_control::control::{Binds, Control, ControlConfig, ControlOptions, Part};
 use weft_telemetry::metrics::BuildInfo;
 
 use crate::log::{self, Format};
@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args, log: Option<&str>, format: Format) -> ExitCode {
     let grace = config.drain_time();
     let options = args.options(config);
     let served = serve::until_told(grace, |drain| async move {
-        let client = weft_kube::client::of_surroundings().await?;
+        let client = weft_control::client::of_surroundings().await?;
         Control::bind(options, client).await?.serve(drain).await
     });
     match served {

@@ -4,7 +4,7 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use weft_kube::inject::{
+use weft_control::inject::{
     self, Done, InjectSettings, Injector, Manifests, Mistake, Namespace, NativeSidecar, Outcome, ProbeSecret,
     Workload,
 };

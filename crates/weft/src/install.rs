@@ -5,9 +5,9 @@ use std::io::{Read as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use weft_control::KubeError;
+use weft_control::manifests::{self, NamespaceEnd, Source, Survey, Uninstall, Values};
 use weft_core::Namespace;
-use weft_kube::KubeError;
-use weft_kube::manifests::{self, NamespaceEnd, Source, Survey, Uninstall, Values};
 
 use crate::style::{Style, Tone};
 
@@ -160,7 +160,7 @@ pub(crate) fn uninstall(args: &UninstallArgs) -> ExitCode {
 
 /// False where it is refused.
 async fn removed(args: &UninstallArgs) -> Result<bool, KubeError> {
-    let client = weft_kube::client::of_context(args.context.as_deref()).await?;
+    let client = weft_control::client::of_context(args.context.as_deref()).await?;
     let uninstall = Uninstall {
         namespace: args.namespace.to_string(),
         keep_ca: args.keep_ca,

@@ -10,9 +10,9 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::PostParams;
 use kube::{Api, Client};
-use weft_kube::client::describe;
-use weft_kube::controller::facts::{self, Inject};
-use weft_kube::names::{INIT, INJECT_LABEL, PROXY};
+use weft_control::client::describe;
+use weft_control::controller::facts::{self, Inject};
+use weft_control::names::{INIT, INJECT_LABEL, PROXY};
 
 use super::refusals::Cause;
 use super::report::{Finding, Vantage};

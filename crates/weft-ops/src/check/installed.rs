@@ -9,12 +9,12 @@ use k8s_openapi::api::core::v1::{ConfigMap, Pod, Secret};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::ListParams;
 use kube::{Api, Client, ResourceExt as _};
+use weft_control::client::describe;
+use weft_control::control::ControlConfig;
+use weft_control::controller::facts::Key;
+use weft_control::controller::{STATE_KEY, modes};
+use weft_control::names::STATE_CONFIG;
 use weft_identity::TrustBundle;
-use weft_kube::client::describe;
-use weft_kube::control::ControlConfig;
-use weft_kube::controller::facts::Key;
-use weft_kube::controller::{STATE_KEY, modes};
-use weft_kube::names::STATE_CONFIG;
 
 use super::report::{Finding, Vantage};
 use crate::view::{PodView, forbidden};

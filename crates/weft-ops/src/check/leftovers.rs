@@ -1,9 +1,9 @@
 //! Before an installation: what an earlier one has left, and what cannot be known yet.
 
 use kube::Client;
-use weft_kube::KubeError;
-use weft_kube::manifests::{Survey, Uninstall};
-use weft_kube::names::CA_SECRET;
+use weft_control::KubeError;
+use weft_control::manifests::{Survey, Uninstall};
+use weft_control::names::CA_SECRET;
 
 use super::report::{Finding, Vantage};
 use crate::words::{counted, have};

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use weft_control::controller::facts::Key;
+use weft_control::controller::twins::{self, Hindrance};
+use weft_control::controller::{modes, slips};
+use weft_control::names::HELD_BACK;
 use weft_core::MtlsMode;
-use weft_kube::controller::facts::Key;
-use weft_kube::controller::twins::{self, Hindrance};
-use weft_kube::controller::{modes, slips};
-use weft_kube::names::HELD_BACK;
 
 use super::proxies::Proxies;
 use super::report::{Finding, Vantage};

@@ -38,8 +38,8 @@ use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use kube::Client;
-use weft_kube::client::describe;
-use weft_kube::controller::facts::Key;
+use weft_control::client::describe;
+use weft_control::controller::facts::Key;
 
 pub use report::{Finding, Report, State, Vantage};
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use kube::Client;
-use weft_kube::controller::facts::Key;
+use weft_control::controller::facts::Key;
 
 use super::report::{Finding, Vantage};
 use crate::scrape::{self, ProxyMetrics};

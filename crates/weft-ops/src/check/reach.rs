@@ -13,10 +13,10 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
+use weft_control::client::describe;
+use weft_control::controller::facts::Key;
 use weft_core::SpiffeId;
 use weft_identity::{PeerVerifier, TrustBundle, crypto_provider};
-use weft_kube::client::describe;
-use weft_kube::controller::facts::Key;
 
 use super::installed::Installed;
 use super::report::{Finding, Vantage};

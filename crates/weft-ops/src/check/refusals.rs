@@ -15,8 +15,8 @@ use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Event;
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
-use weft_kube::client::describe;
-use weft_kube::controller::facts::Key;
+use weft_control::client::describe;
+use weft_control::controller::facts::Key;
 
 use super::dry_run::Tried;
 use super::report::{Finding, Vantage};

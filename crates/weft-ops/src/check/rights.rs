@@ -7,9 +7,9 @@ use k8s_openapi::api::authorization::v1::{
 use k8s_openapi::api::core::v1::Namespace;
 use kube::api::PostParams;
 use kube::{Api, Client, ResourceExt as _};
-use weft_kube::client::describe;
-use weft_kube::manifests::{self, Values};
-use weft_kube::names::{ASKS, INJECT_LABEL};
+use weft_control::client::describe;
+use weft_control::manifests::{self, Values};
+use weft_control::names::{ASKS, INJECT_LABEL};
 
 use super::report::{Finding, Vantage};
 use crate::view::list;

@@ -9,7 +9,7 @@ use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::jiff::Timestamp;
 use kube::{Api, Client};
-use weft_kube::client::describe;
+use weft_control::client::describe;
 
 use super::report::{Finding, Vantage};
 use crate::view::list;

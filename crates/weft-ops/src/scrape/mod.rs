@@ -22,8 +22,8 @@ use std::time::Duration;
 use futures_util::{AsyncReadExt as _, StreamExt as _};
 use kube::Client;
 use tokio::time::{Instant, timeout};
-use weft_kube::client::describe;
-use weft_kube::controller::facts::Key;
+use weft_control::client::describe;
+use weft_control::controller::facts::Key;
 
 pub use histogram::Histogram;
 pub use proxy::{ControlMetrics, Leaf, PlaintextCaller, ProxyMetrics};

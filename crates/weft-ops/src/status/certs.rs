@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, Client};
 use serde::Serialize;
+use weft_control::names::CA_SECRET;
 use weft_identity::TrustBundle;
-use weft_kube::names::CA_SECRET;
 
 use super::Unscraped;
 use crate::OpsError;

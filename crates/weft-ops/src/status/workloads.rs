@@ -6,7 +6,7 @@ use std::time::Duration;
 use kube::Client;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep_until};
-use weft_kube::controller::facts::Key;
+use weft_control::controller::facts::Key;
 
 use super::traffic::{Sum, Traffic};
 use crate::OpsError;

@@ -12,10 +12,10 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Pod, Service};
 use kube::{Api, Client};
-use weft_kube::client::describe;
-use weft_kube::controller::facts::Key;
-use weft_kube::controller::world::{Seen, World};
-use weft_kube::names::MESH_CONFIG;
+use weft_control::client::describe;
+use weft_control::controller::facts::Key;
+use weft_control::controller::world::{Seen, World};
+use weft_control::names::MESH_CONFIG;
 
 pub(crate) use list::{forbidden, list, sift};
 pub(crate) use pod::PodView;

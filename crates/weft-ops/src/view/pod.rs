@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod};
 use serde::{Deserialize, Serialize};
 
-use weft_kube::names::{INJECTED, PROXY};
+use weft_control::names::{INJECTED, PROXY};
 
 /// What made a pod.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]

@@ -15,10 +15,10 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
+use weft_control::KubeError;
+use weft_control::controller::{self, Metrics, Parts, Settings};
+use weft_control::manifests::{Values, render};
 use weft_core::{DrainTrigger, drain};
-use weft_kube::KubeError;
-use weft_kube::controller::{self, Metrics, Parts, Settings};
-use weft_kube::manifests::{Values, render};
 
 use crate::server::ApiServer;
 

@@ -9,8 +9,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Value, json};
-use weft_kube::inject::{InjectSettings, Injector};
-use weft_kube::webhook::{answer, weigh};
+use weft_control::inject::{InjectSettings, Injector};
+use weft_control::webhook::{answer, weigh};
 
 struct Counting;
 

@@ -6,7 +6,7 @@
 //! decide otherwise, by annotation or by the namespace's label; the machine may not. What is remembered ends with the
 //! Service object itself, and only where that is seen to be gone.
 //!
-//! Clients are told after it was written down: [`Modes::observe`] says who is due, [`Modes::confirm`] makes them strict.
+//! Clients are told after it was written down: `Modes::observe` says who is due, `Modes::confirm` makes them strict.
 //!
 //! In a namespace whose own pods refuse plaintext, permissive clients gain nothing towards pods with a sidecar and lose
 //! calls to those they have not heard of yet. There a Service is strict from its first moment, unless one of its pods has

@@ -9,8 +9,8 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use serde_json::json;
 use tokio::time::timeout;
 use weft_ca::RootPem;
+use weft_control::credentials::{IssuerSecret, SECRET};
 use weft_core::TrustDomain;
-use weft_kube::credentials::{IssuerSecret, SECRET};
 use weft_telemetry::Registry;
 
 use crate::control::{Running, secrets};

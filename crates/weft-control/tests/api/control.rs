@@ -16,9 +16,9 @@ use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
+use weft_control::KubeError;
+use weft_control::control::{Binds, Control, ControlConfig, ControlOptions, Part};
 use weft_core::{DrainTrigger, drain};
-use weft_kube::KubeError;
-use weft_kube::control::{Binds, Control, ControlConfig, ControlOptions, Part};
 use weft_telemetry::metrics::BuildInfo;
 
 use crate::log::log;

@@ -1,14 +1,14 @@
 //! The chart and `weft install` make the same objects, and refuse the same values.
 //!
 //! Needs the real `helm`: `cargo xtask cluster e2e` builds it and runs these.
-//! By hand: `WEFT_HELM=.../helm cargo test -p weft-kube --test chart -- --include-ignored`.
+//! By hand: `WEFT_HELM=.../helm cargo test -p weft-control --test chart -- --include-ignored`.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use weft_kube::manifests::{Source, Values, render};
+use weft_control::manifests::{Source, Values, render};
 
 /// What one installation is given.
 struct Given {
@@ -36,7 +36,7 @@ trustDomain: example.org
 clusterDomain: k8s.example.org
 control:
   replicas: 5
-  log: info,weft_kube=debug
+  log: info,weft_control=debug
   drainSeconds: 40
   resources: {requests: {cpu: "1", memory: 1Gi, ephemeral-storage: 1Gi}, limits: {cpu: "2"}}
   nodeSelector: {kubernetes.io/os: linux, pool: "7"}

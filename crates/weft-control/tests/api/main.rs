@@ -4,7 +4,7 @@
 //! runs these. By hand, with etcd on the `PATH`:
 //!
 //! ```text
-//! WEFT_KUBE_APISERVER=.../kube-apiserver cargo test -p weft-kube --test api -- --ignored
+//! WEFT_KUBE_APISERVER=.../kube-apiserver cargo test -p weft-control --test api -- --ignored
 //! ```
 
 mod control;

@@ -1,6 +1,6 @@
 //! `docs/reference/helm-values.md` is made from the chart's schema and defaults.
 //!
-//! `WEFT_WRITE_DOCS=1 cargo test -p weft-kube --test values_page` writes it anew.
+//! `WEFT_WRITE_DOCS=1 cargo test -p weft-control --test values_page` writes it anew.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -76,6 +76,6 @@ fn the_page_is_the_schemas() {
     let written = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         written == page,
-        "docs/reference/helm-values.md is stale: WEFT_WRITE_DOCS=1 cargo test -p weft-kube --test values_page"
+        "docs/reference/helm-values.md is stale: WEFT_WRITE_DOCS=1 cargo test -p weft-control --test values_page"
     );
 }

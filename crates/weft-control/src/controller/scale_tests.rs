@@ -1,7 +1,7 @@
 //! A large cluster: 5,000 Services, 20,000 pods and 300 namespaces. The figures are in docs/benchmarks.md.
 //!
 //! ```text
-//! cargo test --release -p weft-kube --lib controller::scale -- --ignored --nocapture
+//! cargo test --release -p weft-control --lib controller::scale -- --ignored --nocapture
 //! ```
 
 use std::time::Duration;

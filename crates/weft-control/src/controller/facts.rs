@@ -4,7 +4,7 @@
 //! the memory of a controller that sees every pod of a cluster, and an object whose facts are the same is no reason to
 //! compute anything. All decisions look at facts only, so they are tested without an API server.
 //!
-//! A further kind (of the Gateway API, say) comes in here: a struct, its [`Facts`] implementation, a store in
+//! A further kind (of the Gateway API, say) comes in here: a struct, its `Facts` implementation, a store in
 //! `stores`, and a field in [`World`](super::world::World).
 
 use std::collections::BTreeMap;
