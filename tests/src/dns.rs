@@ -472,7 +472,7 @@ mod tests {
         service.endpoints = vec![endpoint("orders-1", &["10.77.0.11"])];
         let mut zone = String::new();
         service.write(&mut zone, 10);
-        let expected = "orders.shop.svc.cluster.local. A 10.96.0.10\n\
+        let expected = "orders.shop.svc.cluster.local. A 10.96.0.10\n10.0.96.10.in-addr.arpa. PTR orders.shop.svc.cluster.local.\n\
             orders-endpoints.shop.svc.cluster.local. A 10.77.0.11\n\
             orders-1.orders-endpoints.shop.svc.cluster.local. A 10.77.0.11\n\
             _p80._tcp.orders-endpoints.shop.svc.cluster.local. SRV 0 100 8080 \
