@@ -63,6 +63,7 @@ pub(crate) fn meant<'a>(
     let (question, rest) = chain.split_first()?;
     if let [next, ..] = rest
         && is_step(question, next, search)
+        && is_of_own_namespace(&standing(question), search)
     {
         return Some(match (target(rest, &standing)?, standing(next)) {
             (Meant::Name(name), Standing::Inside { .. }) => Meant::Led { to: name, otherwise: question },
@@ -90,6 +91,18 @@ fn target<'a>(chain: &'a [DnsName], standing: &impl Fn(&DnsName) -> Standing) ->
             Meant::Name(rest.iter().rfind(same).unwrap_or(question))
         }
     })
+}
+
+/// Whether what `question` seems to be in the mesh comes of the search list alone: its namespace is the first label of the
+/// search domain, and no part of the name that was meant. Where a domain of the mesh itself is searched (`svc.cluster.local`),
+/// a service's full name has the shape of a step as well, and no answer may take it out.
+fn is_of_own_namespace(question: &Standing, search: &[DnsName]) -> bool {
+    match question {
+        Standing::Outside | Standing::Excepted => true,
+        Standing::Inside { namespace, .. } => {
+            search.first().and_then(|domain| domain.labels().next()) == Some(namespace.as_str())
+        }
+    }
 }
 
 /// Whether `question` is a name with the first search domain after it, and `next` the same name with another one or with
@@ -130,7 +143,11 @@ mod tests {
 
     /// What is meant, as `name` or `name|otherwise`, by a pod of the namespace `web`.
     fn told(chain: &[&str]) -> String {
-        let (chain, search) = (names(chain), names(&["web.svc.x", "svc.x", "x", "corp.example"]));
+        told_with(&["web.svc.x", "svc.x", "x", "corp.example"], chain)
+    }
+
+    fn told_with(search: &[&str], chain: &[&str]) -> String {
+        let (chain, search) = (names(chain), names(search));
         match meant(&chain, &search, standing).unwrap() {
             Meant::Name(name) => name.to_string(),
             Meant::Led { to, otherwise } => format!("{to}|{otherwise}"),
@@ -164,6 +181,20 @@ mod tests {
         ] {
             assert_eq!(told(chain), chain[0], "{chain:?}");
         }
+    }
+
+    #[test]
+    fn where_the_meshs_own_domain_is_searched_no_full_name_is_a_step() {
+        for (search, chain) in [
+            (&["svc.x"][..], &["orders.shop.svc.x", "orders.shop"][..]),
+            (&["svc.x", "x"], &["pod.orders.shop.svc.x", "pod.orders.shop.x"]),
+            (&["x"], &["orders.shop.svc.x", "orders.shop.svc"]),
+            (&["shop.svc.x"], &["orders.web.svc.x", "orders"]),
+        ] {
+            assert_eq!(told_with(search, chain), chain[0], "{search:?} {chain:?}");
+        }
+        // Outside names are steps all the same.
+        assert_eq!(told_with(&["corp.example"], &["a.b.corp.example", "a.b"]), "a.b");
     }
 
     #[test]

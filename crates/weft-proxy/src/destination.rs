@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use weft_config::{AddrVerdict, ConfigHandle, NameVerdict, Outside, Snapshot};
 use weft_core::{DnsName, EndpointAddr, MtlsMode, OriginalDst, ServiceKey};
@@ -142,6 +143,9 @@ impl Destinations {
     }
 }
 
+/// How long a connection waits for the name of an address, as it waits for a service's endpoints.
+const REVERSE: Duration = Duration::from_secs(1);
+
 /// What was dialed: the key of a destination.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Target {
@@ -176,11 +180,14 @@ impl Target {
     /// The name of an address in a service range. `asked` is the name outside the mesh that the application has asked for.
     /// A name that is no service's (no pattern of `mesh.domains` is for it) is not believed: then the address is judged.
     async fn by_reverse(shared: &Shared, dst: OriginalDst, asked: Option<DnsName>) -> Option<DnsName> {
-        let found = shared.discovery.name_by_reverse(dst.ip()).await;
+        let found = tokio::time::timeout(REVERSE, shared.discovery.name_by_reverse(dst.ip())).await;
         let snapshot = shared.snapshot.load();
         let is_service =
             |name: &DnsName| snapshot.membership.of_name(name) != NameVerdict::Outside(Outside::NoDomain);
-        let name = found.or(asked).filter(is_service);
+        // Of names that are told one way only, those alone are believed that the configuration has put outside.
+        let excepted =
+            |name: &DnsName| snapshot.membership.of_name(name) == NameVerdict::Outside(Outside::Exception);
+        let name = found.ok().flatten().filter(is_service).or(asked.filter(excepted));
         if name.is_none() {
             tracing::warn!(address = %dst, "an address of a service without a name that DNS has for it: mutual TLS is asked for");
         }

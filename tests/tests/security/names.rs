@@ -98,6 +98,7 @@ fn a_service_dialed_by_its_address_is_judged_by_its_name() {
             .sidecar(&web)?
             .config(|yaml| {
                 let own = format!("{nameless}/{}", if nameless.is_ipv4() { 32 } else { 128 });
+                yaml["mesh"]["namespaces"] = serde_json::json!(["shop", "bank"]);
                 yaml["mesh"]["serviceCidrs"] = serde_json::json!(["10.96.0.0/16", "fd96::/64", own]);
                 yaml["timeouts"]["handshake"] = "1s".into();
             })
@@ -123,6 +124,10 @@ fn a_service_dialed_by_its_address_is_judged_by_its_name() {
         mesh.dns().pointer(nameless, "evil.example")?;
         ensure!(web.resolve("evil.example")? == [nameless], "it is known by an outside name as well");
         kept_secret(&dial(&web, nameless, "/secret-evil")?, &recorder)?;
+        // A service of a namespace that is not in the mesh may have any endpoints.
+        mesh.dns().host("evil.other.svc.cluster.local", &[nameless])?;
+        ensure!(web.resolve("evil.other.svc.cluster.local.")? == [nameless], "known by a name of its shape");
+        kept_secret(&dial(&web, nameless, "/secret-other")?, &recorder)?;
         mesh.dns().pointer(nameless, "kubernetes.default.svc.cluster.local")?;
         kept_secret(&dial(&web, nameless, "/secret-borrowed")?, &recorder)?;
         Ok(())

@@ -21,8 +21,17 @@ use super::{Injector, Namespace, Outcome, Skip};
 /// autoscaler knows better than a default. An installation may have every image pulled.
 const THEIRS: [&str; 2] = ["resources", "imagePullPolicy"];
 /// Fields that make another container of it where the injector has not written them.
-const NOBODYS: [&str; 7] =
-    ["command", "envFrom", "lifecycle", "livenessProbe", "restartPolicy", "volumeDevices", "workingDir"];
+const NOBODYS: [&str; 9] = [
+    "command",
+    "env",
+    "envFrom",
+    "lifecycle",
+    "livenessProbe",
+    "ports",
+    "restartPolicy",
+    "volumeDevices",
+    "workingDir",
+];
 
 /// Looks again at a pod that has containers with our names.
 pub(super) fn again(

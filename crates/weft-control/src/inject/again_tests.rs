@@ -144,9 +144,12 @@ fn what_came_later_is_checked_as_everything_else() {
 fn a_sidecar_that_somebody_changed_is_ours_again() {
     let before = patched(&app(), true);
     type Change = fn(&mut Value);
-    let changes: [(&str, Change); 12] = [
+    let changes: [(&str, Change); 13] = [
         ("another image", |pod| ours(pod, PROXY)["image"] = json!("mine:1")),
         ("an init that does nothing", |pod| ours(pod, INIT)["image"] = json!("busybox")),
+        ("an init with another library", |pod| {
+            ours(pod, INIT)["env"] = json!([{"name": "LD_PRELOAD", "value": "/x"}]);
+        }),
         ("rules that let by", |pod| {
             ours(pod, INIT)["args"] = json!(["init", "--exclude-inbound-ports=1-65535"]);
         }),
