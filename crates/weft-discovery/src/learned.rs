@@ -175,7 +175,7 @@ impl Learned {
         ttl: Duration,
         now: Instant,
     ) {
-        if self.standing(asked).rank() == 0 {
+        if !self.is_mesh(asked) {
             let full = self.read().mesh.is_half_full();
             addresses.retain(|ip| match self.name_of(*ip, now) {
                 Some(has) if !has.outside => has.name == *to,

@@ -162,17 +162,17 @@ impl Target {
     pub(crate) async fn of(shared: &Shared, dst: OriginalDst) -> Self {
         let service = |name| Self::Service(ServiceKey::new(name, dst.port()));
         let addr = || Self::Addr(EndpointAddr::new(dst.get()));
-        let named = shared.discovery.name_of(dst.ip());
-        let snapshot = shared.snapshot.load();
-        let membership = &snapshot.membership;
-        match named {
-            Some(named) if !named.outside => service(named.name),
-            // Whoever answers for an outside name can answer with any address: it takes none out of the mesh's own.
-            named if membership.is_service_range(dst.ip()) => {
-                let judged = Self::by_reverse(shared, dst, named.map(|named| named.name)).await;
-                judged.map_or_else(addr, service)
-            }
-            Some(named) if membership.of_addr(dst.ip()) == AddrVerdict::Outside => service(named.name),
+        let outside = match shared.discovery.name_of(dst.ip()) {
+            Some(named) if !named.outside => return service(named.name),
+            named => named.map(|named| named.name),
+        };
+        // Whoever answers for an outside name can answer with any address: it takes none out of the mesh's own.
+        if shared.snapshot.load().membership.is_service_range(dst.ip()) {
+            return Self::by_reverse(shared, dst, outside).await.map_or_else(addr, service);
+        }
+        let is_mesh = || shared.snapshot.load().membership.of_addr(dst.ip()) != AddrVerdict::Outside;
+        match outside {
+            Some(name) if !is_mesh() => service(name),
             _ => addr(),
         }
     }

@@ -80,7 +80,7 @@ fn figures(page: &str) -> Vec<&str> {
 }
 
 #[tokio::test]
-#[ignore = "needs kube-apiserver, and half an hour: a measurement"]
+#[ignore = "needs kube-apiserver, and minutes: cargo xtask cluster e2e --long"]
 #[expect(clippy::print_stdout, reason = "a measurement tells its figures")]
 async fn a_large_cluster_is_followed() {
     let server = ApiServer::start().await;
