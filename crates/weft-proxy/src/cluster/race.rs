@@ -4,7 +4,9 @@
 //! answered long since. So after a while another endpoint is dialed as well, and whichever is there first is taken, as
 //! RFC 8305 section 5 has it for the addresses of one host.
 
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -34,9 +36,15 @@ impl Cluster {
             let reached = connect(&picked).await;
             (picked, reached)
         };
-        let mut under_way = vec![Rc::clone(&first.links)];
+        let links = Rc::clone(&first.links);
+        let mut begun = Box::pin(dial(first));
+        // An open link has room as a rule, and then there is nothing to race.
+        if let Poll::Ready(done) = poll_fn(|cx| Poll::Ready(begun.as_mut().poll(cx))).await {
+            return done;
+        }
+        let mut under_way = vec![links];
         let mut dials = FuturesUnordered::new();
-        dials.push(dial(first));
+        dials.push(begun);
         loop {
             if let Ok(Some((picked, reached))) = timeout(NEXT_DIAL, dials.next()).await {
                 under_way.retain(|links| !Rc::ptr_eq(links, &picked.links));
@@ -58,7 +66,7 @@ impl Cluster {
                 && let Some(next) = self.pick_besides(tried, &under_way)
             {
                 under_way.push(Rc::clone(&next.links));
-                dials.push(dial(next));
+                dials.push(Box::pin(dial(next)));
             }
         }
     }
