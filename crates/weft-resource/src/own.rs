@@ -1,0 +1,74 @@
+//! Our own kinds: what is outside a cluster.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+use crate::reference::ObjectRef;
+use crate::value::{BackendHost, Port, PreciseHost};
+
+/// `spec` of a `Backend`: an upstream that is no service of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BackendSpec {
+    /// Where it is: all of them serve alike.
+    pub endpoints: Vec<BackendEndpoint>,
+    /// What is spoken to it.
+    #[serde(default)]
+    pub protocol: BackendProtocol,
+    /// TLS towards it; `None`: plaintext.
+    pub tls: Option<BackendTlsSpec>,
+}
+
+/// `endpoints[]`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BackendEndpoint {
+    /// A host name, looked up in DNS, or an address.
+    pub host: BackendHost,
+    /// The port.
+    pub port: Port,
+}
+
+/// `protocol`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+pub enum BackendProtocol {
+    /// HTTP/1.1; over TLS the version that ALPN agrees on.
+    #[default]
+    #[serde(rename = "http/1.1")]
+    Http1,
+    /// HTTP/2.
+    #[serde(rename = "h2")]
+    Http2,
+    /// gRPC: HTTP/2.
+    #[serde(rename = "grpc")]
+    Grpc,
+    /// Bytes.
+    #[serde(rename = "tcp")]
+    Tcp,
+}
+
+/// `tls` of a `Backend`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BackendTlsSpec {
+    /// The server name that is sent and that the certificate must have; `None`: the endpoint's host.
+    pub server_name: Option<PreciseHost>,
+    /// ConfigMaps, Secrets or `Certificate`s with `ca.crt` that vouch for it; empty: the certificates of the machine.
+    #[serde(default)]
+    pub ca_certificate_refs: Vec<ObjectRef>,
+    /// The certificate that is shown to it.
+    pub client_certificate_ref: Option<ObjectRef>,
+}
+
+/// `spec` of a `Certificate`: PEM files, which are read again when they change. Paths are relative to the document's file.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CertificateSpec {
+    /// The certificate chain, leaf first.
+    pub certificate_file: Option<PathBuf>,
+    /// Its private key.
+    pub key_file: Option<PathBuf>,
+    /// Certificates of those who vouch for others (`ca.crt` of a ConfigMap).
+    pub ca_file: Option<PathBuf>,
+}

@@ -1,0 +1,36 @@
+//! Copies of requests.
+
+use std::sync::Arc;
+
+use crate::program::Upstream;
+
+/// A copy of a share of the requests goes to an upstream; its answer is thrown away.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    /// Where it goes.
+    pub upstream: Arc<Upstream>,
+    /// How many.
+    pub share: Share,
+}
+
+/// A share of requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    numerator: u32,
+    denominator: u32,
+}
+
+impl Share {
+    /// All of them.
+    pub const ALL: Self = Self { numerator: 1, denominator: 1 };
+
+    /// So many of so many. `None`: that is no share.
+    pub fn of(numerator: u32, denominator: u32) -> Option<Self> {
+        (denominator > 0 && numerator <= denominator).then_some(Self { numerator, denominator })
+    }
+
+    /// Whether the next request is one of it.
+    pub fn takes(self, rng: &mut fastrand::Rng) -> bool {
+        self.numerator == self.denominator || rng.u32(..self.denominator) < self.numerator
+    }
+}
