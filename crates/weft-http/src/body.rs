@@ -15,6 +15,7 @@ use crate::frames::Wire;
 use crate::h1::{Http1Fault, IncomingBody};
 use crate::recv::{RecvHalf, Watch};
 use crate::replay::Replayed;
+use crate::tee::{Copied, Teed};
 use crate::{Http2Limits, wire};
 
 /// Why a body ended early.
@@ -35,6 +36,9 @@ pub enum BodyError {
     /// The HTTP/2 client sent nothing more of it for too long.
     #[error("HTTP/2 body: the peer sent nothing for too long")]
     Paused,
+    /// A copy's reader was too slow, or the body that is copied broke off.
+    #[error("the body that this is a copy of went on without it, or broke off")]
+    CopyEnded,
 }
 
 impl BodyError {
@@ -42,7 +46,9 @@ impl BodyError {
     pub fn reset_reason(&self) -> h2::Reason {
         match self {
             Self::Http2(error) => error.reason().unwrap_or(h2::Reason::CANCEL),
-            Self::Http1(_) | Self::TimedOut | Self::SentAgain | Self::Paused => h2::Reason::CANCEL,
+            Self::Http1(_) | Self::TimedOut | Self::SentAgain | Self::Paused | Self::CopyEnded => {
+                h2::Reason::CANCEL
+            }
         }
     }
 }
@@ -63,6 +69,10 @@ pub enum Body {
     Counted(Box<CountedBody>),
     /// Which may be sent a second time.
     Replayed(Replayed),
+    /// Of which somebody gets a copy.
+    Teed(Box<Teed>),
+    /// Such a copy.
+    Copied(Copied),
     /// Broken off, and about to say so.
     Broken(Box<Broken>),
 }
@@ -182,6 +192,8 @@ impl Body {
             }
             Self::Http2(stream) => stream.poll_frame(cx),
             Self::Replayed(replayed) => replayed.poll_frame(cx),
+            Self::Teed(teed) => teed.poll_frame(cx),
+            Self::Copied(copied) => copied.poll_frame(cx),
             Self::Counted(counted) => {
                 let frame = ready!(Pin::new(&mut counted.body).poll_frame(cx));
                 if let Some(Ok(frame)) = &frame
@@ -274,6 +286,8 @@ impl http_body::Body for Body {
             Self::Http2(stream) => stream.half.is_end_stream(),
             Self::Counted(counted) => counted.body.is_end_stream(),
             Self::Replayed(replayed) => replayed.is_end_stream(),
+            Self::Teed(teed) => teed.is_end_stream(),
+            Self::Copied(copied) => copied.is_end_stream(),
             Self::Broken(broken) => broken.error.is_none(),
         }
     }
@@ -285,6 +299,8 @@ impl http_body::Body for Body {
             Self::Http1(incoming) => incoming.size_hint(),
             Self::Counted(counted) => counted.body.size_hint(),
             Self::Replayed(replayed) => replayed.size_hint(),
+            Self::Teed(teed) => teed.size_hint(),
+            Self::Copied(_) => SizeHint::default(),
             Self::Http2(stream) => stream.left.map_or_else(SizeHint::default, SizeHint::with_exact),
             Self::Broken(_) => SizeHint::default(),
         }

@@ -83,6 +83,12 @@ codes! {
     VersionNotSupported = "version-not-supported", HTTP_VERSION_NOT_SUPPORTED, "12", "this version of HTTP is not supported";
     /// CONNECT to an application that is no proxy by configuration.
     MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "12", "CONNECT is not allowed to this port";
+    /// No route of a gateway's listener matches.
+    NoRoute = "no-route", NOT_FOUND, "12", "no route matches the request";
+    /// The connection was made for another host.
+    Misdirected = "misdirected-request", MISDIRECTED_REQUEST, "14", "this connection is not for that host";
+    /// The route's backend cannot be used, or it has none.
+    BackendInvalid = "backend-invalid", INTERNAL_SERVER_ERROR, "13", "the route has no backend that can be used";
 }
 
 impl ErrorCode {

@@ -106,6 +106,16 @@ pub fn asks_for_tunnel<B>(request: &Request<B>) -> bool {
     request.method() == Method::CONNECT && protocol(request).is_none()
 }
 
+/// Whether an HTTP/2 request asks for another protocol on its stream (RFC 8441).
+pub fn asks_for_protocol<B>(request: &Request<B>) -> bool {
+    protocol(request).is_some()
+}
+
+/// Whether it asks for this one.
+pub fn is_protocol<B>(request: &Request<B>, name: &str) -> bool {
+    protocol(request).is_some_and(|protocol| protocol.as_str().eq_ignore_ascii_case(name))
+}
+
 fn protocol<B>(request: &Request<B>) -> Option<&h2::ext::Protocol> {
     request.extensions().get::<h2::ext::Protocol>()
 }

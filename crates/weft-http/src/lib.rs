@@ -30,6 +30,7 @@ mod replay;
 mod reset;
 mod send;
 mod server2;
+mod tee;
 mod ticker;
 mod upgrade;
 pub mod wire;

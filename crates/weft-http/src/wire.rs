@@ -91,6 +91,29 @@ pub fn has_own_login<B>(request: &Request<B>) -> bool {
     request.extensions().get::<Login>().is_some()
 }
 
+/// Has a request go on with the target that its `Uri` is, whatever bytes the client has sent: for those who route by it, so that
+/// nobody behind them reads another.
+pub fn forget_target<B>(request: &mut Request<B>) {
+    request.extensions_mut().remove::<RawTarget>();
+}
+
+/// Takes what only HTTP/1 has off a request that becomes one of HTTP/2.
+pub fn forget_http1<B>(request: &mut Request<B>) {
+    let extensions = request.extensions_mut();
+    extensions.remove::<NameCase>();
+    extensions.remove::<Login>();
+}
+
+/// Takes the `:protocol` off a request that becomes one of HTTP/1.1.
+pub fn forget_protocol<B>(request: &mut Request<B>) {
+    request.extensions_mut().remove::<h2::ext::Protocol>();
+}
+
+/// Takes the upgrade off an answer that becomes one of HTTP/2.
+pub fn forget_upgrade<B>(response: &mut Response<B>) {
+    response.extensions_mut().remove::<Upgrade>();
+}
+
 /// Marks a clean request for the link.
 pub fn to_link<B>(request: &mut Request<B>, upgrade: Option<HeaderValue>) {
     let version = match request.version() {

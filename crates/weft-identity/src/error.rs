@@ -72,6 +72,9 @@ pub enum IdentityError {
     /// rustls refuses the configuration.
     #[error("TLS configuration: {0}")]
     Tls(#[from] rustls::Error),
+    /// What is to secure the way to a server outside the mesh cannot be used.
+    #[error("TLS to an upstream: {0}")]
+    Upstream(String),
     /// No connection to the CA.
     #[error("CA {address} unreachable: {reason}")]
     CaUnreachable {

@@ -26,6 +26,7 @@ mod peer;
 pub mod proto;
 mod svid;
 mod tls;
+mod upstream;
 mod verify;
 mod watch;
 
@@ -37,5 +38,6 @@ pub use handle::{BundleStatus, Identity, IdentityStatus, LeafStatus, Publisher, 
 pub use leaf::{Leaf, LeafKey};
 pub use peer::{LinkProtocol, PeerIdentity, handshake_failure, link_protocol, peer_at, peer_of, tls_error};
 pub use tls::{ALPN_HTTP, ALPN_TCP, TlsGeneration, crypto_provider};
+pub use upstream::{UpstreamName, UpstreamTrust, upstream_config};
 pub use verify::PeerVerifier;
 pub use watch::FileWatch;

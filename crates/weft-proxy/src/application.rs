@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 use weft_core::EndpointAddr;
 use weft_net::ConnectOptions;
 
+use crate::cluster::Speaks;
 use crate::dial::DialError;
 use crate::limits::Limits;
 use crate::pools::{Dial, Pools};
@@ -29,8 +30,14 @@ pub(crate) struct Direct {
 }
 
 impl Dial for Direct {
-    async fn dial(&self) -> Result<TcpStream, DialError> {
+    type Io = TcpStream;
+
+    async fn dial(&self, _speaks: Speaks) -> Result<TcpStream, DialError> {
         Ok(weft_net::connect(self.addr, &self.options).await?)
+    }
+
+    fn reset_on_close(io: &TcpStream) {
+        weft_net::reset_on_drop(io);
     }
 }
 
@@ -40,7 +47,7 @@ impl Application {
     /// # Errors
     /// The application takes none.
     pub(crate) async fn dial(&self) -> Result<TcpStream, DialError> {
-        self.pools.dialer().dial().await
+        self.pools.dialer().dial(Speaks::Bytes).await
     }
 }
 

@@ -118,7 +118,7 @@ impl Destinations {
             dialed,
             server,
             spoken: Cell::default(),
-            cluster: Cluster::new(&self.ways, &label, rule, service),
+            cluster: Cluster::new(&self.ways, &label, rule, service, None),
             in_mesh: Cell::new(true),
             used: Cell::new(true),
             label,

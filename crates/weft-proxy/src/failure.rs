@@ -21,6 +21,8 @@ pub(crate) enum Effect {
     None,
     /// Nobody knows: the connection broke.
     Unknown,
+    /// Whatever it may have done, the route asks for another sending.
+    AskedFor,
     /// The upstream, or the client, ended it on purpose.
     Ended,
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use http::{Request, Response, Version};
 use http_body::Body as _;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use weft_core::EndpointAddr;
 use weft_http::wire::{self, Original};
 use weft_http::{
@@ -17,17 +17,24 @@ use weft_http::{
 use weft_telemetry::metrics::families;
 use weft_telemetry::{Counter, Gauge, Shard};
 
+use crate::cluster::Speaks;
 use crate::dial::DialError;
 use crate::failure::Failure;
 use crate::limits::Limits;
 
 /// Makes the connections of a [`Pools`].
 pub(crate) trait Dial: 'static {
+    /// A connection.
+    type Io: AsyncRead + AsyncWrite + Unpin + 'static;
+
     /// Connects.
     ///
     /// # Errors
     /// There is no connection; nothing was sent.
-    fn dial(&self) -> impl Future<Output = Result<TcpStream, DialError>>;
+    fn dial(&self, speaks: Speaks) -> impl Future<Output = Result<Self::Io, DialError>>;
+
+    /// Has a connection end in a reset when it is closed.
+    fn reset_on_close(io: &Self::Io);
 }
 
 /// The kept-alive connections of one worker to one address.
@@ -160,15 +167,16 @@ impl<D: Dial> Pools<D> {
     async fn dial_counted(
         &self,
         counts: &ConnectionCounts,
-    ) -> Result<(TcpStream, OpenConnection), DialError> {
-        let io = self.dial.dial().await?;
+        speaks: Speaks,
+    ) -> Result<(D::Io, OpenConnection), DialError> {
+        let io = self.dial.dial(speaks).await?;
         Ok((io, OpenConnection::new(counts)))
     }
 
     /// The same for HTTP/1, with the way to reset it.
-    async fn dial_http1(&self) -> Result<(TcpStream, OpenConnection, fn(&TcpStream)), DialError> {
-        let (io, guard) = self.dial_counted(&self.http1_connections).await?;
-        Ok((io, guard, weft_net::reset_on_drop as fn(&TcpStream)))
+    async fn dial_http1(&self) -> Result<(D::Io, OpenConnection, fn(&D::Io)), DialError> {
+        let (io, guard) = self.dial_counted(&self.http1_connections, Speaks::Http1).await?;
+        Ok((io, guard, D::reset_on_close as fn(&D::Io)))
     }
 
     async fn http2(self: &Rc<Self>) -> Result<Lease<Http2Client>, DialError> {
@@ -176,7 +184,7 @@ impl<D: Dial> Pools<D> {
     }
 
     async fn open_http2(self: Rc<Self>) -> Result<Http2Client, DialError> {
-        let (io, guard) = self.dial_counted(&self.http2_connections).await?;
+        let (io, guard) = self.dial_counted(&self.http2_connections, Speaks::Http2).await?;
         let opened = Http2Client::handshake(io, &self.http2_limits, guard).await;
         // Nothing was sent, so that it can be sent elsewhere.
         opened.map_err(|error| {

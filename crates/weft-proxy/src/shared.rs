@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
 use tokio::runtime::Handle;
@@ -10,6 +11,7 @@ use weft_config::{ConfigHandle, ProxyConfig};
 use weft_core::{AppProtocol, Drain, EndpointAddr, EndpointList, EndpointSource, OriginalDst, ServiceKey};
 use weft_discovery::{Discovery, ServiceWatch};
 use weft_identity::Identity;
+use weft_resource::value::BackendHost;
 use weft_telemetry::{AccessLog, Registry, Sampler, SpanSink};
 
 use crate::connections::Connections;
@@ -80,13 +82,45 @@ impl Shared {
             (_, Some(list)) => Service::listed(&list),
             (_, None) => {
                 let watch = self.discovery.watch(key, dialed);
-                let service = Arc::new(Service { set: OnceLock::new(), watch: Some(watch.clone()) });
+                let service =
+                    Arc::new(Service { set: OnceLock::new(), source: Source::Watched(watch.clone()) });
                 self.control.spawn(follow(Arc::downgrade(&service), watch));
                 service
             }
         };
         services.retain(|_, service| service.strong_count() > 0);
         services.insert(key.clone(), Arc::downgrade(&service));
+        service
+    }
+}
+
+impl Shared {
+    /// The endpoints of hosts and addresses outside the mesh, followed by a task for each name for as long as a worker holds them.
+    pub(crate) fn hosts(&self, hosts: &[(BackendHost, u16)]) -> Arc<Service> {
+        let (mut watches, mut fixed) = (Vec::new(), Vec::new());
+        for (host, port) in hosts {
+            match host {
+                BackendHost::Address(ip) => fixed.push(EndpointAddr::new((*ip, *port).into())),
+                BackendHost::Name(name) => {
+                    if let Ok(name) = name.as_str().parse() {
+                        watches.push(self.discovery.watch(&ServiceKey::new(name, *port), None));
+                    }
+                }
+            }
+        }
+        if watches.is_empty() {
+            return Service::listed(&EndpointList::new(
+                1,
+                fixed,
+                AppProtocol::Detect,
+                EndpointSource::Static,
+            ));
+        }
+        let service =
+            Arc::new(Service { set: OnceLock::new(), source: Source::Hosts(Hosts::new(watches, fixed)) });
+        for watch in service.hosts() {
+            self.control.spawn(follow(Arc::downgrade(&service), watch.clone()));
+        }
         service
     }
 }
@@ -114,7 +148,43 @@ pub(crate) fn interface_addrs() -> std::io::Result<Vec<IpAddr>> {
 #[derive(Debug)]
 pub(crate) struct Service {
     set: OnceLock<EndpointSet>,
-    watch: Option<ServiceWatch>,
+    source: Source,
+}
+
+/// Where endpoints come from.
+#[derive(Debug)]
+enum Source {
+    /// The configuration.
+    Listed,
+    /// DNS.
+    Watched(ServiceWatch),
+    /// DNS for several names, and addresses besides.
+    Hosts(Hosts),
+}
+
+#[derive(Debug)]
+struct Hosts {
+    watches: Vec<ServiceWatch>,
+    fixed: Vec<EndpointAddr>,
+    /// Counts the lists that were made of theirs.
+    version: AtomicU64,
+}
+
+impl Hosts {
+    fn new(watches: Vec<ServiceWatch>, fixed: Vec<EndpointAddr>) -> Self {
+        Self { watches, fixed, version: AtomicU64::new(0) }
+    }
+
+    /// All that is known of them.
+    fn list(&self) -> EndpointList {
+        let known = self.watches.iter().filter_map(ServiceWatch::current);
+        let mut endpoints: Vec<EndpointAddr> = known.flat_map(|list| list.endpoints.to_vec()).collect();
+        endpoints.extend(&self.fixed);
+        endpoints.sort_unstable();
+        endpoints.dedup();
+        let version = self.version.fetch_add(1, Ordering::Relaxed) + 1;
+        EndpointList::new(version, endpoints, AppProtocol::Detect, EndpointSource::Static)
+    }
 }
 
 impl Service {
@@ -127,12 +197,12 @@ impl Service {
     pub(crate) fn listed(list: &EndpointList) -> Arc<Self> {
         let set = OnceLock::new();
         let _ = set.set(EndpointSet::new(list, Timestamp::now()));
-        Arc::new(Self { set, watch: None })
+        Arc::new(Self { set, source: Source::Listed })
     }
 
     /// Whether its endpoints come from the configuration.
     fn is_listed(&self) -> bool {
-        self.watch.is_none()
+        matches!(self.source, Source::Listed)
     }
 
     /// Takes another list over, where it says something else.
@@ -148,11 +218,20 @@ impl Service {
 
     /// The endpoints, once the first resolution has ended.
     pub(crate) async fn ready(&self) -> Option<&EndpointSet> {
-        if self.set.get().is_none()
-            && let Some(watch) = &self.watch
-        {
-            let list = watch.clone().ready().await;
-            self.take(&list);
+        if self.set.get().is_none() {
+            match &self.source {
+                Source::Listed => {}
+                Source::Watched(watch) => {
+                    let list = watch.clone().ready().await;
+                    self.take(&list);
+                }
+                Source::Hosts(hosts) => {
+                    for watch in &hosts.watches {
+                        watch.clone().ready().await;
+                    }
+                    self.take(&hosts.list());
+                }
+            }
         }
         self.set.get()
     }
@@ -164,7 +243,7 @@ impl Service {
 
     /// Waits until DNS names an endpoint besides `tried`, asking it as often as it may be asked. `false`: it never will.
     pub(crate) async fn other_than(&self, tried: &[EndpointAddr]) -> bool {
-        let Some(watch) = &self.watch else { return false };
+        let Source::Watched(watch) = &self.source else { return false };
         let mut watch = watch.clone();
         let mut list = watch.ready().await;
         while list.endpoints.iter().all(|endpoint| tried.contains(endpoint)) {
@@ -179,8 +258,25 @@ impl Service {
 
     /// Asks DNS again before the TTL is over, because an endpoint did not answer.
     pub(crate) fn refresh_soon(&self) {
-        if let Some(watch) = &self.watch {
+        for watch in self.hosts() {
             watch.refresh_soon();
+        }
+    }
+
+    /// The names that are followed.
+    fn hosts(&self) -> &[ServiceWatch] {
+        match &self.source {
+            Source::Listed => &[],
+            Source::Watched(watch) => std::slice::from_ref(watch),
+            Source::Hosts(hosts) => &hosts.watches,
+        }
+    }
+
+    /// One of the names has this list now.
+    fn follow(&self, list: &EndpointList) {
+        match &self.source {
+            Source::Hosts(hosts) => self.take(&hosts.list()),
+            Source::Listed | Source::Watched(_) => self.take(list),
         }
     }
 
@@ -193,7 +289,7 @@ impl Service {
 async fn follow(service: Weak<Service>, mut watch: ServiceWatch) {
     let mut list = watch.ready().await;
     while let Some(service) = service.upgrade() {
-        service.take(&list);
+        service.follow(&list);
         drop(service);
         list = watch.changed().await;
     }

@@ -89,6 +89,8 @@ impl Worker {
             generation: Rc::clone(&generation),
             rng: RefCell::default(),
             affinity_key: affinity_key(&shared),
+            direction: Direction::Outbound,
+            handshake: config.timeouts.handshake,
         });
         let outbound = OutboundDoor {
             shared: Arc::clone(&shared),

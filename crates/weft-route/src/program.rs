@@ -265,18 +265,23 @@ impl Backends {
         self.sums.last().copied().unwrap_or(0)
     }
 
-    /// The backend for a request, by shares. `None`: there is none, or all have weight 0.
-    pub fn pick(&self, rng: &mut fastrand::Rng) -> Option<&Backend> {
+    /// The place of the backend for a request, by shares. `None`: there is none, or all have weight 0.
+    pub fn pick(&self, rng: &mut fastrand::Rng) -> Option<usize> {
         match self.total() {
             0 => None,
-            _ if self.list.len() == 1 => self.list.first(),
-            total => self.at(rng.u64(..total)),
+            _ if self.list.len() == 1 => Some(0),
+            total => Some(self.at(rng.u64(..total))),
         }
     }
 
-    /// The backend whose share has this point.
-    pub fn at(&self, point: u64) -> Option<&Backend> {
-        self.list.get(self.sums.partition_point(|sum| *sum <= point))
+    /// The place of the backend whose share has this point.
+    pub fn at(&self, point: u64) -> usize {
+        self.sums.partition_point(|sum| *sum <= point)
+    }
+
+    /// The backend at a place.
+    pub fn get(&self, place: usize) -> Option<&Backend> {
+        self.list.get(place)
     }
 }
 

@@ -12,9 +12,9 @@ use weft_core::{EndpointAddr, PeerRule, SpiffeId};
 use weft_http::{ErrorCode, Http2Client, Http2Limits, Http2Pool, Lease};
 use weft_identity::LinkProtocol;
 use weft_telemetry::Gauge;
-use weft_telemetry::metrics::{Direction, TlsLabel};
+use weft_telemetry::metrics::TlsLabel;
 
-use super::{Cluster, Ways};
+use super::{Cluster, Outside, PeerIo, Speaks, Ways};
 use crate::dial::{DialError, Dialer};
 use crate::pools::{Dial, Pools};
 use crate::telemetry::{Labels, SeriesByVersion, workload_of};
@@ -85,11 +85,23 @@ pub(crate) type PlainPeer = Pools<Plain>;
 pub(crate) struct Plain {
     endpoint: EndpointAddr,
     connect: Rc<dyn Connect>,
+    outside: Option<Rc<Outside>>,
+    handshake: Duration,
 }
 
 impl Dial for Plain {
-    fn dial(&self) -> impl Future<Output = Result<TcpStream, DialError>> {
-        self.connect.plain(self.endpoint)
+    type Io = PeerIo;
+
+    async fn dial(&self, speaks: Speaks) -> Result<PeerIo, DialError> {
+        let tcp = self.connect.plain(self.endpoint).await?;
+        match &self.outside {
+            None => Ok(PeerIo::Plain(tcp)),
+            Some(outside) => outside.handshake(tcp, speaks, self.handshake).await,
+        }
+    }
+
+    fn reset_on_close(io: &PeerIo) {
+        io.reset_on_close();
     }
 }
 
@@ -141,10 +153,12 @@ impl EndpointLinks {
     }
 
     /// Plaintext connections to the endpoint.
-    pub(crate) fn plain(&self, ways: &Ways) -> Rc<PlainPeer> {
+    pub(crate) fn plain(&self, cluster: &Cluster) -> Rc<PlainPeer> {
         let made = self.plain.get_or_init(|| {
+            let ways = &cluster.ways;
             let endpoint = self.endpoint.addr();
-            let dial = Plain { endpoint, connect: Rc::clone(&ways.connect) };
+            let (connect, outside) = (Rc::clone(&ways.connect), cluster.outside.clone());
+            let dial = Plain { endpoint, connect, outside, handshake: ways.handshake };
             let most = ways.max_connections;
             Rc::new(Pools::new(endpoint, dial, &ways.limits, most, &ways.telemetry.shard))
         });
@@ -174,7 +188,7 @@ async fn open(links: Rc<EndpointLinks>, cluster: Rc<Cluster>) -> Result<Link, Di
     Ok(Link {
         client,
         series: SeriesByVersion::new(Labels {
-            direction: Direction::Outbound,
+            direction: ways.direction,
             source_workload: ways.telemetry.own_workload(),
             destination_service: Arc::clone(&cluster.label),
             destination_workload: workload_of(&peer),

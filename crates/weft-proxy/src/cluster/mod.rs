@@ -2,6 +2,7 @@
 
 mod budget;
 mod links;
+mod outside;
 mod race;
 
 use std::cell::{Cell, RefCell};
@@ -25,6 +26,7 @@ pub(crate) use budget::{Attempts, Budget};
 pub(crate) use links::{Connect, EndpointLinks, Link, PlainPeer};
 #[cfg(test)]
 pub(crate) use links::{Connecting, Opened};
+pub(crate) use outside::{Outside, PeerIo, Speaks};
 
 /// What the clusters of a worker have in common.
 pub(crate) struct Ways {
@@ -39,6 +41,10 @@ pub(crate) struct Ways {
     pub(crate) rng: RefCell<fastrand::Rng>,
     /// What stands for this workload where a service's clients keep their endpoints: its address, as Kubernetes has it.
     pub(crate) affinity_key: u64,
+    /// Whose requests they are, for metrics.
+    pub(crate) direction: Direction,
+    /// How long a TLS handshake may take.
+    pub(crate) handshake: Duration,
 }
 
 impl Ways {
@@ -73,6 +79,8 @@ pub(crate) struct Cluster {
     pub(crate) budget: Budget,
     rule: RefCell<MeshRule>,
     service: RefCell<Arc<Service>>,
+    /// TLS towards endpoints outside the mesh; `None`: plaintext.
+    outside: Option<Rc<Outside>>,
     view: RefCell<Option<View>>,
     /// For requests that never came to an endpoint.
     pub(crate) unserved: SeriesByVersion,
@@ -104,23 +112,31 @@ const REPLACEMENT: Duration = Duration::from_millis(2_500);
 const HOPELESS: Duration = Duration::from_secs(10);
 
 impl Cluster {
-    pub(crate) fn new(ways: &Rc<Ways>, label: &Arc<str>, rule: MeshRule, service: Arc<Service>) -> Rc<Self> {
+    pub(crate) fn new(
+        ways: &Rc<Ways>,
+        label: &Arc<str>,
+        rule: MeshRule,
+        service: Arc<Service>,
+        outside: Option<Rc<Outside>>,
+    ) -> Rc<Self> {
         let shard = &ways.telemetry.shard;
         let name: &[&str] = &[label];
+        let outside_tls = outside.is_some();
         Rc::new(Self {
             label: Arc::clone(label),
             ways: Rc::clone(ways),
             budget: Budget::new(ways.retries.budget),
             rule: RefCell::new(rule),
             service: RefCell::new(service),
+            outside,
             view: RefCell::default(),
             unserved: SeriesByVersion::new(Labels {
-                direction: Direction::Outbound,
+                direction: ways.direction,
                 source_workload: ways.telemetry.own_workload(),
                 destination_service: Arc::clone(label),
                 destination_workload: Arc::from(""),
                 peer_identity: Arc::from(""),
-                tls: TlsLabel::None,
+                tls: if outside_tls { TlsLabel::Tls } else { TlsLabel::None },
             }),
             retries: CodeCounters::new(shard, &families::HTTP_RETRIES, name),
             retries_refused: shard.counter(&families::HTTP_RETRIES_REFUSED, name),

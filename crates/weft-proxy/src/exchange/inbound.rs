@@ -15,7 +15,7 @@ use weft_identity::PeerIdentity;
 use weft_telemetry::HttpSeries;
 use weft_telemetry::metrics::Direction;
 
-use super::{Side, Start, as_sent};
+use super::{Side, Start, Verdict, as_sent};
 use crate::application::Application;
 use crate::failure::Failure;
 use crate::pools::Behind;
@@ -93,10 +93,18 @@ impl Inbound {
             _held: Box::new(held),
         }
     }
+
+    /// CONNECT reaches applications that are proxies. Others answer what they like and read the bytes that follow as
+    /// requests, which nobody here would have looked at.
+    fn takes(&self, request: &Request<Body>) -> bool {
+        !judge::asks_for_tunnel(request)
+            || self.config.load().inbound.connect_ports.contains(self.application.addr.port())
+    }
 }
 
 impl Side for Inbound {
     const DIRECTION: Direction = Direction::Inbound;
+    type Route = ();
     type Sent = OnItsWay;
     type Waiting = Request<Body>;
 
@@ -118,18 +126,16 @@ impl Side for Inbound {
         self.series.get(&self.telemetry.shard, version)
     }
 
-    /// CONNECT reaches applications that are proxies. Others answer what they like and read the bytes that follow as
-    /// requests, which nobody here would have looked at.
-    fn judge(&self, request: &Request<Body>) -> Result<(), ErrorCode> {
-        if !judge::asks_for_tunnel(request) {
-            return Ok(());
-        }
-        let allowed = self.config.load().inbound.connect_ports.contains(self.application.addr.port());
-        if allowed { Ok(()) } else { Err(ErrorCode::MethodNotAllowed) }
-    }
-
     /// Tells the application who calls, as it was verified here. What others said of it is gone already.
-    fn prepare(&self, request: &mut Request<Body>, _original: &Original, record: &mut RequestRecord) {
+    fn route(
+        &self,
+        request: &mut Request<Body>,
+        _original: &mut Original,
+        record: &mut RequestRecord,
+    ) -> Verdict<()> {
+        if !self.takes(request) {
+            return Verdict::Refuse(ErrorCode::MethodNotAllowed);
+        }
         record.to(self.application.addr.get());
         let headers = request.headers_mut();
         add_forwarded_for(headers, &self.client_addr);
@@ -138,10 +144,12 @@ impl Side for Inbound {
         }
         record.trace.inject(headers);
         complete(record.trace.context, headers);
+        Verdict::Go(())
     }
 
     fn send(
         &self,
+        (): (),
         request: Request<Body>,
         version: Version,
         _record: &mut RequestRecord,
@@ -187,6 +195,7 @@ impl Side for Inbound {
 
     async fn open(
         &self,
+        (): (),
         request: Request<Body>,
         original: Original,
         interim: &Interim<'_>,

@@ -1,10 +1,13 @@
 //! The exchange: how one request and its answer go through the proxy, the same for each side.
 //!
-//! restore → judge → prepare → attempt → answer → record. [`Side`] says what differs: how a request is restored from its
+//! restore → route → attempt → answer → record. [`Side`] says what differs: how a request is restored from its
 //! wire, who the peer is, and where it is sent. A side that can send at once does so before anything is waited for; that is
 //! the usual case, and its future stays small.
 
+mod attempt;
+//GW mod gateway;
 mod inbound;
+//GW mod mirror;
 mod outbound;
 mod retry;
 #[cfg(test)]
@@ -26,13 +29,17 @@ use crate::pools::Behind;
 use crate::record::{ConnectionFacts, Observed, RequestRecord};
 use crate::telemetry::WorkerTelemetry;
 
+//GW pub(crate) use gateway::Gateway;
 pub(crate) use inbound::{Caller, Inbound};
+//GW pub(crate) use mirror::Mirrors;
 pub(crate) use outbound::Outbound;
 
 /// What differs between the sides of an exchange.
 pub(crate) trait Side: 'static {
     /// Which way requests go.
     const DIRECTION: Direction;
+    /// Where a request goes and what is done to it, where not all of a connection go the same way.
+    type Route;
     /// A request that is on its way.
     type Sent;
     /// A request for which something has to be waited before it can be sent.
@@ -53,19 +60,20 @@ pub(crate) trait Side: 'static {
     /// Where a request of this version is counted as long as nobody has it.
     fn series(&self, version: Version) -> &HttpSeries;
 
-    /// Whether the request may go on.
-    ///
-    /// # Errors
-    /// Why not.
-    fn judge(&self, request: &Request<Body>) -> Result<(), ErrorCode>;
-
-    /// Tells the next hop what it is to know.
-    fn prepare(&self, request: &mut Request<Body>, original: &Original, record: &mut RequestRecord);
+    /// Decides what becomes of a request, and makes it ready for the next hop. What `original` says afterwards is what the upstream
+    /// is to see.
+    fn route(
+        &self,
+        request: &mut Request<Body>,
+        original: &mut Original,
+        record: &mut RequestRecord,
+    ) -> Verdict<Self::Route>;
 
     /// Sends a request, if nothing has to be waited for. This is no async function, because the future of one keeps room
     /// for all it ever held; what this returns is small, and it is allocated for every request.
     fn send(
         &self,
+        route: Self::Route,
         request: Request<Body>,
         version: Version,
         record: &mut RequestRecord,
@@ -90,6 +98,7 @@ pub(crate) trait Side: 'static {
     /// Carries a request for an upgrade, or CONNECT.
     fn open(
         &self,
+        route: Self::Route,
         request: Request<Body>,
         original: Original,
         interim: &Interim<'_>,
@@ -105,6 +114,16 @@ fn as_sent(request: &mut Request<Body>) -> Result<Original, ErrorCode> {
     let version = request.version();
     let upgrade = wire::clean_request(request)?;
     Ok(Original { version, upgrade })
+}
+
+/// What becomes of a request.
+pub(crate) enum Verdict<R> {
+    /// It goes on.
+    Go(R),
+    /// This is its answer.
+    Answer(Box<Response<Body>>),
+    /// It may not.
+    Refuse(ErrorCode),
 }
 
 /// What came of sending at once.
@@ -138,7 +157,9 @@ enum Begun<S: Side> {
     Sent(S::Sent, Box<RequestRecord>),
     Waits(Box<(S::Waiting, Box<RequestRecord>)>),
     /// An upgrade or CONNECT.
-    TakesOver(Box<(Request<Body>, Original, Box<RequestRecord>)>),
+    TakesOver(Box<(S::Route, Request<Body>, Original, Box<RequestRecord>)>),
+    /// Its answer is known already.
+    Answered(Box<Response<Body>>, Box<RequestRecord>),
 }
 
 impl<S: Side> Exchange<S> {
@@ -158,18 +179,21 @@ impl<S: Side> Exchange<S> {
         let version = restored.as_ref().map_or(told, |original| original.version);
         let series = self.side.series(version);
         let mut record = RequestRecord::begin(&self.telemetry, &self.facts, series, &request, version);
-        let judged = restored.and_then(|original| self.side.judge(&request).map(|()| original));
-        let original = match judged {
+        let mut original = match restored {
             Ok(original) => original,
             Err(code) => return Begun::Failed(code.into(), record),
         };
         let takes_over = original.upgrade.is_some() || request.method() == Method::CONNECT;
-        self.side.prepare(&mut request, &original, &mut record);
+        let route = match self.side.route(&mut request, &mut original, &mut record) {
+            Verdict::Go(route) => route,
+            Verdict::Answer(response) => return Begun::Answered(response, record),
+            Verdict::Refuse(code) => return Begun::Failed(code.into(), record),
+        };
         if takes_over {
-            return Begun::TakesOver(Box::new((request, original, record)));
+            return Begun::TakesOver(Box::new((route, request, original, record)));
         }
         record.count_request(request.body_mut());
-        match self.side.send(request, version, &mut record) {
+        match self.side.send(route, request, version, &mut record) {
             Start::Sent(sent) => Begun::Sent(sent, record),
             Start::Waits(waiting) => Begun::Waits(Box::new((waiting, record))),
             Start::Failed(failure) => Begun::Failed(failure, record),
@@ -178,7 +202,7 @@ impl<S: Side> Exchange<S> {
 
     /// When all of it must be over.
     fn deadline(&self, record: &RequestRecord) -> Option<Instant> {
-        self.times.request.map(|limit| record.started() + limit)
+        record.deadline(self.times.request)
     }
 
     async fn carry(
@@ -194,13 +218,14 @@ impl<S: Side> Exchange<S> {
 
     async fn take_over(
         &self,
+        route: S::Route,
         request: Request<Body>,
         original: Original,
         mut record: Box<RequestRecord>,
         interim: &Interim<'_>,
     ) -> Result<Answer<Observed>, Abort> {
         let deadline = self.deadline(&record);
-        let opened = by(deadline, pin!(self.side.open(request, original, interim, &mut record))).await;
+        let opened = by(deadline, pin!(self.side.open(route, request, original, interim, &mut record))).await;
         let mut response = match opened {
             Ok(response) => response,
             Err(failure) => return record.failed_with(&failure),
@@ -268,8 +293,12 @@ impl<S: Side> Handler for Exchange<S> {
                     Box::pin(self.carry(waiting, record, &interim)).await
                 }
                 Begun::TakesOver(taken) => {
-                    let (request, original, record) = *taken;
-                    Box::pin(self.take_over(request, original, record, &interim)).await
+                    let (route, request, original, record) = *taken;
+                    Box::pin(self.take_over(route, request, original, record, &interim)).await
+                }
+                Begun::Answered(response, record) => {
+                    let deadline = self.deadline(&record);
+                    Ok(record.answered(*response, deadline).into())
                 }
             }
         }

@@ -46,6 +46,7 @@ impl Spare {
         let harmless = match effect {
             Effect::None => true,
             Effect::Unknown => is_idempotent(head.method()),
+            Effect::AskedFor => true,
             Effect::Ended => false,
         };
         if !harmless {
@@ -69,10 +70,27 @@ impl Spare {
         if failure.effect == Effect::None {
             cluster.unseen(&links.endpoint, failure.code);
         }
+        if failure.effect == Effect::AskedFor {
+            return self.asked_for(cluster, failure.code).ok_or(failure);
+        }
         match self.unpack(failure.effect) {
             Some((request, body, replay)) => Ok(Again { request, body, replay, because: failure }),
             None => Err(failure),
         }
+    }
+}
+
+impl Spare {
+    /// After an answer or a failure that the route wants another sending for: the request, where it can be sent again and the
+    /// budget allows it. It is asked here already, for the answer is given up for it.
+    pub(super) fn asked_for(self, cluster: &Cluster, code: ErrorCode) -> Option<Again> {
+        let (request, body, replay) = self.unpack(Effect::AskedFor)?;
+        if !cluster.budget.withdraw(Timestamp::now()) {
+            cluster.retries_refused.inc();
+            return None;
+        }
+        let because = Failure { code, reset: None, effect: Effect::AskedFor };
+        Some(Again { request, body, replay, because })
     }
 }
 
@@ -81,6 +99,7 @@ impl Spare {
 pub(super) fn allow(because: &Failure, cluster: &Cluster, record: &mut RequestRecord) -> bool {
     let reason = match because.effect {
         Effect::None => "unprocessed",
+        Effect::AskedFor => "route",
         Effect::Unknown | Effect::Ended if cluster.budget.withdraw(Timestamp::now()) => "connection_lost",
         Effect::Unknown | Effect::Ended => {
             cluster.retries_refused.inc();

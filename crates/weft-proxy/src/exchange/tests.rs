@@ -21,6 +21,7 @@ use weft_core::{
 use weft_http::{ErrorCode, Http2Client, Http2Limits, serve_http1};
 use weft_telemetry::AccessLogMode;
 use weft_telemetry::access::AccessLogTarget;
+use weft_telemetry::metrics::Direction;
 use weft_telemetry::{AccessLog, Registry, Sampler};
 
 use super::{Exchange, Outbound, Times};
@@ -200,9 +201,12 @@ impl Scene {
             generation: Rc::new(Cell::new(0)),
             rng: RefCell::new(fastrand::Rng::with_seed(1)),
             affinity_key: 1,
+            direction: Direction::Outbound,
+            handshake: SECOND,
         });
         let list = EndpointList::new(1, all, AppProtocol::Http, EndpointSource::Static);
-        let cluster = Cluster::new(&ways, &"orders.shop:80".into(), rule("shop"), Service::listed(&list));
+        let cluster =
+            Cluster::new(&ways, &"orders.shop:80".into(), rule("shop"), Service::listed(&list), None);
         Self { peers, cluster, registry, times: Times::default() }
     }
 

@@ -71,6 +71,7 @@ impl http_body::Body for Observed {
                         BodyError::Http1(_)
                         | BodyError::Http2(_)
                         | BodyError::Paused
+                        | BodyError::CopyEnded
                         | BodyError::SentAgain => ErrorCode::UpstreamReset,
                     });
                 }

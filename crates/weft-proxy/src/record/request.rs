@@ -44,6 +44,10 @@ pub(crate) struct RequestRecord {
     /// Counts the request body where there is one; it may still be on its way when the answer has begun.
     request_bytes: Option<Rc<Cell<u64>>>,
     response_bytes: u64,
+    /// How long all of it may take, where its route says so.
+    limit: Option<Option<Duration>>,
+    /// The route that it was found to belong to.
+    route: Option<Arc<str>>,
     /// Kept only where a span or a log line may need them.
     details: Option<Details>,
 }
@@ -85,6 +89,8 @@ impl RequestRecord {
             retries: 0,
             request_bytes: None,
             response_bytes: 0,
+            limit: None,
+            route: None,
             details: (log || trace.records()).then(|| Details::of(request)),
             trace,
         })
@@ -92,6 +98,16 @@ impl RequestRecord {
 
     pub(crate) fn started(&self) -> Instant {
         self.started
+    }
+
+    /// The request belongs to a route, which may say how long all of it may take.
+    pub(crate) fn routed(&mut self, route: &Arc<str>, limit: Option<Option<Duration>>) {
+        (self.route, self.limit) = (Some(Arc::clone(route)), limit);
+    }
+
+    /// When all of it must be over; `usual` is the limit of a request whose route says nothing.
+    pub(crate) fn deadline(&self, usual: Option<Duration>) -> Option<Instant> {
+        self.limit.unwrap_or(usual).map(|limit| self.started + limit)
     }
 
     /// An endpoint has taken the request: it is counted in that endpoint's series from here on.
@@ -167,6 +183,13 @@ impl RequestRecord {
         if let Some(in_flight) = &mut self.in_flight
             && code.blames_upstream()
         {
+            in_flight.failed(Timestamp::now());
+        }
+    }
+
+    /// The endpoint has given an answer for which the request goes to another.
+    pub(crate) fn answered_badly(&mut self) {
+        if let Some(in_flight) = &mut self.in_flight {
             in_flight.failed(Timestamp::now());
         }
     }
@@ -324,7 +347,7 @@ impl RequestRecord {
             start_unix_nanos: start,
             end_unix_nanos: end,
             method: self.method.clone(),
-            route: None,
+            route: self.route.as_deref().map(Into::into),
             path: details.uri.path().into(),
             scheme: "http",
             server_address: Some(server_address),

@@ -1,0 +1,179 @@
+//! The way to an endpoint outside the mesh: plaintext, or TLS with the names of the web.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use weft_http::ErrorCode;
+use weft_identity::{UpstreamName, UpstreamTrust, upstream_config};
+use weft_net::ReadAhead;
+use weft_resource::policy::SubjectAltName;
+use weft_resource::value::{BackendHost, HostPattern, PreciseHost};
+use weft_route::{UpstreamEndpoint, UpstreamTls};
+
+use crate::dial::{DialError, TLS_BUFFER};
+
+/// TLS with an upstream. What is wrong with it is told to each request: nothing goes in plaintext instead.
+pub(crate) struct Outside {
+    configs: Result<Configs, Arc<str>>,
+    name: Option<ServerName<'static>>,
+}
+
+/// One for each version: which is spoken is settled before the connection is made.
+struct Configs {
+    http1: Arc<ClientConfig>,
+    http2: Arc<ClientConfig>,
+    bytes: Arc<ClientConfig>,
+}
+
+/// What is to be spoken over a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speaks {
+    Http1,
+    Http2,
+    Bytes,
+}
+
+impl Outside {
+    /// Towards the hosts of `endpoint`. Where no name is configured, theirs is asked for, if they have one in common.
+    pub(crate) fn new(tls: &UpstreamTls, endpoint: &UpstreamEndpoint) -> Self {
+        let names = tls.verification.names.iter().map(|name| match name {
+            SubjectAltName::Hostname(HostPattern::Exact(name)) => UpstreamName::Dns(name.to_string()),
+            SubjectAltName::Hostname(HostPattern::Wildcard(base)) => UpstreamName::Below(base.to_string()),
+            SubjectAltName::Uri(uri) => UpstreamName::Uri(uri.clone()),
+        });
+        let trust = UpstreamTrust { roots: tls.verification.roots.clone(), names: names.collect() };
+        let client = tls.client_certificate.as_ref();
+        let client = client.map(|certificate| (certificate.chain.as_slice(), certificate.key.as_slice()));
+        let config = |alpn: &[&[u8]]| upstream_config(&trust, client, alpn);
+        let configs =
+            || Ok(Configs { http1: config(&[b"http/1.1"])?, http2: config(&[b"h2"])?, bytes: config(&[])? });
+        let configs = configs().map_err(|error: weft_identity::IdentityError| Arc::from(error.to_string()));
+        let name = tls.server_name.clone().or_else(|| common_name(endpoint));
+        let name = name.and_then(|name| ServerName::try_from(name.to_string()).ok());
+        Self { configs, name }
+    }
+
+    /// Takes a connection to an endpoint to its TLS.
+    pub(crate) async fn handshake(
+        &self,
+        tcp: TcpStream,
+        speaks: Speaks,
+        limit: Duration,
+    ) -> Result<PeerIo, DialError> {
+        let configs = self.configs.as_ref().map_err(|why| DialError {
+            blames_endpoint: false,
+            ..DialError::new(ErrorCode::TlsFailed, why)
+        })?;
+        let config = match speaks {
+            Speaks::Http1 => &configs.http1,
+            Speaks::Http2 => &configs.http2,
+            Speaks::Bytes => &configs.bytes,
+        };
+        let name = match &self.name {
+            Some(name) => name.clone(),
+            None => {
+                ServerName::IpAddress(tcp.peer_addr().map_err(|e| failed(&e))?.ip().to_canonical().into())
+            }
+        };
+        let connecting = TlsConnector::from(Arc::clone(config)).connect(name, ReadAhead::new(tcp));
+        let connected = tokio::time::timeout(limit, connecting).await;
+        let mut stream =
+            connected.map_err(|_| failed(&"the TLS handshake took too long"))?.map_err(|e| failed(&e))?;
+        let agreed = stream.get_ref().1.alpn_protocol();
+        // Servers that know no ALPN speak HTTP/1.1 (RFC 9113 section 3.2 wants it for HTTP/2).
+        if speaks == Speaks::Http2 && agreed != Some(b"h2") {
+            return Err(failed(&"the upstream did not agree to HTTP/2 (ALPN h2)"));
+        }
+        stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
+        Ok(PeerIo::Tls(Box::new(stream)))
+    }
+}
+
+fn common_name(endpoint: &UpstreamEndpoint) -> Option<PreciseHost> {
+    let UpstreamEndpoint::Listed(hosts) = endpoint else { return None };
+    let mut names = hosts.iter().map(|(host, _)| match host {
+        BackendHost::Name(name) => Some(name),
+        BackendHost::Address(_) => None,
+    });
+    let first = names.next()??;
+    names.all(|name| name == Some(first)).then(|| first.clone())
+}
+
+fn failed(why: &dyn std::fmt::Display) -> DialError {
+    DialError::new(ErrorCode::TlsFailed, why)
+}
+
+/// A connection to an endpoint outside the mesh.
+pub(crate) enum PeerIo {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<ReadAhead<TcpStream>>>),
+}
+
+impl PeerIo {
+    /// Has the connection end in a reset.
+    pub(crate) fn reset_on_close(&self) {
+        match self {
+            Self::Plain(tcp) => weft_net::reset_on_drop(tcp),
+            Self::Tls(tls) => weft_net::reset_on_drop(tls.get_ref().0.get_ref()),
+        }
+    }
+}
+
+impl AsyncRead for PeerIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(plain) => Pin::new(plain).poll_read(cx, buf),
+            Self::Tls(tls) => Pin::new(&mut **tls).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for PeerIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(plain) => Pin::new(plain).poll_write(cx, buf),
+            Self::Tls(tls) => Pin::new(&mut **tls).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(plain) => Pin::new(plain).poll_write_vectored(cx, bufs),
+            Self::Tls(tls) => Pin::new(&mut **tls).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(plain) => plain.is_write_vectored(),
+            Self::Tls(tls) => tls.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(plain) => Pin::new(plain).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(&mut **tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(plain) => Pin::new(plain).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
+        }
+    }
+}

@@ -1,0 +1,453 @@
+//! One request on its way to a cluster: which endpoint, over which way, and what is tried when that fails.
+//!
+//! An application's sidecar and a gateway send alike; what differs is whose requests they are and what is asked of a further try
+//! ([`Tries`]).
+
+use std::cell::Cell;
+use std::ops::ControlFlow;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http_body::Body as _;
+use weft_balance::Timestamp;
+use weft_core::{EndpointAddr, MtlsMode};
+use weft_http::wire::{self, Original};
+use weft_http::{Body, ErrorCode, Interim, Lease, Opened, Replay, Sent, UpgradeIo, unanswered};
+
+use super::Start;
+use super::retry::{Again, Spare, allow, was_refused};
+use crate::cluster::{Cluster, EndpointLinks, Link, Picked, PlainPeer};
+use crate::dial::DialError;
+use crate::failure::{Effect, Failure};
+use crate::pools::Behind;
+use crate::record::{RequestRecord, complete};
+
+/// What a client's connection has to do with the endpoints that its requests go to.
+#[derive(Default)]
+pub(super) struct Client {
+    /// The client's login belongs to its connection, and so to one endpoint: its last.
+    login: Cell<bool>,
+    home: Cell<Option<EndpointAddr>>,
+}
+
+impl Client {
+    /// Looks whether a request that came over the connection has a login of it.
+    pub(super) fn look<B>(&self, request: &Request<B>) {
+        self.login.set(wire::has_own_login(request));
+    }
+}
+
+/// When a request is tried again, besides what does no harm.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tries<'a> {
+    /// Sendings at most, the first included.
+    pub(super) most: u32,
+    /// Statuses for which another is made, if the request can still be sent.
+    pub(super) codes: &'a [u16],
+    /// How long the first of those waits; the next twice as long.
+    pub(super) backoff: Duration,
+    /// How long one may take until the head of its answer.
+    pub(super) each: Option<Duration>,
+}
+
+impl Tries<'_> {
+    /// What does no harm, so often.
+    pub(super) fn harmless(most: u32) -> Self {
+        Self { most, codes: &[], backoff: Duration::ZERO, each: None }
+    }
+
+    /// Whether one sending says it all, so that it can be made without waiting.
+    fn is_plain(&self) -> bool {
+        self.codes.is_empty() && self.each.is_none()
+    }
+
+    fn asks_for(&self, status: u16) -> bool {
+        self.codes.contains(&status)
+    }
+}
+
+/// A client's requests to one cluster.
+#[derive(Clone, Copy)]
+pub(super) struct Sender<'a> {
+    pub(super) cluster: &'a Rc<Cluster>,
+    pub(super) client: &'a Client,
+    pub(super) tries: Tries<'a>,
+}
+
+/// Where a request goes: over a mesh link, or in plaintext where the mode allows it.
+enum Way {
+    Link(Lease<Link>),
+    Plain(Rc<PlainPeer>),
+}
+
+/// A request that is on its way, and what it may still need. (Apart from the future of the request, which would have room
+/// for it in each of its steps.)
+pub(crate) struct Pending {
+    sent: Sent,
+    links: Rc<EndpointLinks>,
+    spare: Spare,
+}
+
+/// A request to be sent, and what became of it so far.
+pub(crate) struct Attempt {
+    request: Request<()>,
+    body: Body,
+    replay: Option<Replay>,
+    tried: Vec<EndpointAddr>,
+    because: Option<Failure>,
+}
+
+impl Attempt {
+    pub(super) fn first(request: Request<()>, body: Body) -> Self {
+        Self { request, body, replay: None, tried: Vec::new(), because: None }
+    }
+
+    fn after(again: Again, links: &EndpointLinks) -> Self {
+        let Again { request, body, replay, because } = again;
+        let because = Some(because);
+        let tried = if was_refused(&because) { Vec::new() } else { vec![links.endpoint.addr()] };
+        Self { request, body, replay, tried, because }
+    }
+}
+
+impl Sender<'_> {
+    /// The endpoint that has the client's login.
+    fn pick_home(&self, now: Timestamp) -> Option<Picked> {
+        self.cluster.pick_at(now, self.client.home.get()?)
+    }
+
+    /// A request of the client goes to this endpoint.
+    fn settle(&self, picked: &Picked) {
+        if self.client.login.get() {
+            self.client.home.set(Some(picked.links.endpoint.addr()));
+        }
+    }
+
+    /// Picks an endpoint and gets a way to it, trying others where one cannot be reached: nothing was sent yet.
+    async fn way(&self, tried: &mut Vec<EndpointAddr>) -> Result<(Picked, Way), DialError> {
+        let connect = async |picked: &Picked| self.connect(picked).await;
+        let at_home = match self.pick_home(Timestamp::now()).filter(|_| tried.is_empty()) {
+            Some(picked) => connect(&picked).await.ok().map(|way| (picked, way)),
+            None => None,
+        };
+        let (mut picked, way) = match at_home {
+            Some(found) => found,
+            None => self.cluster.reach(tried, connect).await?,
+        };
+        picked.in_flight.sent(Timestamp::now());
+        self.settle(&picked);
+        Ok((picked, way))
+    }
+
+    async fn connect(&self, picked: &Picked) -> Result<Way, DialError> {
+        let (cluster, links) = (self.cluster, &picked.links);
+        let mutual = async || links.link(cluster).await.map(Way::Link);
+        let plain = async || Ok(Way::Plain(links.plain(cluster)));
+        cluster.by_mode(links, mutual, plain).await
+    }
+
+    /// Sends a request and brings its answer's head; sends it again elsewhere where that does no harm. `send` is one
+    /// sending over the way that was found.
+    async fn attempts<B>(
+        &self,
+        first: Attempt,
+        record: &mut RequestRecord,
+        send: impl AsyncFn(Way, Request<()>, Body, Serving<'_>) -> Result<Response<B>, Failure>,
+    ) -> Result<Response<B>, Failure> {
+        let Attempt { mut request, mut body, mut replay, mut tried, mut because } = first;
+        let cluster = self.cluster;
+        let used = u32::from(because.is_some());
+        let mut attempts = self.tries.most.saturating_sub(used).max(1);
+        if attempts > 1 && replay.is_none() && !body.is_end_stream() {
+            let (kept, first) = Replay::of(body);
+            (replay, body) = (Some(kept), first);
+        }
+        // What a connection refused, the next one to the same endpoint may take; one more time, for it may also be busy.
+        let mut same = because.is_none();
+        loop {
+            // It is there, so that no successor is to be waited for.
+            if was_refused(&because)
+                && cluster.pick_now(Timestamp::now(), &tried).is_none()
+                && let Some(failure) = because.take()
+            {
+                return Err(failure);
+            }
+            let (picked, way) = match self.way(&mut tried).await {
+                Ok(found) => found,
+                Err(error) if error.code == ErrorCode::NoEndpoints => {
+                    return Err(because.unwrap_or_else(|| error.into()));
+                }
+                Err(error) => return Err(error.into()),
+            };
+            if let Some(failure) = because.take_if(|because| !allow(because, cluster, record)) {
+                return Err(failure);
+            }
+            let links = Rc::clone(&picked.links);
+            attempts -= 1;
+            let spare = Spare::head(&request, attempts > 0).with_body(replay.take());
+            let serving = Serving { cluster, picked, record: &mut *record };
+            let sent = self.within(send(way, request, body, serving)).await;
+            let again = match self.judge_answer(sent, spare, &links, record) {
+                ControlFlow::Break(done) => return done,
+                ControlFlow::Continue(again) => again,
+            };
+            (request, body, replay, because) = (again.request, again.body, again.replay, Some(again.because));
+            let addr = links.endpoint.addr();
+            if is_asked_for(&because) {
+                tokio::time::sleep(self.pause(used + self.tries.most.saturating_sub(attempts))).await;
+                self.avoid(&mut tried, addr);
+            } else if !std::mem::take(&mut same) || !was_refused(&because) {
+                tried.push(addr);
+            }
+        }
+    }
+
+    /// One sending, for as long as one may take.
+    async fn within<B>(
+        &self,
+        sending: impl Future<Output = Result<Response<B>, Failure>>,
+    ) -> Result<Response<B>, Failure> {
+        let Some(limit) = self.tries.each else { return sending.await };
+        let sent = tokio::time::timeout(limit, sending).await;
+        sent.unwrap_or_else(|_| Err(ErrorCode::UpstreamTimeout.into()))
+    }
+
+    /// How long to wait before a further sending that was asked for: twice as long each time, with up to a half more, so that
+    /// clients of one moment do not come again in one moment.
+    fn pause(&self, sent: u32) -> Duration {
+        let doubled = self.tries.backoff.saturating_mul(1 << sent.saturating_sub(1).min(6));
+        doubled.mul_f64(1.0 + self.cluster.ways.rng.borrow_mut().f64() / 2.0)
+    }
+
+    /// Another endpoint is to have the next sending, if there is one.
+    fn avoid(&self, tried: &mut Vec<EndpointAddr>, addr: EndpointAddr) {
+        tried.push(addr);
+        if self.cluster.pick_now(Timestamp::now(), tried).is_none() {
+            tried.clear();
+        }
+    }
+
+    /// Judges one sending: what the client is told of it, or the request that is sent again.
+    fn judge_answer<B>(
+        &self,
+        sent: Result<Response<B>, Failure>,
+        spare: Spare,
+        links: &EndpointLinks,
+        record: &mut RequestRecord,
+    ) -> ControlFlow<Result<Response<B>, Failure>, Again> {
+        let failure = match sent {
+            Ok(response) => {
+                let marked = wire::is_marked(response.headers());
+                match marked.then(|| unanswered(response.headers())).flatten() {
+                    Some(code) => match spare.again(code.into(), self.cluster, links, record) {
+                        Ok(again) => return ControlFlow::Continue(again),
+                        // What the peer's proxy has said is the answer.
+                        Err(_) => return ControlFlow::Break(Ok(response)),
+                    },
+                    None => return self.judge_status(response, spare, record),
+                }
+            }
+            Err(failure) => failure,
+        };
+        let failure = self.asked_for(failure);
+        match spare.again(failure, self.cluster, links, record) {
+            Ok(again) => ControlFlow::Continue(again),
+            Err(failure) => ControlFlow::Break(Err(failure)),
+        }
+    }
+
+    /// An answer whose status the route wants another sending for, if there may be one: the client gets this answer otherwise.
+    fn judge_status<B>(
+        &self,
+        response: Response<B>,
+        spare: Spare,
+        record: &mut RequestRecord,
+    ) -> ControlFlow<Result<Response<B>, Failure>, Again> {
+        if !self.tries.asks_for(response.status().as_u16()) {
+            return ControlFlow::Break(Ok(response));
+        }
+        // What there is to say if meanwhile there is nobody any more.
+        match spare.asked_for(self.cluster, ErrorCode::NoEndpoints) {
+            Some(again) => {
+                record.answered_badly();
+                ControlFlow::Continue(again)
+            }
+            None => ControlFlow::Break(Ok(response)),
+        }
+    }
+
+    /// A failure that the client would be told by a status the route wants another sending for.
+    fn asked_for(&self, failure: Failure) -> Failure {
+        let asked = failure.effect != Effect::None && self.tries.asks_for(failure.code.status().as_u16());
+        if asked { Failure { effect: Effect::AskedFor, ..failure } } else { failure }
+    }
+
+    /// Sends a request, if nothing has to be waited for. This is no async function, because the future of one keeps room for
+    /// all it ever held.
+    pub(super) fn start(
+        &self,
+        request: Request<Body>,
+        version: Version,
+        record: &mut RequestRecord,
+    ) -> Start<Box<Pending>, Attempt> {
+        let cluster = self.cluster;
+        if !request.body().is_end_stream() || !self.tries.is_plain() {
+            let (head, body) = request.into_parts();
+            return Start::Waits(Attempt::first(Request::from_parts(head, ()), body));
+        }
+        let request = request.map(drop);
+        let strict = cluster.mode() == MtlsMode::Strict;
+        let now = Timestamp::at(record.started());
+        let picked = strict.then(|| self.pick_home(now).or_else(|| cluster.pick_now(now, &[]))).flatten();
+        let found = picked.and_then(|picked| Some((picked.links.link_now(&cluster.ways)?, picked)));
+        let Some((Lease { connection: link, slot }, picked)) = found else {
+            return Start::Waits(Attempt::first(request, Body::Empty));
+        };
+        self.settle(&picked);
+        let links = Rc::clone(&picked.links);
+        let spare = Spare::head(&request, self.tries.most > 1);
+        Serving { cluster, picked, record: &mut *record }.over_link(&link, version);
+        match slot.send_now(request) {
+            Ok(sent) => Start::Sent(Box::new(Pending { sent, links, spare })),
+            Err(error) => match spare.again(error.into(), cluster, &links, record) {
+                Ok(again) => Start::Waits(Attempt::after(again, &links)),
+                Err(failure) => Start::Failed(failure),
+            },
+        }
+    }
+
+    /// Brings the answer of a request that was sent.
+    pub(super) async fn finish(
+        &self,
+        pending: Box<Pending>,
+        interim: &Interim<'_>,
+        record: &mut RequestRecord,
+    ) -> Result<Response<Body>, Failure> {
+        let Pending { sent, links, spare } = *pending;
+        let answer = sent.head(interim).await.map_err(Failure::from).and_then(cleaned);
+        match self.judge_answer(answer, spare, &links, record) {
+            ControlFlow::Break(done) => done,
+            ControlFlow::Continue(again) => {
+                Box::pin(self.carry(Attempt::after(again, &links), interim, record)).await
+            }
+        }
+    }
+
+    /// Carries a request through everything that may have to be waited for.
+    pub(super) async fn carry(
+        &self,
+        attempt: Attempt,
+        interim: &Interim<'_>,
+        record: &mut RequestRecord,
+    ) -> Result<Response<Body>, Failure> {
+        let send = async |way: Way, request: Request<()>, body: Body, serving: Serving<'_>| {
+            send(way, request, body, serving, interim).await
+        };
+        self.attempts(attempt, record, send).await
+    }
+
+    /// Carries a request for an upgrade, or CONNECT.
+    pub(super) async fn open(
+        &self,
+        request: Request<Body>,
+        interim: &Interim<'_>,
+        record: &mut RequestRecord,
+    ) -> Result<Response<Behind>, Failure> {
+        let send = async |way: Way, request: Request<()>, _body: Body, serving: Serving<'_>| {
+            open(way, request, serving, interim).await
+        };
+        self.attempts(Attempt::first(request.map(drop), Body::Empty), record, send).await
+    }
+}
+
+/// Whether the route has asked for another sending.
+fn is_asked_for(because: &Option<Failure>) -> bool {
+    because.as_ref().is_some_and(|failure| failure.effect == Effect::AskedFor)
+}
+
+/// The endpoint that is to serve one sending.
+struct Serving<'a> {
+    cluster: &'a Cluster,
+    picked: Picked,
+    record: &'a mut RequestRecord,
+}
+
+impl Serving<'_> {
+    fn over_link(self, link: &Link, version: Version) {
+        let series = link.series.get(&self.cluster.ways.telemetry.shard, version);
+        let endpoint = self.picked.links.endpoint.addr().get();
+        self.record.served_by(series, Some(self.picked.in_flight), endpoint, Some(Arc::clone(&link.peer)));
+    }
+
+    /// Restores a request for an application without a sidecar.
+    fn in_plaintext(self, request: &mut Request<Body>) -> Result<Original, ErrorCode> {
+        let series = self.cluster.unserved.get(&self.cluster.ways.telemetry.shard, request.version());
+        let endpoint = self.picked.links.endpoint.addr().get();
+        self.record.served_by(series, Some(self.picked.in_flight), endpoint, None);
+        let original = wire::from_link(request)?;
+        // Nobody behind us will.
+        complete(self.record.trace.context, request.headers_mut());
+        Ok(original)
+    }
+}
+
+/// One sending of an ordinary request.
+async fn send(
+    way: Way,
+    request: Request<()>,
+    body: Body,
+    serving: Serving<'_>,
+    interim: &Interim<'_>,
+) -> Result<Response<Body>, Failure> {
+    let response = match way {
+        Way::Link(Lease { connection: link, slot }) => {
+            serving.over_link(&link, request.version());
+            slot.exchange(request, body, interim).await?
+        }
+        Way::Plain(peer) => {
+            let mut request = request.map(|()| body);
+            serving.in_plaintext(&mut request)?;
+            peer.send(request, interim).await?
+        }
+    };
+    cleaned(response)
+}
+
+/// An answer without what only the mesh may say.
+fn cleaned(mut response: Response<Body>) -> Result<Response<Body>, Failure> {
+    wire::clean_answer(&mut response)?;
+    Ok(response)
+}
+
+/// One sending of a request for an upgrade, or of CONNECT.
+async fn open(
+    way: Way,
+    request: Request<()>,
+    serving: Serving<'_>,
+    interim: &Interim<'_>,
+) -> Result<Response<Behind>, Failure> {
+    let mut response = match way {
+        Way::Link(Lease { connection: link, slot }) => {
+            serving.over_link(&link, request.version());
+            let asked = request.headers().get(wire::WEFT_UPGRADE).cloned();
+            let accepted =
+                |status: StatusCode, headers: &HeaderMap| wire::accepts(asked.as_ref(), status, headers);
+            match slot.open(request, accepted).await? {
+                Opened::Stream(head, io) => head.map(|()| Behind::Tunnel(UpgradeIo::Http2(io))),
+                Opened::Answer(response) => response.map(Behind::Body),
+            }
+        }
+        Way::Plain(peer) => {
+            let mut request = request.map(|()| Body::Empty);
+            let original = serving.in_plaintext(&mut request)?;
+            peer.open(request, original, interim).await?
+        }
+    };
+    match response.body() {
+        Behind::Body(_) => wire::clean_answer(&mut response)?,
+        Behind::Tunnel(_) => wire::response_from_link(&mut response),
+    }
+    Ok(response)
+}

@@ -1,0 +1,57 @@
+//! What a client asked for, normalised: what routes see is what the upstream gets.
+
+use std::borrow::Cow;
+
+use http::header::HOST;
+use http::{HeaderValue, Request, Uri};
+use weft_http::ErrorCode;
+use weft_route::normalize;
+
+/// Host, path and query of a request.
+#[derive(Debug)]
+pub(crate) struct Target {
+    /// The host as the client wrote it, with its port.
+    pub(crate) authority: HeaderValue,
+    /// In lower case, without port and without the dot of the root.
+    pub(crate) host: Box<str>,
+    /// The path.
+    pub(crate) path: Box<str>,
+    /// What stands behind `?`.
+    pub(crate) query: Option<Box<str>>,
+}
+
+impl Target {
+    /// Reads it from a request that was judged ([`weft_http::judge`]): it has one host.
+    ///
+    /// # Errors
+    /// `bad-request`: host or path have no single reading.
+    pub(crate) fn of<B>(request: &Request<B>) -> Result<Self, ErrorCode> {
+        let uri = request.uri();
+        let authority = match uri.authority() {
+            Some(authority) => HeaderValue::from_str(authority.as_str()).map_err(|_| ErrorCode::BadRequest)?,
+            None => request.headers().get(HOST).cloned().unwrap_or(HeaderValue::from_static("")),
+        };
+        let text = authority.to_str().map_err(|_| ErrorCode::BadRequest)?;
+        let host = normalize::host(text).map_err(|_| ErrorCode::BadRequest)?;
+        let path = match uri.path() {
+            // `OPTIONS *` is about the server as a whole (RFC 9110 section 9.3.7).
+            "*" | "" => Cow::Borrowed("/"),
+            path => normalize::path(path).map_err(|_| ErrorCode::BadRequest)?,
+        };
+        let host = host.name.into();
+        let (path, query) = (path.into(), uri.query().map(Box::from));
+        Ok(Self { authority, host, path, query })
+    }
+
+    /// A `Uri` of this path, with the query that the client sent.
+    ///
+    /// # Errors
+    /// `bad-request`: it cannot be one.
+    pub(crate) fn uri(&self, path: &str) -> Result<Uri, ErrorCode> {
+        let text = match &self.query {
+            Some(query) => format!("{path}?{query}"),
+            None => path.to_owned(),
+        };
+        Uri::try_from(text).map_err(|_| ErrorCode::BadRequest)
+    }
+}

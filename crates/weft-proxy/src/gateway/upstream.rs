@@ -1,0 +1,109 @@
+//! What routes lead to, as one worker keeps connections to it.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use weft_core::{MtlsMode, PeerRule};
+use weft_route::{Upstream, UpstreamEndpoint};
+
+use crate::cluster::{Cluster, MeshRule, Outside, Ways};
+use crate::destination::{Destination, Destinations, Target};
+use crate::shared::Shared;
+
+/// The upstreams of a worker. One is kept as long as something uses it, however often routes change: equal ones are one.
+pub(crate) struct Upstreams {
+    shared: Arc<Shared>,
+    ways: Rc<Ways>,
+    known: RefCell<HashMap<Arc<Upstream>, Known>>,
+    /// The same by where the program has them, so that a request compares no names. Emptied when anything changes.
+    placed: RefCell<HashMap<usize, (Arc<Upstream>, Rc<Cluster>)>>,
+}
+
+/// One upstream.
+enum Known {
+    /// A service of the mesh: the cluster is its destination's, and follows the configuration with it.
+    Mesh(Rc<Destination>),
+    /// Anything else: plaintext, or TLS as the routes say.
+    Outside(Rc<Cluster>),
+}
+
+impl Known {
+    fn cluster(&self) -> &Rc<Cluster> {
+        match self {
+            Self::Mesh(destination) => &destination.cluster,
+            Self::Outside(cluster) => cluster,
+        }
+    }
+
+    fn is_used(&self) -> bool {
+        match self {
+            Self::Mesh(destination) => Rc::strong_count(destination) > 2,
+            Self::Outside(cluster) => Rc::strong_count(cluster) > 1,
+        }
+    }
+}
+
+impl Upstreams {
+    pub(crate) fn new(shared: Arc<Shared>, ways: Rc<Ways>) -> Self {
+        Self { shared, ways, known: RefCell::default(), placed: RefCell::default() }
+    }
+
+    /// The cluster of an upstream.
+    pub(crate) fn get(&self, upstream: &Arc<Upstream>, destinations: &Destinations) -> Rc<Cluster> {
+        let place = Arc::as_ptr(upstream).addr();
+        if let Some((_, cluster)) = self.placed.borrow().get(&place) {
+            return Rc::clone(cluster);
+        }
+        let cluster = self.find(upstream, destinations);
+        // The upstream is held, so that nothing else can come to lie in its place.
+        self.placed.borrow_mut().insert(place, (Arc::clone(upstream), Rc::clone(&cluster)));
+        cluster
+    }
+
+    fn find(&self, upstream: &Arc<Upstream>, destinations: &Destinations) -> Rc<Cluster> {
+        let mesh = match &upstream.endpoint {
+            UpstreamEndpoint::Service(key) => destinations.get(&Target::Service(key.clone()), None),
+            UpstreamEndpoint::Listed(_) => None,
+        };
+        let mut known = self.known.borrow_mut();
+        let known = match mesh {
+            // A link of the mesh proves more than TLS with a certificate would: it takes its place.
+            Some(destination) => {
+                known.insert(Arc::clone(upstream), Known::Mesh(destination));
+                known.get(upstream)
+            }
+            None => {
+                if !matches!(known.get(upstream), Some(Known::Outside(_))) {
+                    known.insert(Arc::clone(upstream), Known::Outside(self.outside(upstream)));
+                }
+                known.get(upstream)
+            }
+        };
+        known.map_or_else(|| self.outside(upstream), |known| Rc::clone(known.cluster()))
+    }
+
+    fn outside(&self, upstream: &Upstream) -> Rc<Cluster> {
+        let trust_domain = self.shared.config.identity.trust_domain.clone();
+        let nobody = PeerRule { trust_domain, namespace: None, service_accounts: Vec::new() };
+        let rule = MeshRule::new(MtlsMode::Disable.into(), nobody);
+        let service = match &upstream.endpoint {
+            UpstreamEndpoint::Service(key) => self.shared.service(key, None),
+            UpstreamEndpoint::Listed(hosts) => self.shared.hosts(hosts),
+        };
+        let outside = upstream.tls.as_ref().map(|tls| Rc::new(Outside::new(tls, &upstream.endpoint)));
+        Cluster::new(&self.ways, &upstream.label, rule, service, outside)
+    }
+
+    /// Routes or membership have changed: what upstreams are is looked up again. Their connections stay.
+    pub(crate) fn follow(&self) {
+        self.placed.borrow_mut().clear();
+    }
+
+    /// Forgets those that nothing uses.
+    pub(crate) fn sweep(&self) {
+        self.follow();
+        self.known.borrow_mut().retain(|_, known| known.is_used());
+    }
+}
