@@ -11,6 +11,17 @@ pub struct Env {
     vars: BTreeMap<String, String>,
     /// By field path: the flag's name and its value.
     flags: BTreeMap<String, (String, String)>,
+    role: Role,
+}
+
+/// What a process is. It decides which fields of the configuration mean something, and what some of them are by default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Role {
+    /// Beside an application (`weft proxy`).
+    #[default]
+    Sidecar,
+    /// At an edge, with listeners of its own (`weft gateway`).
+    Gateway,
 }
 
 impl Env {
@@ -31,7 +42,18 @@ impl Env {
     /// variable out on a condition.
     pub fn from_vars(vars: impl IntoIterator<Item = (String, String)>) -> Self {
         let vars = vars.into_iter().filter(|(name, value)| name.starts_with(PREFIX) && !value.is_empty());
-        Self { vars: vars.collect(), flags: BTreeMap::new() }
+        Self { vars: vars.collect(), flags: BTreeMap::new(), role: Role::default() }
+    }
+
+    /// Reads the configuration for a process of this role.
+    #[must_use]
+    pub fn with_role(mut self, role: Role) -> Self {
+        self.role = role;
+        self
+    }
+
+    pub(crate) fn role(&self) -> Role {
+        self.role
     }
 
     /// Lays the value of `flag` (with its dashes) over `field`.

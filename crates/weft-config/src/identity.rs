@@ -2,6 +2,7 @@
 
 use weft_core::{SpiffeId, TrustDomain};
 
+use crate::env::Role;
 use crate::error::ProblemKind;
 use crate::read::{Bad, Section};
 use crate::scalar;
@@ -34,6 +35,7 @@ pub(crate) fn identity(s: &Section<'_, '_>) -> Option<IdentityConfig> {
             told("both ca and files are set, and a workload has one identity", "keep one");
             return None;
         }
+        (false, false) if s.reader().role() == Role::Gateway => IdentitySource::None,
         (false, false) => {
             let bad = Bad {
                 kind: ProblemKind::Missing,

@@ -26,6 +26,7 @@ mod policy;
 mod probes;
 mod read;
 mod reload;
+mod resources;
 mod scalar;
 mod sections;
 mod snapshot;
@@ -33,7 +34,7 @@ mod tree;
 mod types;
 mod value;
 
-pub use env::Env;
+pub use env::{Env, Role};
 pub use error::{ConfigErrors, Origin, Problem, ProblemKind};
 pub use listeners::{InboundListener, Listeners, OutboundListener};
 pub use membership::{
@@ -45,6 +46,7 @@ pub use probes::{
 };
 pub use read::Effective;
 pub use reload::{ConfigHandle, Reloaded, watch};
+pub use resources::{GatewayName, Resources};
 pub use snapshot::{InboundPolicy, OutboundPolicy, Services, Snapshot, StaticService};
 pub use types::{
     AccessLogMode, AccessLogSink, Bind, CaSource, DnsConfig, FileSource, HalfClose, Http2Limits, HttpConfig,

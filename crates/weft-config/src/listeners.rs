@@ -146,8 +146,7 @@ pub(crate) fn checked(
     let refuse = |kind, origin: &Origin, field: String, reason: String, cure: &str| {
         root.reader().refuse(origin.clone(), &field, Bad { kind, reason, cure: cure.to_owned() });
     };
-    let names = ["outbound", "inbound", "dns", "admin", "metrics", "health"];
-    let own = names.iter().map(|name| format!("bind.{name}")).zip(bind.all());
+    let own = bind.all().map(|(name, listen)| (format!("bind.{name}"), listen));
     let mut taken: Vec<(String, Listen)> = own.collect();
     let places = outbound.iter().map(|(entry, origin, path)| (entry.address, origin, path));
     for (address, origin, path) in

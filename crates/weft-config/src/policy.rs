@@ -34,6 +34,7 @@ pub(crate) fn snapshot(
     access_log: AccessLogMode,
     bind: &Bind,
 ) -> (Option<Snapshot>, Listeners) {
+    root.refuse_for_gateway(&["inbound", "outbound"], "no application stands beside it");
     let membership = mesh(&root.section("mesh"), trust_domain).map(Membership::new);
     let s = root.section("inbound");
     let mode = s.or("mode", MtlsMode::Strict, scalar::word(scalar::MODES));

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::fmt::Display;
 
-use crate::env::{Env, variable};
+use crate::env::{Env, Role, variable};
 use crate::error::{Origin, Problem, ProblemKind};
 use crate::tree::{Node, Scalar, Value};
 
@@ -75,6 +75,11 @@ impl<'a> Reader<'a> {
             fields: RefCell::default(),
             used: RefCell::default(),
         }
+    }
+
+    /// For whom it is read.
+    pub(crate) fn role(&self) -> Role {
+        self.env.role()
     }
 
     /// The document as a section without a name.
@@ -204,6 +209,29 @@ impl<'r, 'a> Section<'r, 'a> {
             .iter()
             .any(|(key, _, node)| key == name && !matches!(node.value, Value::Scalar(Scalar::Null)));
         written || self.reader.env.sets_below(&join(&self.path, name))
+    }
+
+    /// Refuses the fields of `names` that are set: they are a sidecar's, and this is read for a gateway.
+    pub(crate) fn refuse_for_gateway(&self, names: &[&str], why: &str) {
+        if self.reader.role() != Role::Gateway {
+            return;
+        }
+        for name in names {
+            let path = join(&self.path, name);
+            let written =
+                self.entries.iter().find(|(key, ..)| key == name).map(|(_, origin, _)| origin.clone());
+            let overlaid = self.reader.overlay(&path).map(|(_, origin)| origin);
+            let below =
+                || self.reader.env.sets_below(&path).then(|| Origin::Env(format!("{}_*", variable(&path))));
+            if let Some(origin) = written.or(overlaid).or_else(below) {
+                let bad = Bad {
+                    kind: ProblemKind::Conflict,
+                    reason: format!("a gateway has no such thing: {why}"),
+                    cure: "leave it out, or run `weft proxy`".to_owned(),
+                };
+                self.reader.refuse(origin, &path, bad);
+            }
+        }
     }
 
     /// Whether a variable or flag sets the field `name`.

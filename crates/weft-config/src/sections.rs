@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use weft_core::CaCertificates;
 
-use crate::env::Env;
+use crate::env::{Env, Role};
 use crate::error::{ConfigErrors, Origin, Problem, ProblemKind};
 use crate::read::{Bad, Reader, Section};
 use crate::scalar::{self, MaybeSpan, Span};
@@ -17,7 +17,7 @@ use crate::types::{
     ProxyConfig, Retries, RetryBudget, TelemetryConfig, Timeouts, TracingConfig, Workers, Workload,
 };
 use crate::value::{Listen, Size};
-use crate::{identity, policy, probes};
+use crate::{identity, policy, probes, resources};
 
 /// A ConfigMap holds 1 MiB at most; a file beyond this is not a configuration but a mistake in `--config`.
 const MAX_FILE: u64 = 8 << 20;
@@ -113,10 +113,13 @@ fn document(root: &Section<'_, '_>, path: &Path) -> Option<ProxyConfig> {
     let http = http(&root.section("http"));
     let timeouts = timeouts(&root.section("timeouts"));
     let retries = retries(&root.section("retries"));
+    root.refuse_for_gateway(&["probes"], "no application stands beside it");
     let probes = probes::probes(root);
+    let resources = resources::resources(root);
     let (snapshot, listeners) = policy::snapshot(root, trust_domain, sampling, access_log, &bind);
     Some(ProxyConfig {
         path: path.to_owned(),
+        role: root.reader().role(),
         workload,
         workers,
         bind,
@@ -129,6 +132,7 @@ fn document(root: &Section<'_, '_>, path: &Path) -> Option<ProxyConfig> {
         retries,
         listeners,
         probes,
+        resources: resources?,
         snapshot: Arc::new(snapshot?),
         warnings: Vec::new(),
     })
@@ -166,6 +170,10 @@ fn workers(root: &Section<'_, '_>) -> Workers {
     };
     match root.scalar("workers", read) {
         Some((workers, _)) => workers,
+        None if root.reader().role() == Role::Gateway => {
+            root.default("workers", &"auto");
+            Workers::Auto
+        }
         None => {
             // One: a sidecar shares its pod's cores with the application (DESIGN section 9, rule 1).
             root.default("workers", &1);
@@ -177,27 +185,30 @@ fn workers(root: &Section<'_, '_>) -> Workers {
 fn bind(s: &Section<'_, '_>) -> Bind {
     // Captured outbound connections and queries are redirected to loopback by the OUTPUT chain's REDIRECT, so nothing
     // but the workload itself needs to reach those two; the admin server is never for others.
+    s.refuse_for_gateway(&["outbound", "inbound", "dns"], "nothing is captured there");
     let of =
         |name, default, of_port: fn(u16) -> Listen| s.or(name, of_port(default), scalar::listen(of_port));
+    let captured = |name, default, of_port: fn(u16) -> Listen| match s.reader().role() {
+        Role::Sidecar => Some(of(name, default, of_port)),
+        // Read all the same, so that it is known.
+        Role::Gateway => s.scalar(name, scalar::listen(of_port)).map(|(listen, _)| listen),
+    };
     let bind = Bind {
-        outbound: of("outbound", 15001, Listen::Loopback),
-        inbound: of("inbound", 15006, Listen::Any),
-        dns: of("dns", 15053, Listen::Loopback),
+        outbound: captured("outbound", 15001, Listen::Loopback),
+        inbound: captured("inbound", 15006, Listen::Any),
+        dns: captured("dns", 15053, Listen::Loopback),
         admin: of("admin", 15000, Listen::Loopback),
         metrics: of("metrics", 15020, Listen::Any),
         health: of("health", 15021, Listen::Any),
     };
-    let names = ["outbound", "inbound", "dns", "admin", "metrics", "health"];
-    let ports = bind.ports();
-    for (i, port) in ports.iter().enumerate() {
-        if let Some(j) = ports.iter().take(i).position(|earlier| earlier == port) {
-            let reason = format!("port {port} is used by bind.{} as well", names.get(j).unwrap_or(&""));
-            let bad = Bad {
-                kind: ProblemKind::Conflict,
-                reason,
-                cure: "give each listener its own port".to_owned(),
-            };
-            s.reader().refuse(s.origin(), &format!("{}.{}", s.path(), names.get(i).unwrap_or(&"")), bad);
+    let all: Vec<(&str, Listen)> = bind.all().collect();
+    for (i, (name, listen)) in all.iter().enumerate() {
+        let port = listen.port();
+        if let Some((earlier, _)) = all.iter().take(i).find(|(_, earlier)| earlier.port() == port) {
+            let reason = format!("port {port} is used by bind.{earlier} as well");
+            let cure = "give each listener its own port".to_owned();
+            let bad = Bad { kind: ProblemKind::Conflict, reason, cure };
+            s.reader().refuse(s.origin(), &format!("{}.{name}", s.path()), bad);
         }
     }
     bind

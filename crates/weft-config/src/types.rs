@@ -12,8 +12,10 @@ use std::time::Duration;
 use weft_core::{CaCertificates, Namespace, ServiceAccount, SpiffeId, TrustDomain};
 
 use crate::Snapshot;
+use crate::env::Role;
 use crate::listeners::Listeners;
 use crate::probes::Probe;
+use crate::resources::Resources;
 use crate::value::{HostPort, Listen};
 
 /// The whole of `weft.yaml`, validated, with environment and flags applied.
@@ -21,6 +23,8 @@ use crate::value::{HostPort, Listen};
 pub struct ProxyConfig {
     /// The file it was read from.
     pub path: PathBuf,
+    /// For whom it was read.
+    pub role: Role,
     /// Who the workload is.
     pub workload: Workload,
     /// How many workers carry traffic.
@@ -45,6 +49,8 @@ pub struct ProxyConfig {
     pub listeners: Listeners,
     /// The application's health checks that the proxy carries out.
     pub probes: Vec<Probe>,
+    /// Where gateways and routes come from.
+    pub resources: Resources,
     /// The part that is reloaded while the process runs, as it was at the start.
     pub snapshot: Arc<Snapshot>,
     /// What is odd but no error, such as a `WEFT_*` variable that names no field. To be logged once.
@@ -86,12 +92,12 @@ impl Workers {
 /// `bind`: where the proxy listens. Ports are those of DESIGN section 4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bind {
-    /// Captured outbound connections arrive here.
-    pub outbound: Listen,
-    /// Captured inbound connections arrive here.
-    pub inbound: Listen,
-    /// Captured DNS queries arrive here, UDP and TCP.
-    pub dns: Listen,
+    /// Captured outbound connections arrive here; `None`: nothing is captured, as at a gateway.
+    pub outbound: Option<Listen>,
+    /// Captured inbound connections arrive here; `None` as for `outbound`.
+    pub inbound: Option<Listen>,
+    /// Captured DNS queries arrive here, UDP and TCP; `None` as for `outbound`.
+    pub dns: Option<Listen>,
     /// The admin server.
     pub admin: Listen,
     /// `/metrics` for a scraper outside the pod.
@@ -102,19 +108,21 @@ pub struct Bind {
 
 impl Bind {
     /// Every port that is the proxy's own.
-    pub fn ports(&self) -> [u16; 6] {
-        self.all().map(Listen::port)
+    pub fn ports(&self) -> Vec<u16> {
+        self.all().map(|(_, listen)| listen.port()).collect()
     }
 
     /// Whether a connection to `addr` of this machine comes to the proxy itself: captured, it would come back for ever. On
     /// a port of which the proxy has the loopback addresses only, the workload's own addresses are the application's.
     pub fn takes(&self, addr: SocketAddr) -> bool {
-        self.all().iter().any(|listen| listen.takes(addr))
+        self.all().any(|(_, listen)| listen.takes(addr))
     }
 
-    /// All of them, in the order of the fields.
-    pub(crate) fn all(&self) -> [Listen; 6] {
-        [self.outbound, self.inbound, self.dns, self.admin, self.metrics, self.health]
+    /// All of them with their fields' names.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&'static str, Listen)> {
+        let captured = [("outbound", self.outbound), ("inbound", self.inbound), ("dns", self.dns)];
+        let own = [("admin", self.admin), ("metrics", self.metrics), ("health", self.health)];
+        captured.into_iter().filter_map(|(name, listen)| Some((name, listen?))).chain(own)
     }
 }
 
@@ -127,13 +135,15 @@ pub struct IdentityConfig {
     pub source: IdentitySource,
 }
 
-/// `identity.ca` or `identity.files`: exactly one.
+/// `identity.ca` or `identity.files`: exactly one; a gateway may have neither.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IdentitySource {
     /// A mesh CA signs a key that the proxy makes.
     Ca(CaSource),
     /// PEM files, watched.
     Files(FileSource),
+    /// Nowhere: a gateway without upstreams in the mesh.
+    None,
 }
 
 /// `identity.ca`.
