@@ -17,6 +17,7 @@ mod backoff;
 mod bundle;
 mod ca;
 mod codec;
+pub mod edge;
 mod error;
 mod files;
 mod handle;

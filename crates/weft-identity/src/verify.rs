@@ -69,9 +69,24 @@ fn check_chain(
     now: UnixTime,
     side: Side,
 ) -> Result<Svid, IdentityError> {
-    // Signatures, times, uses and constraints of the chain are webpki's to judge. What it leaves out about the
-    // certificates above the leaf is looked at for each path that it finds, so that a bad one does not hide a good one;
-    // the leaf itself is read by our own, stricter rules.
+    check_path(leaf, intermediates, bundle, now, side)?;
+    // The leaf itself is read by our own, stricter rules.
+    let svid = Svid::parse(leaf)?;
+    svid.check_side(side)?;
+    Ok(svid)
+}
+
+/// Whether a chain leads to the bundle, whoever the leaf is for.
+///
+/// Signatures, times, uses and constraints of the chain are webpki's to judge. What it leaves out about the certificates
+/// above the leaf is looked at for each path that it finds, so that a bad one does not hide a good one.
+pub(crate) fn check_path(
+    leaf: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    bundle: &TrustBundle,
+    now: UnixTime,
+    side: Side,
+) -> Result<(), IdentityError> {
     let usage = match side {
         Side::Server => KeyUsage::server_auth(),
         Side::Client => KeyUsage::client_auth(),
@@ -92,9 +107,7 @@ fn check_chain(
         Some(reason) if error == webpki::Error::EndEntityUsedAsCa => IdentityError::Issuer(reason),
         _ => IdentityError::Chain(error),
     })?;
-    let svid = Svid::parse(leaf)?;
-    svid.check_side(side)?;
-    Ok(svid)
+    Ok(())
 }
 
 /// What a peer with `bundle` would say about our own chain, in both roles.
@@ -110,7 +123,7 @@ pub(crate) fn check_own_chain(
 }
 
 /// The alert the peer gets: exact where TLS has one, `certificate_unknown` otherwise. Our own log has the reason.
-fn to_rustls(error: IdentityError) -> rustls::Error {
+pub(crate) fn to_rustls(error: IdentityError) -> rustls::Error {
     let alert = match &error {
         // TLS has one alert for both (RFC 8446 section 6.2: "has expired or is not currently valid"); the error on this
         // side says which, and the times.
