@@ -14,6 +14,7 @@ use axum::routing::{get, post};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
+use weft_config::{IdentitySource, Role};
 use weft_core::{Drain, DrainPhase};
 use weft_net::Listener;
 use weft_telemetry::metrics::{Encoder, families};
@@ -107,12 +108,25 @@ async fn ready(State(admin): Page) -> Response {
     let shared = &admin.shared;
     let why = if shared.drain.phase() != DrainPhase::Running {
         "draining\n"
-    } else if !shared.identity.current().is_some_and(|identity| identity.is_valid_at(SystemTime::now())) {
+    } else if !has_identity(shared) {
         "no valid certificate yet; see /certs\n"
+    } else if let Some(why) = not_open(shared) {
+        return (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response();
     } else {
         return "ready\n".into_response();
     };
     (StatusCode::SERVICE_UNAVAILABLE, why).into_response()
+}
+
+/// Whether the process can speak as itself in the mesh, where it is to.
+fn has_identity(shared: &Shared) -> bool {
+    let valid = || shared.identity.current().is_some_and(|identity| identity.is_valid_at(SystemTime::now()));
+    shared.config.identity.source == IdentitySource::None || valid()
+}
+
+/// Why a gateway has no listeners yet.
+fn not_open(shared: &Shared) -> Option<String> {
+    (shared.config.role == Role::Gateway).then(|| shared.doors.unready()).flatten()
 }
 
 async fn probe(State(admin): Page, asked: Uri) -> StatusCode {
@@ -239,6 +253,7 @@ fn register_collectors(shared: &Arc<Shared>) {
             collect_discovery(&shared, encoder);
             collect_identity(&shared, encoder);
             collect_config(&shared, encoder);
+            collect_program(&shared, encoder);
         }
     }));
 }
@@ -305,4 +320,19 @@ fn collect_config(shared: &Shared, encoder: &mut Encoder<'_>) {
         .family(&families::CONFIG_RELOADS)
         .value(&["ok"], shared.snapshot.accepted())
         .value(&["invalid"], shared.snapshot.refused());
+}
+
+fn collect_program(shared: &Shared, encoder: &mut Encoder<'_>) {
+    if shared.config.role != Role::Gateway && shared.config.resources.paths.is_empty() {
+        return;
+    }
+    encoder.family(&families::PROGRAM_VERSION).value(&[], shared.program.version());
+    let mut bound = encoder.family(&families::GATEWAY_PORTS);
+    for (at, is_bound) in shared.doors.ports() {
+        let port = match at.address {
+            None => at.port.to_string(),
+            Some(ip) => std::net::SocketAddr::new(ip, at.port).to_string(),
+        };
+        bound.value(&[&port], u64::from(is_bound));
+    }
 }

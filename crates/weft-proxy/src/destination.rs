@@ -127,6 +127,11 @@ impl Destinations {
         Some(destination)
     }
 
+    /// What its clusters have in common.
+    pub(crate) fn ways(&self) -> &Rc<Ways> {
+        &self.ways
+    }
+
     /// Takes a new version of the configuration over.
     pub(crate) fn follow(&self) {
         let snapshot = self.shared.snapshot.load();

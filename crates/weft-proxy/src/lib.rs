@@ -13,6 +13,7 @@
 //!   holds the time that a whole request may take;
 //! - outbound: `cluster` (which endpoint, over which mesh link, and how many may be sent again), `dial` (TCP, TLS, the
 //!   peer's identity);
+//! - at a gateway: `gateway` (its ports, TLS with clients), by the `program` in force;
 //! - inbound: `application`; both: `pools`, plaintext connections that are kept alive;
 //! - `record` notes how it went: metrics, balancing, span, access log, from one value whose drop cannot be forgotten.
 
@@ -25,12 +26,14 @@ mod dial;
 mod error;
 mod exchange;
 mod failure;
+mod gateway;
 mod inbound;
 mod limits;
 mod open;
 mod outbound;
 mod pools;
 mod probes;
+mod program;
 mod record;
 mod rlimit;
 mod shared;
@@ -40,4 +43,5 @@ mod telemetry;
 mod worker;
 
 pub use error::ProxyError;
+pub use program::ProgramHandle;
 pub use start::{LogControl, RunOptions, run};

@@ -15,6 +15,8 @@ use weft_resource::value::BackendHost;
 use weft_telemetry::{AccessLog, Registry, Sampler, SpanSink};
 
 use crate::connections::Connections;
+use crate::gateway::doors::DoorStatus;
+use crate::program::ProgramHandle;
 
 /// How often to ask for a refresh while a request waits for one; discovery makes at most one a second.
 const ASK_AGAIN: std::time::Duration = std::time::Duration::from_millis(250);
@@ -37,6 +39,10 @@ pub(crate) struct Shared {
     pub(crate) connections: Connections,
     pub(crate) trim: fn(),
     pub(crate) services: Services,
+    /// Gateways and routes in force.
+    pub(crate) program: Arc<ProgramHandle>,
+    /// The ports of a gateway.
+    pub(crate) doors: Arc<DoorStatus>,
 }
 
 /// The services that workers hold, shared between them.

@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use weft_config::{
-    AccessLogMode, AccessLogSink, ConfigHandle, Env, IdentitySource, Listen, OtlpProtocol, ProxyConfig,
+    AccessLogMode, AccessLogSink, ConfigHandle, Env, IdentitySource, Listen, OtlpProtocol, ProxyConfig, Role,
 };
 use weft_core::{Drain, DrainTrigger, EndpointAddr, SpiffeId};
 use weft_discovery::{Discovery, DiscoveryConfig, DiscoveryTask, DnsListeners, Upstreams};
@@ -24,7 +24,9 @@ use weft_telemetry::{AccessLog, Exporter, Registry, Sampler, SpanSink};
 use crate::admin::{self, Admin, AdminListeners};
 use crate::connections::Connections;
 use crate::error::ProxyError;
+use crate::gateway::doors::{DoorSender, Doors};
 use crate::probes::Probes;
+use crate::program::ProgramHandle;
 use crate::shared::{Services, Shared, interface_addrs};
 use crate::worker::{self, Door, WorkerListeners, socket_options};
 
@@ -83,7 +85,7 @@ async fn control(
     let (trigger, drain) = weft_core::drain();
     let count = config.workers.resolve().get();
     // Bind first: a port that is taken ends the process before anything else has begun.
-    let bound = Bound::new(&config, count)?;
+    let (bound, doors) = Bound::new(&config, count)?;
     let (snapshot, reload) = weft_config::watch(&config, options.env);
     tokio::spawn(reload);
     let registry = Registry::default();
@@ -113,11 +115,16 @@ async fn control(
         connections: Connections::default(),
         trim: options.trim,
         services: Services::default(),
+        program: ProgramHandle::new(),
+        doors: Arc::default(),
     });
     let (export_trigger, export_drain) = weft_core::drain();
     let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(export_drain, LAST_FLUSH)));
     tokio::spawn(follow_config(Arc::clone(&shared), Arc::clone(&options.log)));
     let workers = Workers::start(&shared, bound.workers)?;
+    if shared.config.role == Role::Gateway {
+        tokio::spawn(gateway_doors(&shared, doors).run(drain.clone()));
+    }
     let probes = Probes::new(&shared.config, &shared.own_addrs).map_err(ProxyError::Probes)?;
     let admin = Arc::new(Admin::new(Arc::clone(&shared), options.log, probes));
     admin::start(&admin, bound.admin, &drain)
@@ -173,16 +180,29 @@ async fn until_stopped(
             }
         }
         let inbound = shared.connections.count_of(Direction::Inbound);
+        let gateway = shared.connections.count_of(Direction::Gateway);
         tracing::warn!(
             inbound,
-            outbound = left - inbound,
+            gateway,
+            outbound = left - inbound - gateway,
             "closing connections that did not end by themselves"
         );
         return Ok(());
     }
 }
 
-/// Everything that listens, bound before anything runs.
+/// The ports of a gateway.
+fn gateway_doors(shared: &Shared, workers: Vec<DoorSender>) -> Doors {
+    let options = listen_options(&shared.config);
+    let (program, status) = (Arc::clone(&shared.program), Arc::clone(&shared.doors));
+    Doors::new(program, status, workers, options, shared.config.timeouts.drain)
+}
+
+fn listen_options(config: &ProxyConfig) -> ListenOptions {
+    ListenOptions { accepted: socket_options(config), ..ListenOptions::default() }
+}
+
+/// Everything that listens from the start, bound before anything runs.
 struct Bound {
     workers: Vec<WorkerListeners>,
     dns: DnsListeners,
@@ -190,11 +210,14 @@ struct Bound {
 }
 
 impl Bound {
-    fn new(config: &ProxyConfig, workers: usize) -> Result<Self, ProxyError> {
-        let options = ListenOptions { accepted: socket_options(config), ..ListenOptions::default() };
-        let mut list = Vec::with_capacity(workers);
+    /// And how more listeners come to the workers.
+    fn new(config: &ProxyConfig, workers: usize) -> Result<(Self, Vec<DoorSender>), ProxyError> {
+        let options = listen_options(config);
+        let (mut list, mut doors) = (Vec::with_capacity(workers), Vec::with_capacity(workers));
         for _ in 0..workers {
-            list.push(worker_listeners(config, &options)?);
+            let (sender, later) = tokio::sync::mpsc::unbounded_channel();
+            list.push(WorkerListeners { bound: worker_listeners(config, &options)?, later });
+            doors.push(sender);
         }
         let one = ListenOptions { reuse_port: false, ..options };
         let admin = AdminListeners {
@@ -202,15 +225,20 @@ impl Bound {
             metrics: bind("metrics", config.bind.metrics, &one)?,
             health: bind("health", config.bind.health, &one)?,
         };
-        Ok(Self { workers: list, dns: bind_dns(config.bind.dns)?, admin })
+        let dns = config.bind.dns.map(bind_dns).transpose()?.unwrap_or_default();
+        Ok((Self { workers: list, dns, admin }, doors))
     }
 }
 
-fn worker_listeners(config: &ProxyConfig, options: &ListenOptions) -> Result<WorkerListeners, ProxyError> {
+fn worker_listeners(
+    config: &ProxyConfig,
+    options: &ListenOptions,
+) -> Result<Vec<(Door, Listener)>, ProxyError> {
     let captured = [
         (Door::Captured(Direction::Outbound), "outbound", config.bind.outbound),
         (Door::Captured(Direction::Inbound), "inbound", config.bind.inbound),
     ];
+    let captured = captured.into_iter().filter_map(|(door, what, listen)| Some((door, what, listen?)));
     let services = config.listeners.outbound.iter().map(|listener| {
         (Door::Service(Arc::new(listener.destination.clone())), "outbound.listeners", listener.address)
     });
@@ -219,7 +247,7 @@ fn worker_listeners(config: &ProxyConfig, options: &ListenOptions) -> Result<Wor
         (Door::Application(application), "inbound.listeners", listener.address)
     });
     let mut bound = Vec::new();
-    for (door, what, address) in captured.into_iter().chain(services).chain(applications) {
+    for (door, what, address) in captured.chain(services).chain(applications) {
         bound.extend(bind(what, address, options)?.into_iter().map(|listener| (door.clone(), listener)));
     }
     Ok(bound)
@@ -348,6 +376,11 @@ fn run_identity(
                 let source =
                     FilesSource { certificate: files.certificate, key: files.key, bundle: files.bundle };
                 source.run(publisher, drain).await;
+            }
+            // Who waits for a certificate waits: the publisher must not be lost.
+            IdentitySource::None => {
+                drain.into_closed().await;
+                drop(publisher);
             }
         }
     }

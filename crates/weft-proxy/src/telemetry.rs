@@ -1,6 +1,6 @@
 //! A worker's handles on everything it counts, found once.
 
-use std::cell::RefCell;
+use std::cell::{OnceCell, RefCell};
 use std::sync::Arc;
 
 use http::Version;
@@ -18,6 +18,8 @@ pub(crate) struct WorkerTelemetry {
     pub(crate) access: AccessLog,
     pub(crate) inbound: DirectionTelemetry,
     pub(crate) outbound: DirectionTelemetry,
+    /// A sidecar has none of it.
+    gateway: OnceCell<DirectionTelemetry>,
     pub(crate) passthrough: CodeCounters,
     /// The own identity as `namespace/service-account`, once it is known.
     own_workload: RefCell<Arc<str>>,
@@ -39,13 +41,23 @@ pub(crate) struct DirectionTelemetry {
 impl DirectionTelemetry {
     fn new(shard: &Shard, direction: Direction) -> Self {
         let label = direction.as_str();
+        let (handshakes, handshake_duration) = match direction {
+            Direction::Gateway => (
+                CodeCounters::new(shard, &families::EDGE_HANDSHAKES, &[]),
+                shard.histogram(&families::EDGE_HANDSHAKE_DURATION, &[]),
+            ),
+            Direction::Inbound | Direction::Outbound => (
+                CodeCounters::new(shard, &families::HANDSHAKES, &[label]),
+                shard.histogram(&families::HANDSHAKE_DURATION, &[label]),
+            ),
+        };
         Self {
             accepted: shard.counter(&families::ACCEPTED, &[label]),
             open: shard.gauge(&families::ACCEPTED_ACTIVE, &[label]),
             accept_errors: CodeCounters::new(shard, &families::ACCEPT_ERRORS, &[label]),
             detections: CodeCounters::new(shard, &families::DETECTIONS, &[label]),
-            handshakes: CodeCounters::new(shard, &families::HANDSHAKES, &[label]),
-            handshake_duration: shard.histogram(&families::HANDSHAKE_DURATION, &[label]),
+            handshakes,
+            handshake_duration,
             errors: CodeCounters::new(shard, &families::ERRORS, &[label]),
         }
     }
@@ -73,6 +85,7 @@ impl WorkerTelemetry {
             access: access.for_shard(&shard),
             inbound: DirectionTelemetry::new(&shard, Direction::Inbound),
             outbound: DirectionTelemetry::new(&shard, Direction::Outbound),
+            gateway: OnceCell::new(),
             passthrough: CodeCounters::new(&shard, &families::PASSTHROUGH, &[]),
             own_workload: RefCell::new(Arc::from("")),
             own_identity: RefCell::default(),
@@ -84,7 +97,13 @@ impl WorkerTelemetry {
         match direction {
             Direction::Inbound => &self.inbound,
             Direction::Outbound => &self.outbound,
+            Direction::Gateway => self.gateway(),
         }
+    }
+
+    /// What is counted of a gateway's listeners.
+    pub(crate) fn gateway(&self) -> &DirectionTelemetry {
+        self.gateway.get_or_init(|| DirectionTelemetry::new(&self.shard, Direction::Gateway))
     }
 
     pub(crate) fn set_own(&self, id: &weft_core::SpiffeId) {
@@ -104,9 +123,9 @@ impl WorkerTelemetry {
 
 /// The HTTP series of one destination or peer, per version, each found when the first request needs it.
 pub(crate) struct SeriesByVersion {
-    http10: std::cell::OnceCell<HttpSeries>,
-    http11: std::cell::OnceCell<HttpSeries>,
-    http2: std::cell::OnceCell<HttpSeries>,
+    http10: OnceCell<HttpSeries>,
+    http11: OnceCell<HttpSeries>,
+    http2: OnceCell<HttpSeries>,
     labels: Labels,
 }
 

@@ -8,8 +8,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::runtime::LocalRuntime;
-use weft_core::{EndpointAddr, ServiceKey};
+use tokio::sync::mpsc::UnboundedReceiver;
+use weft_config::Role;
+use weft_core::{Drain, EndpointAddr, ServiceKey};
 use weft_net::{AcceptEvent, Accepted, Acceptor, ConnectOptions, Keepalive, Listener, SocketOptions};
 use weft_telemetry::metrics::Direction;
 
@@ -17,6 +20,7 @@ use crate::application::Applications;
 use crate::cluster::Ways;
 use crate::destination::Destinations;
 use crate::dial::Dialer;
+use crate::gateway::{self, GatewayDoor, port::Port};
 use crate::inbound::{self, InboundDoor, PlaintextDrain};
 use crate::limits::Limits;
 use crate::open::{OpenConnections, OpenGuard};
@@ -30,6 +34,7 @@ struct Worker {
     telemetry: Rc<WorkerTelemetry>,
     outbound: Rc<OutboundDoor>,
     inbound: Rc<InboundDoor>,
+    gateway: Rc<GatewayDoor>,
     /// The identity's generation.
     generation: Rc<Cell<u64>>,
     open: OpenConnections,
@@ -39,7 +44,12 @@ struct Worker {
 }
 
 /// The listeners of one worker.
-pub(crate) type WorkerListeners = Vec<(Door, Listener)>;
+pub(crate) struct WorkerListeners {
+    /// Those that are there from the start.
+    pub(crate) bound: Vec<(Door, Listener)>,
+    /// Those that come later.
+    pub(crate) later: UnboundedReceiver<(Door, Listener)>,
+}
 
 /// What a listener is for.
 #[derive(Clone, Debug)]
@@ -50,6 +60,8 @@ pub(crate) enum Door {
     Service(Arc<ServiceKey>),
     /// Others dial this for one port of the application.
     Application(EndpointAddr),
+    /// Clients of a gateway dial this.
+    Gateway(Arc<Port>),
 }
 
 impl Door {
@@ -58,6 +70,17 @@ impl Door {
             Self::Captured(direction) => *direction,
             Self::Service(_) => Direction::Outbound,
             Self::Application(_) => Direction::Inbound,
+            Self::Gateway(_) => Direction::Gateway,
+        }
+    }
+
+    /// What ends the accepting: inbound stops when draining begins, a gateway's port when it is gone or draining begins;
+    /// outbound goes on until the end, because the application may still have calls to make while it shuts down.
+    async fn over(&self, mut process: Drain) {
+        match self {
+            Self::Gateway(port) => port.drain.clone().draining().await,
+            Self::Captured(Direction::Outbound) | Self::Service(_) => process.closed().await,
+            Self::Captured(_) | Self::Application(_) => process.draining().await,
         }
     }
 }
@@ -92,12 +115,19 @@ impl Worker {
             direction: Direction::Outbound,
             handshake: config.timeouts.handshake,
         });
-        let outbound = OutboundDoor {
+        let outbound = Rc::new(OutboundDoor {
             shared: Arc::clone(&shared),
             telemetry: Rc::clone(&telemetry),
             limits: Rc::clone(&limits),
             destinations: Destinations::new(Arc::clone(&shared), ways),
             dialer,
+        });
+        let gateway = GatewayDoor {
+            shared: Arc::clone(&shared),
+            telemetry: Rc::clone(&telemetry),
+            limits: Rc::clone(&limits),
+            outbound: Rc::clone(&outbound),
+            backends: Default::default(),
         };
         let inbound = InboundDoor {
             shared: Arc::clone(&shared),
@@ -108,8 +138,9 @@ impl Worker {
         };
         Rc::new(Self {
             telemetry,
-            outbound: Rc::new(outbound),
+            outbound,
             inbound: Rc::new(inbound),
+            gateway: Rc::new(gateway),
             generation,
             open: OpenConnections::default(),
             seen: Cell::new(0),
@@ -129,11 +160,17 @@ impl Worker {
     fn sweep(&self) {
         self.outbound.destinations.sweep();
         self.inbound.applications.sweep();
+        self.gateway.backends.sweep();
     }
 
     /// Gives back what connections have freed, once no new ones have come for a while.
     fn trim(&self) {
-        let accepted = self.telemetry.inbound.accepted.get() + self.telemetry.outbound.accepted.get();
+        let gateway = match self.shared.config.role {
+            Role::Gateway => self.telemetry.gateway().accepted.get(),
+            Role::Sidecar => 0,
+        };
+        let accepted =
+            self.telemetry.inbound.accepted.get() + self.telemetry.outbound.accepted.get() + gateway;
         if self.seen.replace(accepted) == accepted && self.trimmed.replace(accepted) != accepted {
             (self.shared.trim)();
         }
@@ -174,10 +211,9 @@ async fn serve(worker: Rc<Worker>, listeners: WorkerListeners) -> std::io::Resul
     tokio::task::spawn_local(
         plaintext.pass_on(worker.shared.drain.clone(), worker.shared.config.timeouts.drain),
     );
-    let mut accepting = Vec::new();
-    for (door, listener) in listeners {
-        let acceptor = Acceptor::new(listener)?;
-        accepting.push(tokio::task::spawn_local(accept(Rc::clone(&worker), acceptor, door)));
+    let WorkerListeners { bound, mut later } = listeners;
+    for (door, listener) in bound {
+        open(&worker, door, listener)?;
     }
     let mut sweep = tokio::time::interval(SWEEP);
     let mut trim = tokio::time::interval(TRIM);
@@ -186,12 +222,19 @@ async fn serve(worker: Rc<Worker>, listeners: WorkerListeners) -> std::io::Resul
             () = drain.closed() => return Ok(()),
             _ = sweep.tick() => worker.sweep(),
             _ = trim.tick() => worker.trim(),
+            Some((door, listener)) = later.recv() => open(&worker, door, listener)?,
         }
     }
 }
 
-/// Accepts until there is nothing more to accept: inbound stops when draining begins, outbound goes on until the end,
-/// because the application may still have calls to make while it shuts down.
+/// Begins to accept on a listener.
+fn open(worker: &Rc<Worker>, door: Door, listener: Listener) -> std::io::Result<()> {
+    let acceptor = Acceptor::new(listener)?;
+    tokio::task::spawn_local(accept(Rc::clone(worker), acceptor, door));
+    Ok(())
+}
+
+/// Accepts until there is nothing more to accept.
 async fn accept(worker: Rc<Worker>, acceptor: Acceptor, door: Door) {
     let direction = door.direction();
     let telemetry = Rc::clone(&worker.telemetry);
@@ -205,27 +248,32 @@ async fn accept(worker: Rc<Worker>, acceptor: Acceptor, door: Door) {
         };
         telemetry.of(direction).accept_errors.inc(reason);
     });
-    let mut drain = worker.shared.drain.clone();
-    let mut stop = std::pin::pin!(async move {
-        match direction {
-            Direction::Inbound => drain.draining().await,
-            Direction::Outbound => drain.closed().await,
-        }
-    });
+    let mut stop = std::pin::pin!(door.over(worker.shared.drain.clone()));
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stop.as_mut() => return,
+            () = stop.as_mut() => break,
             accepted = acceptor.accept() => accepted,
         };
-        let guard = worker.open.guard(&worker.telemetry, direction);
-        if worker.shared.config.limits.max_connections.is_some_and(|max| worker.open.count() > max) {
-            worker.telemetry.of(direction).accept_errors.inc("limit");
-            weft_net::reset(accepted.stream);
-            continue;
-        }
-        tokio::task::spawn_local(handle(Rc::clone(&worker), accepted, door.clone(), guard));
+        take(&worker, accepted, &door);
     }
+    // Who was let in by the kernel already is not turned away; a gateway's clients are many, and one of them always is.
+    if let Door::Gateway(_) = &door {
+        while let Some(accepted) = acceptor.accept().now_or_never() {
+            take(&worker, accepted, &door);
+        }
+    }
+}
+
+/// Takes a connection in, if there may be another.
+fn take(worker: &Rc<Worker>, accepted: Accepted, door: &Door) {
+    let direction = door.direction();
+    let guard = worker.open.guard(&worker.telemetry, direction);
+    if worker.shared.config.limits.max_connections.is_some_and(|max| worker.open.count() > max) {
+        worker.telemetry.of(direction).accept_errors.inc("limit");
+        return weft_net::reset(accepted.stream);
+    }
+    tokio::task::spawn_local(handle(Rc::clone(worker), accepted, door.clone(), guard));
 }
 
 async fn handle(worker: Rc<Worker>, accepted: Accepted, door: Door, open: OpenGuard) {
@@ -235,6 +283,9 @@ async fn handle(worker: Rc<Worker>, accepted: Accepted, door: Door, open: OpenGu
         Door::Captured(Direction::Outbound) => outbound::serve(outbound, accepted, open).await,
         Door::Application(application) => inbound::serve(inbound, accepted, open, Some(application)).await,
         Door::Service(service) => outbound::serve_service(outbound, accepted, open, &service).await,
+        Door::Gateway(port) => gateway::serve(Rc::clone(&worker.gateway), accepted, open, port).await,
+        // No door is captured for it.
+        Door::Captured(Direction::Gateway) => {}
     }
 }
 

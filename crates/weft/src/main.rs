@@ -20,6 +20,7 @@ mod wait_ready;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use weft_config::Role;
 
 /// Exit code for a configuration or command line that cannot be used; 1 is a failure at run time.
 const EXIT_USAGE: u8 = 2;
@@ -43,6 +44,8 @@ enum Command {
     Init(Box<init::Args>),
     /// Run the sidecar proxy.
     Proxy(proxy::Args),
+    /// Run a gateway: listeners and routes of the Gateway API.
+    Gateway(proxy::Args),
     /// Run the mesh certificate authority.
     Ca(ca::Args),
     /// Wait until the proxy is ready.
@@ -71,7 +74,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match cli.command {
         Command::Init(args) => init::run(&args, cli.log.as_deref(), cli.log_format),
-        Command::Proxy(args) => proxy::run(&args, cli.log.as_deref(), cli.log_format),
+        Command::Proxy(args) => proxy::run(Role::Sidecar, &args, cli.log.as_deref(), cli.log_format),
+        Command::Gateway(args) => proxy::run(Role::Gateway, &args, cli.log.as_deref(), cli.log_format),
         Command::Ca(args) => ca::run(&args, cli.log.as_deref(), cli.log_format),
         Command::WaitReady(args) => wait_ready::run(&args),
         Command::Control(args) => control::run(&args, cli.log.as_deref(), cli.log_format),

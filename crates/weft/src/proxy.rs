@@ -1,15 +1,14 @@
-//! `weft proxy`.
+//! `weft proxy` and `weft gateway`: one process, with the doors of its role.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use weft_config::{Env, ProxyConfig};
+use weft_config::{Env, ProxyConfig, Role};
 use weft_proxy::RunOptions;
 use weft_telemetry::metrics::BuildInfo;
 
 use crate::log::{self, Format};
 
-/// Run the sidecar proxy.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The configuration file.
@@ -23,8 +22,8 @@ pub(crate) struct Args {
     sets: Vec<String>,
 }
 
-pub(crate) fn run(args: &Args, log: Option<&str>, format: Format) -> ExitCode {
-    let mut env = Env::from_process();
+pub(crate) fn run(role: Role, args: &Args, log: Option<&str>, format: Format) -> ExitCode {
+    let mut env = Env::from_process().with_role(role);
     for set in &args.sets {
         match set.split_once('=') {
             Some((field, value)) => env = env.with_flag(&format!("--set {field}"), field, value),

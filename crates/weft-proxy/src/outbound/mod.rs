@@ -4,7 +4,7 @@
 //! link. What is not in the mesh passes through untouched.
 
 mod passthrough;
-mod tcp;
+pub(crate) mod tcp;
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -29,10 +29,10 @@ pub(crate) enum Far {
 }
 
 /// A connection to an endpoint, counted as in flight there.
-struct Reached {
-    far: Far,
-    endpoint: EndpointAddr,
-    in_flight: InFlight,
+pub(crate) struct Reached {
+    pub(crate) far: Far,
+    pub(crate) endpoint: EndpointAddr,
+    pub(crate) in_flight: InFlight,
 }
 
 /// Relays a connection whose protocol is not looked at; `first` is what was already read of it.
@@ -130,7 +130,7 @@ async fn greet(far: &mut Far, said: &mut BytesMut) -> Greeting {
 }
 
 /// Connects to one endpoint after another, until one takes the connection.
-async fn reach(door: &OutboundDoor, cluster: &Cluster) -> Result<Reached, DialError> {
+pub(crate) async fn reach(door: &OutboundDoor, cluster: &Cluster) -> Result<Reached, DialError> {
     let connect = async |picked: &Picked| dial(&door.dialer, cluster, &picked.links).await;
     let (mut picked, far) = cluster.reach(&mut Vec::new(), connect).await?;
     picked.links.endpoint.connected();

@@ -151,6 +151,21 @@ families! {
     HANDSHAKE_DURATION = SECONDS_HISTOGRAM, "weft_mtls_handshake_duration_seconds",
         ["direction"],
         "Time of successful mesh TLS handshakes.";
+    EDGE_HANDSHAKES = Kind::Counter, "weft_gateway_handshakes_total",
+        ["outcome"],
+        "TLS handshakes with clients of a gateway: full, resumed, or failed_ with the reason.";
+    EDGE_HANDSHAKE_DURATION = SECONDS_HISTOGRAM, "weft_gateway_handshake_duration_seconds",
+        [],
+        "Time of successful TLS handshakes with clients of a gateway, from the accepted connection on.";
+    GATEWAY_CONNECTIONS = Kind::Counter, "weft_gateway_connections_total",
+        ["listener", "route", "backend", "outcome"],
+        "Connections of a gateway's TLS and TCP listeners by the route and backend they went to: relayed, or why not.";
+    GATEWAY_PORTS = Kind::Gauge, "weft_gateway_port_bound",
+        ["port"],
+        "Whether a port of a gateway's listeners is listened on: 1, or 0 where it could not be had.";
+    PROGRAM_VERSION = Kind::Gauge, "weft_program_version",
+        [],
+        "How often gateways and routes have come into force since the start; 0: not yet.";
     CONNECT_DURATION = SECONDS_HISTOGRAM, "weft_connect_duration_seconds",
         ["destination_service"],
         "Time of successful TCP connects to endpoints.";

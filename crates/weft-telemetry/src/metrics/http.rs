@@ -73,7 +73,8 @@ impl Shard {
         ];
         let with_direction: Vec<&str> = [labels.direction.as_str()].into_iter().chain(set).collect();
         let active = match labels.direction {
-            Direction::Inbound => &families::HTTP_SERVER_ACTIVE_REQUESTS,
+            // To its clients a gateway is the server.
+            Direction::Inbound | Direction::Gateway => &families::HTTP_SERVER_ACTIVE_REQUESTS,
             Direction::Outbound => &families::HTTP_CLIENT_ACTIVE_REQUESTS,
         };
         HttpSeries(Arc::new(Inner {
@@ -140,7 +141,7 @@ impl HttpSeries {
 impl Inner {
     fn find(&self, method: &str, grpc: u8, outcome: &HttpOutcome<'_>) -> Histogram {
         let family = match self.direction {
-            Direction::Inbound => &families::HTTP_SERVER_REQUEST_DURATION,
+            Direction::Inbound | Direction::Gateway => &families::HTTP_SERVER_REQUEST_DURATION,
             Direction::Outbound => &families::HTTP_CLIENT_REQUEST_DURATION,
         };
         let status = if outcome.status == 0 { String::new() } else { outcome.status.to_string() };

@@ -32,8 +32,10 @@ pub use value::{Buckets, Counter, Gauge, Histogram};
 pub enum Direction {
     /// Towards this workload's own application.
     Inbound,
-    /// From this workload's own application (or from a gateway's clients) to others.
+    /// From this workload's own application to others.
     Outbound,
+    /// From clients of a gateway's listeners to backends.
+    Gateway,
 }
 
 impl Direction {
@@ -42,6 +44,7 @@ impl Direction {
         match self {
             Self::Inbound => "inbound",
             Self::Outbound => "outbound",
+            Self::Gateway => "gateway",
         }
     }
 }

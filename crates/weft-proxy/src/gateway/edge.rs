@@ -1,0 +1,158 @@
+//! A client's connection, behind TLS where there is any.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use rustls::pki_types::CertificateDer;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::server::TlsStream;
+use weft_core::Drain;
+use weft_net::{PlainTcp, Prefixed, ReadAhead};
+use weft_route::{Listener, Sockets};
+
+use super::port::{Port, PortState};
+use crate::connections::Listed;
+use crate::open::OpenGuard;
+
+/// TLS with a client.
+pub(crate) type EdgeTlsStream = TlsStream<ReadAhead<Prefixed<TcpStream>>>;
+
+/// A client's connection on its way.
+pub(crate) struct Edge {
+    /// The bytes, TLS taken off.
+    pub(crate) io: EdgeIo,
+    /// Who connected.
+    pub(crate) client: SocketAddr,
+    /// The own address that it connected to.
+    pub(crate) local: SocketAddr,
+    /// The port; [`Port::now`] says what it does by now.
+    pub(crate) port: Arc<Port>,
+    /// What the port did when the connection came.
+    pub(crate) state: Arc<PortState>,
+    /// `None`: plaintext.
+    pub(crate) tls: Option<EdgeTls>,
+    /// Begins when the connection is to end: its listener is gone, or the process ends.
+    pub(crate) drain: Drain,
+    /// Counts it while it is open.
+    pub(crate) open: OpenGuard,
+    /// Lists it while it is open.
+    pub(crate) listed: Listed,
+}
+
+/// What was agreed in the TLS handshake.
+pub(crate) struct EdgeTls {
+    /// The server name that the client sent, in lower case.
+    pub(crate) sni: Option<Arc<str>>,
+    /// The listener of that name.
+    pub(crate) listener: Arc<Listener>,
+    /// Whether ALPN agreed on HTTP/2.
+    pub(crate) h2: bool,
+    /// Valid by the listener's roots; leaf first.
+    pub(crate) client_certificate: Option<Arc<[CertificateDer<'static>]>>,
+}
+
+/// Whose a host name is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Coverage {
+    /// The listener's that the connection came to.
+    Own,
+    /// Another's on the same port: the request is misdirected (421), and comes again over a connection for that host.
+    Others,
+    /// Nobody's (404).
+    Nobody,
+}
+
+impl EdgeTls {
+    /// Whose a request's host is, in lower case and without its port (Gateway API, "HTTPS listeners": a client that reuses a
+    /// connection for another name must not be served by the wrong listener).
+    pub(crate) fn coverage(&self, sockets: &Sockets, host: &str) -> Coverage {
+        match sockets.listeners.most_specific(host) {
+            Some(listener) if listener.id == self.listener.id => Coverage::Own,
+            Some(_) => Coverage::Others,
+            None => Coverage::Nobody,
+        }
+    }
+
+    /// Whether a request for this host may be served on the connection.
+    pub(crate) fn covers(&self, sockets: &Sockets, host: &str) -> bool {
+        self.coverage(sockets, host) == Coverage::Own
+    }
+}
+
+/// The bytes of a client's connection.
+pub(crate) enum EdgeIo {
+    Plain(Prefixed<TcpStream>),
+    Tls(Box<EdgeTlsStream>),
+}
+
+impl EdgeIo {
+    /// Has the connection end in a reset, so that nobody takes half an answer for a whole one. TLS says so itself: an end
+    /// without a close_notify is none.
+    pub(crate) fn reset_on_close(&self) {
+        if let Self::Plain(plain) = self {
+            weft_net::reset_on_drop(plain);
+        }
+    }
+
+    /// The socket.
+    pub(crate) fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(plain) => plain.tcp(),
+            Self::Tls(tls) => tls.get_ref().0.get_ref().tcp(),
+        }
+    }
+}
+
+impl AsyncRead for EdgeIo {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(plain) => Pin::new(plain).poll_read(cx, buf),
+            Self::Tls(tls) => Pin::new(&mut **tls).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for EdgeIo {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(plain) => Pin::new(plain).poll_write(cx, buf),
+            Self::Tls(tls) => Pin::new(&mut **tls).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(plain) => Pin::new(plain).poll_write_vectored(cx, bufs),
+            Self::Tls(tls) => Pin::new(&mut **tls).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(plain) => plain.is_write_vectored(),
+            Self::Tls(tls) => tls.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(plain) => Pin::new(plain).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(&mut **tls).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(plain) => Pin::new(plain).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
+        }
+    }
+}

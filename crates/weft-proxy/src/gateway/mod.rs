@@ -1,0 +1,114 @@
+//! A gateway: listeners of its own in front of what a sidecar has.
+//!
+//! [`doors`] runs on the control thread: it binds what the program says, and hands sockets to the workers. A [`port`] is
+//! what both share: what it does changes in place. On a worker a connection goes through [`tls`] where its port has any, and
+//! then to [`http`] or [`l4`] as an [`edge::Edge`].
+
+pub(crate) mod doors;
+pub(crate) mod edge;
+mod http;
+mod l4;
+pub(crate) mod port;
+#[cfg(test)]
+mod testing;
+mod tls;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+use weft_core::Drain;
+use weft_net::{Accepted, Prefixed};
+use weft_route::{Listener, ListenerKind, SocketKind};
+use weft_telemetry::metrics::Direction;
+
+use crate::connections::Listed;
+use crate::limits::Limits;
+use crate::open::OpenGuard;
+use crate::outbound::OutboundDoor;
+use crate::shared::Shared;
+use crate::telemetry::WorkerTelemetry;
+use edge::{Edge, EdgeIo};
+use port::{Port, PortState};
+
+/// What a gateway's connections of one worker need.
+pub(crate) struct GatewayDoor {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) telemetry: Rc<WorkerTelemetry>,
+    pub(crate) limits: Rc<Limits>,
+    /// The ways to destinations, which are those of a sidecar.
+    pub(crate) outbound: Rc<OutboundDoor>,
+    pub(crate) backends: l4::Backends,
+}
+
+/// A connection that was accepted, with all that hangs on it.
+struct Visit {
+    door: Rc<GatewayDoor>,
+    accepted: Accepted,
+    port: Arc<Port>,
+    state: Arc<PortState>,
+    listed: Listed,
+    open: OpenGuard,
+}
+
+/// Serves one connection.
+pub(crate) async fn serve(door: Rc<GatewayDoor>, accepted: Accepted, open: OpenGuard, port: Arc<Port>) {
+    let state = port.now();
+    let connections = &door.shared.connections;
+    let listed = connections.open(Direction::Gateway, accepted.client, Some(accepted.local), None);
+    let visit = Visit { door, accepted, port, state, listed, open };
+    match visit.state.kind() {
+        SocketKind::Http => {
+            let drain = visit.port.drain.clone();
+            let (door, edge) = visit.into_edge(plain, None, drain);
+            drop(tokio::task::spawn_local(http::serve(door, edge)));
+        }
+        SocketKind::Tls => Box::pin(tls::serve(visit)).await,
+        SocketKind::Tcp => match visit.listener("") {
+            Some((listener, drain)) => Box::pin(tcp(visit, listener, drain)).await,
+            None => visit.refuse("no_listener"),
+        },
+    }
+}
+
+/// Bytes that nobody looks at.
+async fn tcp(visit: Visit, listener: Arc<Listener>, drain: Drain) {
+    let rule = match &listener.kind {
+        ListenerKind::Tcp(rule) => rule.clone(),
+        _ => None,
+    };
+    let (door, edge) = visit.into_edge(plain, None, drain);
+    l4::serve(door, edge, &listener, rule).await;
+}
+
+fn plain(stream: TcpStream) -> EdgeIo {
+    EdgeIo::Plain(Prefixed::new(Bytes::new(), stream))
+}
+
+impl Visit {
+    /// The listener of a server name (in lower case; empty: there is none), and what ends its connections.
+    fn listener(&self, name: &str) -> Option<(Arc<Listener>, Drain)> {
+        let listener = self.state.sockets.listeners.most_specific(name)?;
+        let state = self.state.state_of(listener)?;
+        Some((Arc::clone(listener), state.drain.clone()))
+    }
+
+    fn into_edge(
+        self,
+        io: impl FnOnce(TcpStream) -> EdgeIo,
+        tls: Option<edge::EdgeTls>,
+        drain: Drain,
+    ) -> (Rc<GatewayDoor>, Edge) {
+        let Self { door, accepted, port, state, listed, open } = self;
+        let Accepted { stream, client, local } = accepted;
+        let client = client.get();
+        (door, Edge { io: io(stream), client, local, port, state, tls, drain, open, listed })
+    }
+
+    fn refuse(self, why: &'static str) {
+        self.door.telemetry.gateway().detections.inc(why);
+        tracing::debug!(client = %self.accepted.client, local = %self.accepted.local, why, "refused a connection");
+        weft_net::reset(self.accepted.stream);
+    }
+}
