@@ -26,6 +26,7 @@
 //! | `mesh`, `network`, `pod` | the node's bridge (or loopback), pods, programs in them |
 //! | `dns`, `resolve` | the authoritative server and a stub resolver |
 //! | `ca`, `sidecar` | Weft itself |
+//! | `gateway` | a gateway with its certificates and files |
 //! | `cluster` | a real Kubernetes cluster in the place of all of these |
 //! | `collector`, `otelcol` | a real collector and its build |
 //! | `capture`, `http`, `load` | what goes over the wire, and who sends it |
@@ -42,6 +43,7 @@ pub mod cluster;
 mod collector;
 pub mod demo;
 mod dns;
+mod gateway;
 pub mod helper;
 mod http;
 mod load;
@@ -64,6 +66,7 @@ pub use ca::Ca;
 pub use capture::{Capture, Flow, Packets};
 pub use collector::{Collector, Span, tree};
 pub use dns::{Dns, Service};
+pub use gateway::{Echo, Gateway, Handshake, PublicCa};
 pub use http::{Client, Request, Response};
 pub use load::{Load, LoadBuilder, Report};
 pub use mesh::{Mesh, loopback_story, story};

@@ -1,0 +1,270 @@
+//! A gateway on loopback, with its files, its certificates, and backends behind it. No mesh, no namespaces: clients come from
+//! outside.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+};
+use tempfile::TempDir;
+
+use crate::pod::weft_binary;
+use crate::process::{self, Output, Process};
+use crate::wait::eventually;
+
+/// Long enough for a busy machine.
+const PATIENCE: Duration = Duration::from_secs(20);
+const ADMIN: u16 = 15_000;
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    dir: TempDir,
+    ip: IpAddr,
+    process: Process,
+}
+
+impl Gateway {
+    /// Starts one with these resources; `{ip}` in them is its address, and `{dir}` its directory.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub fn start(dir: TempDir, resources: &str) -> Result<Self> {
+        let gateway = Self::begin(dir, resources)?;
+        gateway.ready()?;
+        Ok(gateway)
+    }
+
+    /// The same without waiting until it is ready.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn begin(dir: TempDir, resources: &str) -> Result<Self> {
+        let ip = own_address();
+        fs::create_dir(dir.path().join("resources"))?;
+        write(dir.path(), ip, "resources/all.yaml", resources)?;
+        let config = format!(
+            "resources: [{dir}/resources]\nworkers: 2\ntimeouts: {{drain: 5s, handshake: 2s}}\n\
+             bind: {{admin: \"{ip}:{ADMIN}\", metrics: \"{ip}:15020\", health: \"{ip}:15021\"}}\n\
+             telemetry: {{accessLog: {{mode: all}}}}\n",
+            dir = dir.path().display()
+        );
+        fs::write(dir.path().join("weft.yaml"), config)?;
+        let process = Self::process(&dir)?;
+        Ok(Self { dir, ip, process })
+    }
+
+    fn process(dir: &TempDir) -> Result<Process> {
+        let mut command = Command::new(weft_binary()?);
+        command
+            .args(["gateway", "--config"])
+            .arg(dir.path().join("weft.yaml"))
+            .env("WEFT_LOG_FORMAT", "text");
+        Process::start("gateway", command, &dir.path().join("gateway.log"))
+    }
+
+    /// Waits until it takes traffic on all ports.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn ready(&self) -> Result<()> {
+        let what = "the gateway to be ready";
+        eventually(what, PATIENCE, || {
+            ensure!(self.process.is_running(), "it ended");
+            Ok(self.admin("/ready").is_ok_and(|(status, _)| status == 200).then_some(()))
+        })
+        .with_context(|| self.process.log())
+    }
+
+    /// Its address.
+    pub fn ip(&self) -> IpAddr {
+        self.ip
+    }
+
+    /// A port of it.
+    pub fn at(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.ip, port)
+    }
+
+    /// The process.
+    pub fn process(self: &Gateway) -> &Process {
+        &self.process
+    }
+
+    /// Its directory.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Changes a file of its resources, and waits until what it says is in force.
+    ///
+    /// # Errors
+    /// Nothing comes into force.
+    pub fn change(&self, file: &str, resources: &str) -> Result<()> {
+        let before = self.metric("weft_program_version")?;
+        write(self.dir.path(), self.ip, &format!("resources/{file}"), resources)?;
+        let what = "the change to be in force";
+        eventually(what, PATIENCE, || Ok((self.metric("weft_program_version")? > before).then_some(())))
+            .with_context(|| self.process.log())
+    }
+
+    /// The first sample whose line begins with this; 0 where there is none.
+    ///
+    /// # Errors
+    /// The admin server does not answer.
+    pub fn metric(&self, line: &str) -> Result<f64> {
+        let (_, text) = self.admin("/metrics")?;
+        let value = text.lines().find(|sample| sample.starts_with(line)).and_then(|s| s.rsplit_once(' '));
+        Ok(value.map_or(Ok(0.0), |(_, value)| value.parse())?)
+    }
+
+    /// A page of the admin server.
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn admin(&self, path: &str) -> Result<(u16, String)> {
+        let mut stream = TcpStream::connect(self.at(ADMIN))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(
+            format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").as_bytes(),
+        )?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let (head, body) = text.split_once("\r\n\r\n").context("no answer")?;
+        let status = head.split(' ').nth(1).context("no status")?.parse()?;
+        Ok((status, body.to_owned()))
+    }
+
+    /// Runs a program in its directory, with its output.
+    ///
+    /// # Errors
+    /// The program is not there, or does not end.
+    pub fn run(&self, program: &str, args: &[&str]) -> Result<Output> {
+        let mut command = Command::new(program);
+        command.args(args).current_dir(self.dir.path()).stdin(std::process::Stdio::null());
+        process::run(program, command, self.dir.path(), PATIENCE)
+    }
+
+    /// What openssl s_client says of a handshake at a port, with further arguments.
+    ///
+    /// # Errors
+    /// openssl is not there.
+    pub fn s_client(&self, port: u16, args: &[&str]) -> Result<Handshake> {
+        let at = self.at(port).to_string();
+        let fixed = ["s_client", "-connect", &at, "-CAfile", "ca.pem"];
+        let output = self.run("openssl", &[&fixed, args].concat())?;
+        Ok(Handshake { done: output.status.success(), said: format!("{}{}", output.stdout, output.stderr) })
+    }
+}
+
+/// What openssl s_client said.
+#[derive(Debug)]
+pub struct Handshake {
+    /// Whether it came to an end.
+    pub done: bool,
+    /// Everything.
+    pub said: String,
+}
+
+impl Handshake {
+    /// The common name of the certificate that was shown.
+    pub fn subject(&self) -> Option<&str> {
+        let line = self.said.lines().find(|line| line.starts_with("subject="))?;
+        line.rsplit_once("CN").map(|(_, name)| name.trim_start_matches([' ', '=']))
+    }
+}
+
+/// An address of loopback that no other gateway of this machine has.
+fn own_address() -> IpAddr {
+    static NEXT: AtomicU8 = AtomicU8::new(0);
+    let [_, _, high, low] = std::process::id().to_be_bytes();
+    let next = NEXT.fetch_add(1, Ordering::Relaxed);
+    Ipv4Addr::new(127, 100 + next % 100, high, low.clamp(1, 254)).into()
+}
+
+/// Writes a file as an editor does: a new one takes the place of the old one.
+fn write(dir: &Path, ip: IpAddr, file: &str, text: &str) -> Result<()> {
+    let text = text.replace("{ip}", &ip.to_string()).replace("{dir}", &dir.display().to_string());
+    let aside = dir.join("aside");
+    fs::write(&aside, text)?;
+    fs::rename(aside, dir.join(file)).context("renaming")
+}
+
+/// A CA of the public, whose certificate is `NAME.pem` in a directory.
+pub struct PublicCa {
+    issuer: Issuer<'static, KeyPair>,
+    dir: PathBuf,
+}
+
+impl PublicCa {
+    /// Makes one.
+    ///
+    /// # Errors
+    /// The files cannot be written.
+    pub fn new(dir: &Path, name: &str) -> Result<Self> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let certificate = params.self_signed(&key)?;
+        fs::write(dir.join(format!("{name}.pem")), certificate.pem())?;
+        Ok(Self { issuer: Issuer::from_ca_cert_der(certificate.der(), key)?, dir: dir.to_owned() })
+    }
+
+    /// Issues `FILE.pem` and `FILE.key` for these names; the file's name is the common name.
+    ///
+    /// # Errors
+    /// The files cannot be written.
+    pub fn issue(&self, file: &str, names: &[&str]) -> Result<()> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names)?;
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, file);
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, &self.issuer)?;
+        fs::write(self.dir.join(format!("{file}.pem")), certificate.pem())?;
+        fs::write(self.dir.join(format!("{file}.key")), key.serialize_pem())?;
+        Ok(())
+    }
+}
+
+/// A backend that says its name, and then what it hears.
+#[derive(Debug)]
+pub struct Echo {
+    /// Where it listens.
+    pub addr: SocketAddr,
+}
+
+impl Echo {
+    /// Starts one; it runs as long as the test.
+    ///
+    /// # Errors
+    /// There is no port.
+    pub fn start(name: &'static str) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let addr = listener.local_addr()?;
+        thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                thread::spawn(move || -> std::io::Result<()> {
+                    stream.write_all(name.as_bytes())?;
+                    let mut copy = stream.try_clone()?;
+                    std::io::copy(&mut copy, &mut stream)?;
+                    stream.shutdown(std::net::Shutdown::Write)
+                });
+            }
+        });
+        Ok(Self { addr })
+    }
+}
