@@ -1,6 +1,6 @@
 //! `resources`, `clusterDomain` and `gateway`: where gateways and routes come from, and which of them are this process's.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use weft_core::DnsName;
 
@@ -15,7 +15,8 @@ const CLUSTER_DOMAIN: &str = "cluster.local";
 /// Where gateways and routes come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resources {
-    /// `resources`: files and directories with YAML documents, watched.
+    /// `resources`: files and directories with YAML documents, relative ones from the directory of `weft.yaml`. What is in them
+    /// may change while the process runs; the list itself may not.
     pub paths: Vec<PathBuf>,
     /// `clusterDomain`: a `Service` is `{name}.{namespace}.svc.{clusterDomain}`.
     pub cluster_domain: DnsName,
@@ -39,7 +40,7 @@ impl std::fmt::Display for GatewayName {
 }
 
 /// Reads the three fields. `None` only where a problem was told.
-pub(crate) fn resources(root: &Section<'_, '_>) -> Option<Resources> {
+pub(crate) fn resources(root: &Section<'_, '_>, config: &Path) -> Option<Resources> {
     let paths = root.list("resources", scalar::path);
     let gateway = root.reader().role() == Role::Gateway;
     if gateway && paths.as_ref().is_none_or(Vec::is_empty) {
@@ -61,7 +62,8 @@ pub(crate) fn resources(root: &Section<'_, '_>) -> Option<Resources> {
         None if gateway => s.default("name", &"all"),
         _ => {}
     }
-    let paths = paths.unwrap_or_default().into_iter().map(|(path, _)| path).collect();
+    let directory = config.parent().unwrap_or(Path::new(""));
+    let paths = paths.unwrap_or_default().into_iter().map(|(path, _)| directory.join(path)).collect();
     Some(Resources { paths, cluster_domain, gateway: name.map(|(name, _)| name) })
 }
 
@@ -80,8 +82,6 @@ fn gateway_name(written: &Scalar) -> Result<GatewayName, Bad> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::{Env, IdentitySource, ProxyConfig, Workers};
 
@@ -101,6 +101,9 @@ mod tests {
         assert_eq!(config.resources.paths, [PathBuf::from("a.yaml"), PathBuf::from("dir")]);
         assert_eq!(config.resources.cluster_domain.as_str(), "cluster.local");
         assert_eq!(config.resources.gateway, None);
+        let env = Env::empty().with_role(Role::Gateway);
+        let beside = ProxyConfig::from_text(Path::new("/srv/weft.yaml"), "resources: [a, /b]", &env).unwrap();
+        assert_eq!(beside.resources.paths, [PathBuf::from("/srv/a"), PathBuf::from("/b")]);
         let told = load(Role::Gateway, "").unwrap_err();
         assert!(
             told.contains("resources: this field is missing") && told.contains("WEFT_RESOURCES"),

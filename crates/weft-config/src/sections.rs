@@ -115,7 +115,7 @@ fn document(root: &Section<'_, '_>, path: &Path) -> Option<ProxyConfig> {
     let retries = retries(&root.section("retries"));
     root.refuse_for_gateway(&["probes"], "no application stands beside it");
     let probes = probes::probes(root);
-    let resources = resources::resources(root);
+    let resources = resources::resources(root, path);
     let (snapshot, listeners) = policy::snapshot(root, trust_domain, sampling, access_log, &bind);
     Some(ProxyConfig {
         path: path.to_owned(),

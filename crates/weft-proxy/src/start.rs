@@ -164,6 +164,8 @@ async fn until_stopped(
     tracing::info!(?grace, connections = shared.connections.count(), "draining");
     trigger.start(grace);
     let deadline = Instant::now() + grace;
+    // Whom the kernel has let in is taken in first, and then counts.
+    tokio::time::sleep(DRAIN_TICK.min(grace)).await;
     loop {
         let left = shared.connections.count();
         if left == 0 {

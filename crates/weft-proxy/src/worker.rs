@@ -257,10 +257,23 @@ async fn accept(worker: Rc<Worker>, acceptor: Acceptor, door: Door) {
         };
         take(&worker, accepted, &door);
     }
-    // Who was let in by the kernel already is not turned away; a gateway's clients are many, and one of them always is.
     if let Door::Gateway(_) = &door {
+        take_the_rest(&worker, &mut acceptor, &door).await;
+    }
+}
+
+/// Takes in whom the kernel has let in already: a gateway's clients are many, and some are always on their way.
+async fn take_the_rest(worker: &Rc<Worker>, acceptor: &mut Acceptor, door: &Door) {
+    loop {
+        // The runtime knows of them when it has looked.
+        tokio::task::yield_now().await;
+        let mut taken = false;
         while let Some(accepted) = acceptor.accept().now_or_never() {
-            take(&worker, accepted, &door);
+            take(worker, accepted, door);
+            taken = true;
+        }
+        if !taken {
+            return;
         }
     }
 }
