@@ -12,7 +12,9 @@ use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, sleep_until};
 use weft_core::SpiffeId;
 
+use crate::Proof;
 use crate::bucket::Bucket;
+use crate::holders::Holders;
 use crate::limits::{Limit, Limits};
 use crate::metrics::Metrics;
 
@@ -44,13 +46,16 @@ pub(crate) struct Table {
     unproven: BTreeSet<u64>,
     idle: BTreeSet<u64>,
     addresses: HashMap<IpAddr, Address>,
-    identities: HashMap<SpiffeId, usize>,
+    identities: Holders<SpiffeId>,
+    /// By UID, or by name where that is not known.
+    pods: Holders<Arc<str>>,
 }
 
 struct Place {
     address: IpAddr,
     end: Arc<Notify>,
-    proven: bool,
+    /// Who it is, as its first good credential proved.
+    holder: Option<Holder>,
     /// Open ones, streams included.
     calls: usize,
     streams: usize,
@@ -60,6 +65,13 @@ struct Place {
     /// When it was accepted, or when its last call ended.
     since: Instant,
     ended: Option<Limit>,
+}
+
+/// Whose connection it is.
+#[derive(Clone)]
+pub(crate) struct Holder {
+    id: SpiffeId,
+    pod: Option<Arc<str>>,
 }
 
 pub(crate) struct Address {
@@ -175,7 +187,7 @@ impl Table {
         let place = Place {
             address: ip,
             end,
-            proven: false,
+            holder: None,
             calls: 0,
             streams: 0,
             streams_until: now,
@@ -200,19 +212,19 @@ impl Table {
         place.ended = Some(why);
         place.end.notify_one();
         metrics.limited(why);
-        let ip = place.address;
-        self.give_back(number, ip);
+        let (ip, holder) = (place.address, place.holder.take());
+        self.give_back(number, ip, holder);
     }
 
     fn leave(&mut self, number: u64) {
         if let Some(place) = self.places.remove(&number)
             && place.ended.is_none()
         {
-            self.give_back(number, place.address);
+            self.give_back(number, place.address, place.holder);
         }
     }
 
-    fn give_back(&mut self, number: u64, ip: IpAddr) {
+    fn give_back(&mut self, number: u64, ip: IpAddr, holder: Option<Holder>) {
         self.taken = self.taken.saturating_sub(1);
         self.unproven.remove(&number);
         self.idle.remove(&number);
@@ -221,6 +233,45 @@ impl Table {
             address.unproven.remove(&number);
             address.idle.remove(&number);
         }
+        if let Some(Holder { id, pod }) = holder {
+            self.identities.leave(&id, number);
+            if let Some(pod) = pod {
+                self.pods.leave(&pod, number);
+            }
+        }
+    }
+
+    /// Has it counted whether a call is open on the connection, wherever that is counted.
+    fn set_idle(&mut self, number: u64, idle: bool) {
+        let Some(place) = self.places.get(&number) else { return };
+        let mark = |set: &mut BTreeSet<u64>| if idle { set.insert(number) } else { set.remove(&number) };
+        mark(&mut self.idle);
+        if let Some(address) = self.addresses.get_mut(&place.address) {
+            mark(&mut address.idle);
+        }
+        if let Some(Holder { id, pod }) = &place.holder {
+            self.identities.set_idle(id, number, idle);
+            if let Some(pod) = pod {
+                self.pods.set_idle(pod, number, idle);
+            }
+        }
+    }
+
+    /// Makes room among the connections of `holder` for one more, or says which limit leaves none.
+    fn room_for(&mut self, holder: &Holder, limits: &Limits, metrics: &Metrics) -> Result<(), Limit> {
+        if let Some(pod) = &holder.pod
+            && self.pods.places(pod) >= limits.pod_connections
+        {
+            // It needs one: the newest is the one that it uses, whatever became of the others.
+            let oldest = self.pods.oldest_idle(pod).or_else(|| self.pods.oldest(pod));
+            self.end(oldest.ok_or(Limit::PodConnections)?, Limit::PodConnections, metrics);
+        }
+        if self.identities.places(&holder.id) >= limits.identity_connections {
+            // Those that have a stream are proxies at work, each of which would come back for another's place.
+            let idle = self.identities.oldest_idle(&holder.id);
+            self.end(idle.ok_or(Limit::IdentityConnections)?, Limit::IdentityConnections, metrics);
+        }
+        Ok(())
     }
 
     /// Makes room in the list of addresses: first of those whose past does not matter any more, and where that is not
@@ -277,7 +328,7 @@ impl Seat {
                 return Due::Ended(why.end());
             }
             let (time, why) = match place {
-                Place { proven: false, since, .. } => (*since + shared.limits.proof, Limit::Proof),
+                Place { holder: None, since, .. } => (*since + shared.limits.proof, Limit::Proof),
                 Place { calls: 0, since, .. } => (*since + shared.limits.idle, Limit::Idle),
                 Place { streams: 1.., streams_until, .. } => (*streams_until, Limit::Stream),
                 // Calls that are no streams have a time limit of their own.
@@ -301,10 +352,7 @@ impl Seat {
         self.with(|table, _, _| {
             let Some(place) = table.places.get_mut(&self.0.number) else { return };
             place.calls += 1;
-            table.idle.remove(&self.0.number);
-            if let Some(address) = table.addresses.get_mut(&self.0.peer.ip()) {
-                address.idle.remove(&self.0.number);
-            }
+            table.set_idle(self.0.number, false);
         });
         Call(self.clone())
     }
@@ -321,18 +369,30 @@ impl Seat {
         })
     }
 
-    /// A call had a good credential: the connection may stay.
-    pub(crate) fn proven(&self) {
-        self.with(|table, _, now| {
-            let Some(place) = table.places.get_mut(&self.0.number) else { return };
-            if std::mem::replace(&mut place.proven, true) {
+    /// A call had a good credential: the connection may stay, where its identity and its pod may have one more. Where they
+    /// may not it is told to go: what was asked for is still done, but no stream begins on it.
+    pub(crate) fn proven(&self, proof: &Proof) {
+        self.with(|table, shared, now| {
+            let number = self.0.number;
+            if table.places.get(&number).is_none_or(|place| place.holder.is_some() || place.ended.is_some()) {
                 return;
             }
+            let holder = Holder::of(proof);
+            if let Err(why) = table.room_for(&holder, &shared.limits, &shared.metrics) {
+                table.end(number, why, &shared.metrics);
+                return;
+            }
+            table.identities.join(&holder.id, number);
+            if let Some(pod) = &holder.pod {
+                table.pods.join(pod, number);
+            }
+            let Some(place) = table.places.get_mut(&number) else { return };
+            place.holder = Some(holder);
             place.since = now;
             place.end.notify_one();
-            table.unproven.remove(&self.0.number);
+            table.unproven.remove(&number);
             if let Some(address) = table.addresses.get_mut(&self.0.peer.ip()) {
-                address.unproven.remove(&self.0.number);
+                address.unproven.remove(&number);
             }
         });
     }
@@ -355,17 +415,18 @@ impl Seat {
         self.with(|table, shared, _| {
             let limits = &shared.limits;
             let own = table.places.get_mut(&self.0.number);
-            let count = table.identities.get(id).copied().unwrap_or(0);
             let limit = match &own {
+                // It has been told to go, and that was counted.
+                Some(Place { ended: Some(why), .. }) => return Err(*why),
                 Some(place) if place.streams >= limits.connection_streams => Limit::ConnectionStreams,
-                _ if count >= limits.identity_streams => Limit::IdentityStreams,
+                _ if table.identities.streams(id) >= limits.identity_connections => Limit::IdentityStreams,
                 _ => {
                     if let Some(place) = own {
                         place.streams += 1;
                         place.streams_until = place.streams_until.max(until);
                         place.end.notify_one();
                     }
-                    table.identities.insert(id.clone(), count + 1);
+                    table.identities.add_stream(id);
                     return Ok(());
                 }
             };
@@ -387,19 +448,16 @@ impl Drop for Taken {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        let Taken { number, peer, .. } = &*self.0.0;
+        let Taken { number, .. } = &*self.0.0;
         self.0.with(|table, shared, now| {
             let Some(place) = table.places.get_mut(number) else { return };
             place.calls = place.calls.saturating_sub(1);
-            if place.calls > 0 || !place.proven || place.ended.is_some() {
+            if place.calls > 0 || place.holder.is_none() || place.ended.is_some() {
                 return;
             }
             place.since = now;
             place.end.notify_one();
-            table.idle.insert(*number);
-            if let Some(address) = table.addresses.get_mut(&peer.ip()) {
-                address.idle.insert(*number);
-            }
+            table.set_idle(*number, true);
             shared.left.notify_one();
         });
     }
@@ -412,14 +470,19 @@ impl Drop for Stream {
             if let Some(place) = table.places.get_mut(&seat.0.number) {
                 place.streams = place.streams.saturating_sub(1);
             }
-            let left = table.identities.get_mut(&self.id).map(|count| {
-                *count = count.saturating_sub(1);
-                *count
-            });
-            if left == Some(0) {
-                table.identities.remove(&self.id);
-            }
+            table.identities.remove_stream(&self.id);
         });
+    }
+}
+
+impl Holder {
+    fn of(proof: &Proof) -> Self {
+        let Proof { id, pod } = proof;
+        let pod = pod.as_ref().map(|pod| {
+            // A name is one pod's in its namespace only, and another's later; a UID is one pod's for ever.
+            if pod.uid.is_empty() { format!("{}/{}", id.namespace, pod.name).into() } else { Arc::from(pod.uid.as_str()) }
+        });
+        Self { id: id.clone(), pod }
     }
 }
 

@@ -5,7 +5,7 @@ use weft_telemetry::Registry;
 
 use super::*;
 use crate::bucket::Rate;
-use crate::{Authority, RootPem};
+use crate::{Authority, PodRef, RootPem};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -14,7 +14,6 @@ fn limits() -> Limits {
         connections: 6,
         address_connections: 4,
         address_unproven: 3,
-        identity_streams: 3,
         proof: 20 * SECOND,
         idle: 120 * SECOND,
         connection_refusals: 3,
@@ -53,7 +52,7 @@ impl Callers {
     fn proven(&self, pod: u8) -> Seat {
         let seat = self.enter(from(pod)).unwrap();
         let call = seat.call();
-        seat.proven();
+        seat.proven(&Proof::of(id("web")));
         drop(call);
         seat
     }
@@ -104,7 +103,7 @@ async fn when_full_the_oldest_that_does_nothing_makes_room_and_working_ones_stay
     assert_eq!(over(&unproven).await, Some(End::Told), "who has proven nothing goes first");
     // The newest of those that have proven nothing is the next, then the oldest idle one.
     drop(unproven);
-    seventh.proven();
+    seventh.proven(&Proof::of(id("web")));
     let _call = seventh.call();
     let eighth = callers.enter(from(8)).unwrap();
     assert_eq!(
@@ -154,14 +153,14 @@ async fn one_address_takes_from_itself_and_from_nobody_else() {
     assert_eq!(over(&genuine).await, None);
     for number in left {
         let seat = &greedy[number];
-        seat.proven();
+        seat.proven(&Proof::of(id("web")));
         drop(seat.call());
     }
     let fourth = callers.proven(2);
     let fifth = callers.enter(from(2)).unwrap();
     assert_eq!(over(&greedy[97]).await, Some(End::Told), "the oldest idle one");
     let _calls = [greedy[98].call(), greedy[99].call(), fourth.call()];
-    fifth.proven();
+    fifth.proven(&Proof::of(id("web")));
     let _call = fifth.call();
     assert_eq!(callers.enter(from(2)).err(), Some(Limit::AddressConnections));
     assert_eq!(over(&genuine).await, None);
@@ -189,7 +188,7 @@ async fn refusals_end_the_connection_and_then_silence_the_address() {
 
 #[tokio::test(start_paused = true)]
 async fn streams_have_a_limit_on_each_connection_and_for_each_identity() {
-    let callers = callers(limits());
+    let callers = callers(Limits { identity_connections: 3, ..limits() });
     let (one, two) = (callers.proven(1), callers.proven(2));
     let first = one.stream(&id("web"), later()).unwrap();
     let _second = one.stream(&id("web"), later()).unwrap();
@@ -199,6 +198,76 @@ async fn streams_have_a_limit_on_each_connection_and_for_each_identity() {
     assert!(two.stream(&id("orders"), later()).is_ok());
     drop(first);
     assert!(one.stream(&id("web"), later()).is_ok());
+}
+
+/// Another connection of an identity or a pod, from an address of its own.
+impl Callers {
+    fn proven_as(&self, address: u8, proof: &Proof) -> Seat {
+        let seat = self.enter(from(address)).unwrap();
+        let call = seat.call();
+        seat.proven(proof);
+        drop(call);
+        seat
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_identity_makes_room_for_itself_and_its_working_connections_stay() {
+    let callers = callers(Limits { identity_connections: 3, connections: 20, ..limits() });
+    let web = Proof::of(id("web"));
+    let working = callers.proven_as(1, &web);
+    let stream = working.stream(&web.id, later()).unwrap();
+    let (idle, other) = (callers.proven_as(2, &web), callers.proven_as(3, &Proof::of(id("orders"))));
+    let busy = callers.proven_as(4, &web);
+    let _call = busy.call();
+    assert_eq!((over(&idle).await, over(&busy).await), (None, None));
+    let fourth = callers.proven_as(5, &web);
+    assert_eq!(over(&idle).await, Some(End::Told), "the one that does nothing");
+    let _stream = fourth.stream(&web.id, later()).unwrap();
+    // A second good credential on the same connection is no second connection.
+    fourth.proven(&web);
+    assert_eq!(over(&fourth).await, None);
+    let fifth = callers.proven_as(6, &web);
+    assert_eq!(over(&fifth).await, Some(End::Told), "all of them work: the newest goes");
+    assert_eq!(fifth.stream(&web.id, later()).err(), Some(Limit::IdentityConnections));
+    assert_eq!(
+        (over(&working).await, over(&busy).await, over(&fourth).await, over(&other).await),
+        (None, None, None, None)
+    );
+    drop((stream, working));
+    let sixth = callers.proven_as(7, &web);
+    assert_eq!(over(&sixth).await, None, "a place that came back");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_has_its_newest_connections_and_no_more() {
+    let callers = callers(Limits { pod_connections: 2, connections: 20, ..limits() });
+    let pod = |name: &str, uid: &str| Proof {
+        id: id("web"),
+        pod: Some(PodRef { name: name.to_owned(), uid: uid.to_owned() }),
+    };
+    let (mut seats, mut streams) = (Vec::new(), Vec::new());
+    for number in 1..=4 {
+        let seat = callers.proven_as(number, &pod("web-1", "a"));
+        streams.push(seat.stream(&id("web"), later()).unwrap());
+        seats.push(seat);
+    }
+    let mut ended = Vec::new();
+    for seat in &seats {
+        ended.push(over(seat).await.is_some());
+    }
+    assert_eq!(ended, [true, true, false, false], "the oldest go, at work or not");
+    // Another pod, also of the same name, and one whose UID nobody knows.
+    for proof in [pod("web-1", "b"), pod("web-2", "c"), pod("web-1", ""), Proof::of(id("web"))] {
+        let one = callers.proven_as(9, &proof);
+        let two = callers.proven_as(9, &proof);
+        assert_eq!((over(&one).await, over(&two).await, over(&seats[3]).await), (None, None, None));
+    }
+    let unknown = [(); 3].map(|()| callers.proven_as(10, &pod("web-1", "")));
+    assert_eq!((over(&unknown[0]).await, over(&unknown[1]).await), (Some(End::Told), None));
+    drop((seats, streams, unknown));
+    let table = callers.shared().lock();
+    assert!(table.pods.is_empty() && table.identities.is_empty(), "who holds nothing is forgotten");
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use serde_saphyr::Spanned;
 use weft_core::{SpiffeId, TrustDomain};
 use weft_identity::IdentityError;
 
-use crate::CaError;
+use crate::{CaError, Limits};
 use crate::yaml::{invalid, parse, required, value};
 
 /// A leaf's life by default: with renewal at half of it, the CA may be away for most of a working day.
@@ -75,6 +75,8 @@ pub struct CaConfig {
     pub tokens_file: PathBuf,
     /// `serverId`: the identity it serves with, default `spiffe://<trustDomain>/ns/weft-system/sa/weft-ca`.
     pub server_id: SpiffeId,
+    /// `identityConnections`, default 16,384, among all that a caller may take.
+    pub limits: Limits,
 }
 
 /// Where the root comes from.
@@ -104,6 +106,7 @@ struct Raw {
     root_lifetime: Option<Spanned<String>>,
     tokens_file: Option<Spanned<String>>,
     server_id: Option<Spanned<String>>,
+    identity_connections: Option<Spanned<usize>>,
 }
 
 #[derive(Deserialize)]
@@ -153,6 +156,7 @@ impl CaConfig {
             root_lifetime: lifetimes.root,
             tokens_file: required(path, "tokensFile", raw.tokens_file.as_ref())?.value.clone().into(),
             server_id: server_id(path, raw.server_id.as_ref(), &trust_domain)?,
+            limits: limits(path, raw.identity_connections.as_ref())?,
             trust_domain,
         })
     }
@@ -197,6 +201,12 @@ fn server_id(
         return Err(invalid(path, raw.defined, "serverId", format!("is not of trust domain {trust_domain}")));
     }
     Ok(id)
+}
+
+fn limits(path: &Path, raw: Option<&Spanned<usize>>) -> Result<Limits, CaError> {
+    let Some(raw) = raw else { return Ok(Limits::default()) };
+    Limits::with_identity_connections(raw.value)
+        .map_err(|reason| invalid(path, raw.defined, "identityConnections", reason))
 }
 
 fn duration(

@@ -13,7 +13,7 @@
 //! | `auth`, `tokens` | join tokens |
 //! | `csr`, `issue` | a key out of a request, a leaf for an identity |
 //! | `service`, `watchers` | `weft.identity.v1` |
-//! | `limits`, `callers`, `turns`, `bucket` | what callers may take: places, streams, refusals, questions |
+//! | `limits`, `callers`, `holders`, `turns`, `bucket` | what callers may take: places, streams, refusals, questions |
 //! | `server`, `conn` | TLS, one connection, drain |
 //! | `expiry` | the last weeks of root and issuer |
 //!
@@ -30,6 +30,7 @@ mod credential;
 mod csr;
 mod error;
 mod expiry;
+mod holders;
 mod issue;
 mod limits;
 mod material;

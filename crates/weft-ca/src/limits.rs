@@ -4,6 +4,9 @@ use std::time::Duration;
 
 use crate::bucket::Rate;
 
+/// One account may run most of a mesh, but never shut all others out.
+const IDENTITY_CONNECTIONS: usize = 16 * 1024;
+
 /// How much one caller, one address, one identity and all of them together may take before they are turned down.
 ///
 /// Anyone in the cluster can reach the CA, and what it does for a caller before it knows who that is costs memory here
@@ -20,8 +23,11 @@ pub struct Limits {
     pub address_unproven: usize,
     /// Bundle streams on one connection. A proxy has one, and for a moment the next.
     pub connection_streams: usize,
-    /// Bundle streams of one identity.
-    pub identity_streams: usize,
+    /// Connections of one identity, and bundle streams. Beyond it the identity's oldest connection without an open call ends
+    /// for the new one; where all have a call open it is the new one that goes.
+    pub identity_connections: usize,
+    /// Connections of one pod, where the credential names one. Beyond it the pod's oldest ends.
+    pub pod_connections: usize,
     /// From the accepted connection to the end of the TLS handshake.
     pub handshake: Duration,
     /// From the accepted connection to the first good credential.
@@ -49,6 +55,20 @@ pub struct Limits {
     pub turn: Duration,
 }
 
+impl Limits {
+    /// The default limits with another number of connections and streams of one identity.
+    ///
+    /// # Errors
+    /// What is wrong with the number.
+    pub fn with_identity_connections(number: usize) -> Result<Self, String> {
+        let limits = Self::default();
+        if number == 0 || number > limits.connections {
+            return Err(format!("must be between 1 and {}, as many as there may be in all", limits.connections));
+        }
+        Ok(Self { identity_connections: number, ..limits })
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
         Self {
@@ -58,8 +78,9 @@ impl Default for Limits {
             address_connections: 512,
             address_unproven: 128,
             connection_streams: 2,
-            // One account may run most of a mesh, but never shut all others out.
-            identity_streams: 16 * 1024,
+            identity_connections: IDENTITY_CONNECTIONS,
+            // One, and for a moment the next; those whose network broke stay until a ping has found that, 80 s later.
+            pod_connections: 16,
             // Two round trips; who needs longer is not coming.
             handshake: Duration::from_secs(10),
             // A client sends its token with its first request, at once; a review may take some seconds.
@@ -99,6 +120,10 @@ pub(crate) enum Limit {
     ConnectionStreams,
     #[error("too many bundle streams of this identity")]
     IdentityStreams,
+    #[error("too many connections of this identity")]
+    IdentityConnections,
+    #[error("too many connections of this pod")]
+    PodConnections,
     #[error("no TLS handshake in time")]
     Handshake,
     #[error("no credential in time")]
@@ -117,12 +142,14 @@ pub(crate) enum Limit {
 
 impl Limit {
     /// All there are, in the order of the metrics.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Connections,
         Self::AddressConnections,
         Self::AddressUnproven,
         Self::ConnectionStreams,
         Self::IdentityStreams,
+        Self::IdentityConnections,
+        Self::PodConnections,
         Self::Handshake,
         Self::Proof,
         Self::Idle,
@@ -140,6 +167,8 @@ impl Limit {
             Self::AddressUnproven => "address_unproven",
             Self::ConnectionStreams => "connection_streams",
             Self::IdentityStreams => "identity_streams",
+            Self::IdentityConnections => "identity_connections",
+            Self::PodConnections => "pod_connections",
             Self::Handshake => "handshake",
             Self::Proof => "proof",
             Self::Idle => "idle",

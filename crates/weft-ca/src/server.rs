@@ -78,7 +78,7 @@ impl Ca {
         let follow = async move {
             tokio::join!(tokens.keep_fresh(), authority.follow_bundle(&names.bundle));
         };
-        Ok(Self { follow: Box::pin(follow), ..Self::with(parts).await? })
+        Ok(Self { follow: Box::pin(follow), limits: config.limits.clone(), ..Self::with(parts).await? })
     }
 
     /// Binds the address for a CA of these parts.

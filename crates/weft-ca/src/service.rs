@@ -98,7 +98,7 @@ impl IdentityService {
         };
         match proven {
             Ok(proof) => {
-                seat.proven();
+                seat.proven(&proof);
                 Ok((Caller::new(proof, peer), seat.clone()))
             }
             Err(Unproven::Refused(reason)) => {

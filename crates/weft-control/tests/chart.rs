@@ -53,7 +53,7 @@ control:
         - {weight: 1, preference: {matchExpressions: [{key: a, operator: In, values: ["1", "no"]}]}}
   podAnnotations: {prometheus.io/scrape: "true", prometheus.io/port: "15020"}
   priorityClassName: system-cluster-critical
-ca: {leafLifetime: 1h30m, rootLifetime: 1y}
+ca: {leafLifetime: 1h30m, rootLifetime: 1y, identityConnections: 2500}
 injector:
   failurePolicy: Fail
   nativeSidecar: never

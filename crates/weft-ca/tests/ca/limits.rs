@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
-use weft_ca::{Authority, Ca, CaParts, Credentials, Limits, Proof, Proving, Rate, RootPem, Unproven};
+use weft_ca::{Authority, Ca, CaParts, Credentials, Limits, PodRef, Proof, Proving, Rate, RootPem, Unproven};
 use weft_identity::proto::{SignRequest, WatchBundleRequest};
 use weft_telemetry::Registry;
 
@@ -112,7 +112,7 @@ async fn a_body_that_does_not_come_ends_the_call() {
 #[tokio::test]
 async fn a_stream_that_is_not_read_is_not_written_for_and_its_place_comes_back() {
     let site = Arc::new(Site::new());
-    let ca = ca_with(&site, Limits { identity_streams: 1, ..Limits::default() }).await;
+    let ca = ca_with(&site, Limits { identity_connections: 1, ..Limits::default() }).await;
     let io = tls(&site, ca.address).await;
     let (mut send, connection) =
         h2::client::Builder::new().initial_window_size(0).handshake::<_, Bytes>(io).await.unwrap();
@@ -187,39 +187,122 @@ async fn a_crowd_of_silent_connections_keeps_nobody_out() {
 #[tokio::test]
 async fn an_identity_has_so_many_streams_and_another_its_own() {
     let site = Arc::new(Site::new());
-    let ca = ca_with(&site, Limits { identity_streams: 2, connection_streams: 1, ..Limits::default() }).await;
+    let ca = ca_with(&site, Limits { identity_connections: 2, ..Limits::default() }).await;
     let mut clients = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..3 {
         clients.push(raw(&site, ca.address).await);
     }
-    let watch = |token: &str| {
-        with_credential(tokio_stream::pending::<WatchBundleRequest>(), Some(&format!("Bearer {token}")))
-    };
     let (reports, requests) = tokio::sync::mpsc::channel::<WatchBundleRequest>(1);
     let request = with_credential(ReceiverStream::new(requests), Some(&format!("Bearer {WEB_TOKEN}")));
     let first = clients[0].client.watch_bundle(request).await.unwrap().into_inner();
+    let _second = clients[0].client.watch_bundle(watch(WEB_TOKEN)).await.unwrap();
     let status = clients[0].client.watch_bundle(watch(WEB_TOKEN)).await.unwrap_err();
     assert_eq!(
         (status.code(), status.message()),
         (Code::ResourceExhausted, "too many bundle streams on this connection; come again later")
     );
-    let _second = clients[1].client.watch_bundle(watch(WEB_TOKEN)).await.unwrap();
-    let status = clients[2].client.watch_bundle(watch(WEB_TOKEN)).await.unwrap_err();
+    let status = clients[1].client.watch_bundle(watch(WEB_TOKEN)).await.unwrap_err();
     assert_eq!(
         (status.code(), status.message()),
         (Code::ResourceExhausted, "too many bundle streams of this identity; come again later")
     );
     // Its keys are signed all the same, and others are not concerned.
-    clients[2].client.sign(sign(WEB_TOKEN)).await.unwrap();
-    let _other = clients[3].client.watch_bundle(watch(ORDERS_TOKEN)).await.unwrap();
+    clients[1].client.sign(sign(WEB_TOKEN)).await.unwrap();
+    let _other = clients[2].client.watch_bundle(watch(ORDERS_TOKEN)).await.unwrap();
     drop((first, reports));
-    let mut again = clients.swap_remove(2);
+    let mut again = clients.swap_remove(1);
     let taken = async {
         while again.client.watch_bundle(watch(WEB_TOKEN)).await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
     timeout(SOON, taken).await.expect("the place of the first is not free");
+}
+
+/// A bundle stream whose caller says nothing.
+fn watch(token: &str) -> tonic::Request<tokio_stream::Pending<WatchBundleRequest>> {
+    with_credential(tokio_stream::pending::<WatchBundleRequest>(), Some(&format!("Bearer {token}")))
+}
+
+/// One account's token, shown from many addresses, took all places.
+#[tokio::test]
+async fn an_identity_has_so_many_connections_wherever_they_come_from() {
+    let site = Arc::new(Site::new());
+    let config = site.config("127.0.0.1:0".parse().unwrap(), "identityConnections: 2");
+    let ca = RunningCa::serve(Ca::bind(&config).await.unwrap());
+    let from = |number| raw_from([127, 0, 3, number], &site, ca.address);
+    let (mut working, mut idle, mut third, mut fourth) = (from(1), from(2), from(3), from(4));
+    let stream = working.client.watch_bundle(watch(WEB_TOKEN)).await.unwrap();
+    idle.client.sign(sign(WEB_TOKEN)).await.unwrap();
+    // The one without a call makes room.
+    let _third = third.client.watch_bundle(watch(WEB_TOKEN)).await.unwrap();
+    // Now all have a stream. A key is signed all the same, as often as it is asked for, and a stream is refused.
+    let ended = async {
+        while idle.connects.load(Ordering::Relaxed) < 3 {
+            idle.client.sign(sign(WEB_TOKEN)).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(SOON, ended).await.expect("its connections stay");
+    let status = fourth.client.watch_bundle(watch(WEB_TOKEN)).await.unwrap_err();
+    assert_eq!(
+        (status.code(), status.message()),
+        (Code::ResourceExhausted, "too many connections of this identity; come again later")
+    );
+    let _other = from(5).client.watch_bundle(watch(ORDERS_TOKEN)).await.unwrap();
+    for working in [&working, &third] {
+        assert_eq!(working.connects.load(Ordering::Relaxed), 1, "who works is left alone");
+    }
+    drop((stream, working));
+    let taken = async {
+        while fourth.client.watch_bundle(watch(WEB_TOKEN)).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    timeout(SOON, taken).await.expect("the place of the first is not free");
+}
+
+/// Tokens are names of pods.
+struct Pods;
+
+impl Credentials for Pods {
+    fn prove<'a>(&'a self, token: &'a str) -> Proving<'a> {
+        let id = "spiffe://weft.local/ns/shop/sa/web".parse().unwrap();
+        let pod = Some(PodRef { name: token.to_owned(), uid: format!("uid-of-{token}") });
+        Box::pin(std::future::ready(Ok(Proof { id, pod })))
+    }
+}
+
+#[tokio::test]
+async fn a_pod_has_so_many_connections_wherever_they_come_from() {
+    let site = Arc::new(Site::new());
+    let pem = RootPem::generate(&"weft.local".parse().unwrap(), NEVER).unwrap();
+    std::fs::create_dir(site.path("data")).unwrap();
+    site.write("data/root.pem", &pem.bundle);
+    let parts = CaParts {
+        listen: "127.0.0.1:0".parse().unwrap(),
+        authority: Authority::new(pem, CA_ID.parse().unwrap(), SOON).unwrap(),
+        credentials: Arc::new(Pods),
+        registry: Registry::default(),
+    };
+    let ca = RunningCa::serve(Ca::with(parts).await.unwrap());
+    let mut other = raw_from([127, 0, 4, 100], &site, ca.address);
+    let mut others = other.client.watch_bundle(watch("orders-1")).await.unwrap().into_inner();
+    assert!(timeout(SOON, others.message()).await.unwrap().unwrap().is_some());
+    let (mut streams, most) = (Vec::new(), Limits::default().pod_connections);
+    for number in 1..=most as u8 + 3 {
+        let mut raw = raw_from([127, 0, 4, number], &site, ca.address);
+        let mut stream = raw.client.watch_bundle(watch("web-1")).await.unwrap().into_inner();
+        assert!(timeout(SOON, stream.message()).await.unwrap().unwrap().is_some());
+        streams.push((raw, stream));
+    }
+    for (_, stream) in &mut streams[..3] {
+        let end = timeout(SOON, stream.message()).await.expect("still open");
+        assert!(!matches!(end, Ok(Some(_))), "{end:?}");
+    }
+    for stream in streams[3..].iter_mut().map(|(_, stream)| stream).chain([&mut others]) {
+        assert!(timeout(Duration::from_millis(5), stream.message()).await.is_err(), "it was ended");
+    }
 }
 
 /// Says that every token but the good one is bad, after a while, and counts how often it was asked.

@@ -120,6 +120,7 @@ fn mistakes_in_the_configuration_are_named_with_file_line_and_field() {
     let good = load(GOOD).unwrap();
     assert_eq!(good.server_id.to_string(), "spiffe://weft.local/ns/weft-system/sa/weft-ca");
     assert_eq!(good.leaf_lifetime.as_secs(), 24 * 3600);
+    assert_eq!(good.limits.identity_connections, 16_384);
     let cases = [
         (GOOD.replace("weft.local", "Weft"), "/etc/weft/ca.yaml:1: trustDomain: "),
         (GOOD.replace("127.0.0.1:15012", "localhost"), "/etc/weft/ca.yaml:2: listen: "),
@@ -136,6 +137,12 @@ fn mistakes_in_the_configuration_are_named_with_file_line_and_field() {
             format!("{GOOD}serverId: spiffe://b/ns/a/sa/b\n"),
             "/etc/weft/ca.yaml:5: serverId: is not of trust domain",
         ),
+        (
+            format!("{GOOD}identityConnections: 0\n"),
+            "/etc/weft/ca.yaml:5: identityConnections: must be between 1 and 24576",
+        ),
+        (format!("{GOOD}identityConnections: 24577\n"), "identityConnections: must be between"),
+        (format!("{GOOD}identityConnections: many\n"), "/etc/weft/ca.yaml:5: identityConnections: "),
         (format!("{GOOD}serverId: [a]\n"), "/etc/weft/ca.yaml:5: serverId: "),
         (format!("{GOOD}listen: 127.0.0.1:1\n"), "/etc/weft/ca.yaml:5: listen: "),
     ];

@@ -56,6 +56,15 @@ pub struct CaSettings {
     pub leaf_lifetime: Duration,
     /// `rootLifetime`, default 10 years: the life of a root that is made.
     pub root_lifetime: Duration,
+    /// `identityConnections`, default 16,384: what one identity may have open.
+    pub identity_connections: usize,
+}
+
+impl CaSettings {
+    /// What callers of the CA may take.
+    pub(super) fn limits(&self) -> weft_ca::Limits {
+        weft_ca::Limits { identity_connections: self.identity_connections, ..Default::default() }
+    }
 }
 
 #[derive(Deserialize)]
@@ -81,6 +90,7 @@ struct Raw {
 struct RawCa {
     leaf_lifetime: Option<Spanned<String>>,
     root_lifetime: Option<Spanned<String>>,
+    identity_connections: Option<Spanned<usize>>,
 }
 
 impl ControlConfig {
@@ -173,7 +183,15 @@ impl RawCa {
             let at = if field == "leafLifetime" { self.leaf_lifetime } else { self.root_lifetime };
             mistake(path, at.map(|raw| raw.defined.line()), &format!("ca.{field}"), reason)
         })?;
-        Ok(CaSettings { leaf_lifetime: leaf, root_lifetime: root })
+        let identity_connections = match self.identity_connections {
+            None => weft_ca::Limits::default().identity_connections,
+            Some(raw) => {
+                let line = Some(raw.defined.line());
+                let limits = weft_ca::Limits::with_identity_connections(raw.value);
+                limits.map_err(|reason| mistake(path, line, "ca.identityConnections", reason))?.identity_connections
+            }
+        };
+        Ok(CaSettings { leaf_lifetime: leaf, root_lifetime: root, identity_connections })
     }
 }
 
@@ -286,7 +304,7 @@ mod tests {
     fn every_field_is_read() {
         let config = load(
             "trustDomain: prod.example\nclusterDomain: k8s.example\nnamespace: mesh\n\
-             ca: {leafLifetime: 1h, rootLifetime: 1year}\ninjector:\n  image: weft:1\n\
+             ca: {leafLifetime: 1h, rootLifetime: 1year, identityConnections: 600}\ninjector:\n  image: weft:1\n\
              drainPeriod: 30s\nwebhook: {clientCa: '', clientNames: []}\n\
              mesh: {podCidrs: [10.244.0.0/16, 'fd00::/64'], podCidrMode: strict}\n\
              proxy:\n  inbound: {opaquePorts: [1]}\n  log: debug\n",
@@ -295,6 +313,7 @@ mod tests {
         assert_eq!(config.cluster_domain.as_str(), "k8s.example");
         assert_eq!(config.trust_domain.as_str(), "prod.example");
         assert_eq!(config.ca.leaf_lifetime, Duration::from_secs(3600));
+        assert_eq!(config.ca.limits().identity_connections, 600);
         assert_eq!(config.drain_period, Duration::from_secs(30));
         assert_eq!(config.mesh.pod_cidrs.len(), 2);
         assert_eq!(config.mesh.pod_cidr_mode, PodCidrMode::Strict);
@@ -335,6 +354,7 @@ mod tests {
                 ":3: ca.leafLifetime: is longer than rootLifetime",
             ),
             ("ca:\n  leaf: 1h", ":2: leaf: "),
+            ("ca:\n  identityConnections: 0", ":2: ca.identityConnections: must be between 1 and 24576"),
             ("mesh:\n  podCidrs: [10.0.0.0/33]", ":2: podCidrs: "),
             ("mesh:\n  podCidrMode: loose", ":2: podCidrMode: "),
             ("proxy:\n  mesh: {}", ":2: proxy: proxy.mesh is written by the controller"),

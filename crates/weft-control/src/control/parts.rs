@@ -115,7 +115,7 @@ impl Shared {
             credentials: Arc::new(reviewer),
             registry: self.registry.clone(),
         };
-        let ca = Ca::with(parts).await?;
+        let ca = Ca::with(parts).await?.limited(config.ca.limits());
         ready.ready();
         Ok(ca.serve(self.listeners.clone()).await?)
     }

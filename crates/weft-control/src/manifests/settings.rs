@@ -16,7 +16,11 @@ impl Install<'_> {
         canonical(json!({
             "trustDomain": values.trust_domain,
             "clusterDomain": values.cluster_domain,
-            "ca": {"leafLifetime": values.ca.leaf_lifetime, "rootLifetime": values.ca.root_lifetime},
+            "ca": {
+                "leafLifetime": values.ca.leaf_lifetime,
+                "rootLifetime": values.ca.root_lifetime,
+                "identityConnections": values.ca.identity_connections,
+            },
             "drainPeriod": format!("{}s", values.control.drain_seconds),
             "webhook": values.webhook,
             "injector": {

@@ -123,6 +123,7 @@ pub struct Control {
 pub struct Ca {
     pub leaf_lifetime: String,
     pub root_lifetime: String,
+    pub identity_connections: usize,
 }
 
 /// `injector`.

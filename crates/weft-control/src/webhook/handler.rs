@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout};
 use weft_core::{Drain, DrainPhase};
 
 use super::PATH;
-use super::budget::{NoRoom, Pool, Room};
+use super::budget::{Bounds, NoRoom, Pool, Room};
 use super::metrics::Metrics;
 use super::namespaces::Namespaces;
 use super::review::{Answer, Question, Verdict};
@@ -31,13 +31,12 @@ use crate::inject::{Injector, Skip};
 pub(super) const MAX_BODY: usize = 8 << 20;
 /// The API server waits five seconds for the whole.
 const BODY_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bodies that are there or coming. One address has room for one of the largest.
-const BODIES: usize = 64 << 20;
-const BODIES_OF_ONE: usize = MAX_BODY;
+/// Bodies that are there or coming. One address has room for one of the largest. A review of a common pod has 10 to 50 KiB.
+const BODIES: Bounds =
+    Bounds { common: 256 << 10, all_common: 16 << 20, all_larger: 48 << 20, share: MAX_BODY };
 /// What is built of them; with the bodies less than half of the memory that the chart gives. A pod of common size takes
 /// half a megabyte, and the share of one address is also the most that a review may take.
-const TREES: usize = 128 << 20;
-const TREES_OF_ONE: usize = 64 << 20;
+const TREES: Bounds = Bounds { common: 4 << 20, all_common: 64 << 20, all_larger: 64 << 20, share: 64 << 20 };
 /// Between two looks for slow bodies, while another finds no room.
 const LOOK: Duration = Duration::from_millis(100);
 /// When the API server may ask again: its client does by itself, within its five seconds.
@@ -93,8 +92,8 @@ impl Handler {
             injector: Arc::new(injector),
             namespaces,
             seats,
-            bodies: Pool::new(BODIES, BODIES_OF_ONE),
-            trees: Pool::new(TREES, TREES_OF_ONE),
+            bodies: Pool::new(BODIES),
+            trees: Pool::new(TREES),
             hands: Arc::new(Semaphore::new(hands)),
             metrics,
         }
@@ -238,7 +237,11 @@ impl Handler {
                 taken = &mut taking => break taken,
                 () = sleep(LOOK) => {}
             }
-            self.seats.end_bodies(self.bodies.is_at_share(address, length).then_some(address), length);
+            if self.bodies.is_at_share(address, length) {
+                self.seats.end_bodies(Some(address), length, |_| true);
+            } else {
+                self.seats.end_bodies(None, length, |other| self.bodies.are_alike(length, other));
+            }
         };
         taken.map_err(|no_room| no_answer(no_room, &format!("the body has {length} octets")))
     }

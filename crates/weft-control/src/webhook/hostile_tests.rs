@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream as ClientStream;
 
-use super::super::budget::Pool;
+use super::super::budget::{Bounds, Pool};
 use super::tests::{Root, call, client, connect, dial, exchange, options, pod, review, shaken, trusting};
 use super::*;
 
@@ -37,6 +37,11 @@ async fn served(change: impl FnOnce(&mut WebhookOptions), bounds: impl FnOnce(&m
 fn seats(webhook: &mut Webhook, total: usize, per_address: usize) {
     webhook.seats = Seats::new(Limits { total, per_address });
     Arc::get_mut(&mut webhook.handler).unwrap().seats = webhook.seats.clone();
+}
+
+/// One pool for everything.
+fn pool(octets: usize, share: usize) -> Pool {
+    Pool::new(Bounds { common: share, all_common: octets, all_larger: 0, share })
 }
 
 impl Served {
@@ -85,7 +90,7 @@ async fn bodies_that_do_not_come_make_room() {
     const KIB: usize = 1 << 10;
     let served = served(
         |_| {},
-        |webhook| Arc::get_mut(&mut webhook.handler).unwrap().bodies = Pool::new(64 * KIB, 32 * KIB),
+        |webhook| Arc::get_mut(&mut webhook.handler).unwrap().bodies = pool(64 * KIB, 32 * KIB),
     )
     .await;
     let mut slow = Vec::new();
@@ -123,7 +128,7 @@ async fn who_finds_no_room_is_told_to_come_again() {
         |_| {},
         |webhook| {
             let handler = Arc::get_mut(&mut webhook.handler).unwrap();
-            handler.trees = Pool::new(1 << 20, 1 << 20);
+            handler.trees = pool(1 << 20, 1 << 20);
             held = handler.trees.try_take(IpAddr::from([10, 0, 0, 1]), 1 << 20).ok();
         },
     )

@@ -134,12 +134,13 @@ impl Seats {
     }
 
     /// Ends the slow bodies that have been coming for longest, until those have been ended for which `octets` were kept:
-    /// of `address`, or of the address that has the most of them.
-    pub(super) fn end_bodies(&self, address: Option<IpAddr>, octets: usize) {
+    /// of `address`, or of the address that has the most of them. Only bodies of a length that `helps` are ended.
+    pub(super) fn end_bodies(&self, address: Option<IpAddr>, octets: usize, helps: impl Fn(usize) -> bool) {
         let mut taken = self.lock();
         let mut freed = 0;
         while freed < octets
-            && let Some(number) = taken.oldest(&[Phase::Sending], address)
+            && let Some(number) =
+                taken.oldest(address, |doing| doing.phase == Phase::Sending && helps(doing.octets))
             && let Some(doing) = taken.seats.get(&number).map(|place| *place.doing.borrow())
             && doing.since.elapsed() > SLOW
         {
@@ -157,18 +158,18 @@ impl Taken {
     /// Ends a connection that has nothing under way; where there is none, one whose body is not there yet.
     fn make_room(&mut self, of: Option<IpAddr>) -> Option<()> {
         let oldest = self
-            .oldest(&[Phase::Speaking, Phase::Kept], of)
-            .or_else(|| self.oldest(&[Phase::Waiting, Phase::Sending], of))?;
+            .oldest(of, |doing| matches!(doing.phase, Phase::Speaking | Phase::Kept))
+            .or_else(|| self.oldest(of, |doing| matches!(doing.phase, Phase::Waiting | Phase::Sending)))?;
         self.end(oldest);
         Some(())
     }
 
-    /// The seat that has been in one of these phases for longest, of the address that has the most such seats.
-    fn oldest(&self, phases: &[Phase], of: Option<IpAddr>) -> Option<u64> {
+    /// The seat that has been doing such a thing for longest, of the address that has the most such seats.
+    fn oldest(&self, of: Option<IpAddr>, such: impl Fn(&Doing) -> bool) -> Option<u64> {
         let mut by_address: HashMap<IpAddr, (usize, Instant, u64)> = HashMap::new();
         for (number, place) in &self.seats {
             let doing = *place.doing.borrow();
-            if !phases.contains(&doing.phase) || of.is_some_and(|of| of != place.address) {
+            if !such(&doing) || of.is_some_and(|of| of != place.address) {
                 continue;
             }
             let (count, since, oldest) = by_address.entry(place.address).or_insert((0, doing.since, *number));
@@ -370,13 +371,15 @@ mod tests {
             request.sending(10);
         }
         // That of an API server is there within that.
-        seats.end_bodies(None, 100);
+        seats.end_bodies(None, 100, |_| true);
         assert!(!held.iter().any(ended));
         tokio::time::advance(SLOW * 2).await;
         requests[1].sent();
-        seats.end_bodies(Some(address(2)), 5);
+        seats.end_bodies(Some(address(2)), 5, |_| true);
         assert_eq!(held.iter().map(ended).collect::<Vec<_>>(), [false, false, true, false]);
-        seats.end_bodies(None, 100);
+        seats.end_bodies(None, 100, |octets| octets > 10);
+        assert!(!ended(&held[0]), "it would not help");
+        seats.end_bodies(None, 100, |_| true);
         assert_eq!(held.iter().map(ended).collect::<Vec<_>>(), [true, false, true, true]);
         drop(requests);
         drop(held);
