@@ -234,6 +234,11 @@ impl Server {
                 return render(&failure(query, SERVFAIL), query, |ttl| ttl, limit).0;
             }
         };
+        // Over TCP there is no other way left that "truncated" could point to.
+        if transport == Transport::Tcp && found.answer.is_cut_away() {
+            self.stats.failed.inc();
+            return render(&failure(query, SERVFAIL), query, |ttl| ttl, limit).0;
+        }
         match found.answer.kind {
             Kind::Positive => self.stats.answered.inc(),
             Kind::Negative => self.stats.negative.inc(),

@@ -48,6 +48,14 @@ struct Try<'a> {
     stats: &'a DiscoveryStats,
 }
 
+/// What a server answered, and to which of two questions.
+enum Heard {
+    /// To the one with EDNS.
+    With(Result<Answer, Unusable>),
+    /// To the one without, and nothing to the other.
+    Without(Answer),
+}
+
 /// What came over UDP, and its bytes.
 type Packet = (Result<Answer, Unusable>, Vec<u8>);
 
@@ -116,59 +124,64 @@ impl Upstream {
 
     /// Asks one server, with EDNS unless it is known not to take it.
     async fn ask(&self, one: Try<'_>) -> io::Result<Answer> {
-        match self.edns.takes(one.server) {
-            Some(false) => usable(self.ask_as(one, false).await?),
-            Some(true) => match self.ask_as(one, true).await {
-                Ok(Err(Unusable::Edns)) => self.without(one, None).await,
-                Ok(outcome) => {
-                    if outcome.as_ref().is_ok_and(|answer| answer.kind == Kind::Failure) {
-                        self.edns.fails(one.server);
-                    }
-                    usable(outcome)
-                }
-                Err(error) => {
-                    self.edns.doubt(one.server);
-                    Err(error)
-                }
-            },
-            None => self.find_out(one).await,
+        let known = self.edns.takes(one.server);
+        if known == Some(false) {
+            return usable(self.ask_as(one, false).await?);
         }
-    }
-
-    /// Asks with EDNS a server of which nothing is known; without, too, where it fails or is silent for half of the time.
-    async fn find_out(&self, one: Try<'_>) -> io::Result<Answer> {
-        let with = self.ask_as(one, true);
-        tokio::pin!(with);
-        let half = Instant::now() + one.deadline.saturating_duration_since(Instant::now()) / 2;
-        let outcome = match timeout_at(half, &mut with).await {
-            Ok(outcome) => outcome?,
-            Err(_) => {
-                let without = self.ask_as(one, false);
-                tokio::pin!(without);
-                tokio::select! {
-                    outcome = &mut with => match outcome {
-                        Ok(outcome) => outcome,
-                        Err(_) => return usable(without.await?),
-                    },
-                    outcome = &mut without => match outcome {
-                        Ok(Ok(answer)) if answer.kind != Kind::Failure => {
-                            self.edns.was_silent(one.server);
-                            return Ok(answer);
-                        }
-                        // A failure is no better than what may come yet.
-                        outcome => with.await.or(outcome)?,
-                    },
-                }
+        let outcome = match self.with_patience(one).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                self.edns.doubt(one.server);
+                return Err(error);
             }
         };
         match outcome {
-            Ok(answer) if answer.kind == Kind::Failure => self.without(one, Some(answer)).await,
-            Err(Unusable::Edns) => self.without(one, None).await,
-            Ok(answer) => {
-                self.edns.took(one.server);
+            Heard::Without(answer) => {
+                if answer.kind != Kind::Failure {
+                    self.edns.was_silent(one.server);
+                }
                 Ok(answer)
             }
-            Err(_) => Err(io::ErrorKind::InvalidData.into()),
+            Heard::With(Err(Unusable::Edns)) => self.without(one, None).await,
+            Heard::With(Ok(answer)) if answer.kind == Kind::Failure => match known {
+                // That it takes EDNS is known, so this has another reason.
+                Some(_) => {
+                    self.edns.fails(one.server);
+                    Ok(answer)
+                }
+                None => self.without(one, Some(answer)).await,
+            },
+            Heard::With(outcome) => {
+                let answer = usable(outcome)?;
+                if known.is_none() {
+                    self.edns.took(one.server);
+                }
+                Ok(answer)
+            }
+        }
+    }
+
+    /// Asks with EDNS; without, too, where the server is silent for half of the time. What takes EDNS today may stand behind
+    /// something tomorrow that lets such queries vanish, and a packet that was lost is sent again that way.
+    async fn with_patience(&self, one: Try<'_>) -> io::Result<Heard> {
+        let with = self.ask_as(one, true);
+        tokio::pin!(with);
+        let half = Instant::now() + one.deadline.saturating_duration_since(Instant::now()) / 2;
+        if let Ok(outcome) = timeout_at(half, &mut with).await {
+            return outcome.map(Heard::With);
+        }
+        let without = self.ask_as(one, false);
+        tokio::pin!(without);
+        tokio::select! {
+            outcome = &mut with => match outcome {
+                Ok(outcome) => Ok(Heard::With(outcome)),
+                Err(_) => usable(without.await?).map(Heard::Without),
+            },
+            outcome = &mut without => match outcome {
+                Ok(Ok(answer)) if answer.kind != Kind::Failure => Ok(Heard::Without(answer)),
+                // A failure is no better than what may come yet.
+                outcome => with.await.or(outcome).map(Heard::With),
+            },
         }
     }
 
@@ -197,7 +210,8 @@ impl Upstream {
         }
         one.stats.upstream_tcp.inc();
         match timeout_at(one.deadline, self.ask_tcp(one, edns)).await.map_err(io::Error::from).flatten() {
-            // What came over UDP is better than nothing, for those who can use a part (it says that it is one).
+            // What came over UDP is better than nothing, for those who can use a part (it says that it is one). Where it has
+            // none, its flag still says what a failure would not: that there is more, and how to ask for it.
             Err(error) => match cut_answer(&packet, one.query, edns) {
                 Some(answer) => Ok(Ok(answer)),
                 None => Err(error),

@@ -2,6 +2,8 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hickory_proto::op::{Message, ResponseCode};
@@ -167,6 +169,67 @@ async fn an_answer_that_cannot_be_had_over_tcp_is_given_as_it_came() {
     assert_one(&answer);
     assert!(answer.metadata.truncation);
     assert_eq!(server.discovery.cached_answers(), 0);
+}
+
+/// The same with nothing in it. What it says, "ask over TCP", is told to who can do that, and is no answer for who has.
+#[tokio::test]
+async fn an_answer_that_was_cut_away_says_so_over_udp_and_is_a_failure_over_tcp() {
+    for code in [ResponseCode::NoError, ResponseCode::NXDomain] {
+        let upstream = Responder::start(move |query, over| {
+            let mut answer = reply(query, code);
+            answer.metadata.truncation = true;
+            if over == Over::Tcp { Vec::new() } else { vec![packet(&answer)] }
+        })
+        .await;
+        let server = Server::start(config(vec![upstream.addr]));
+        let answer = server.a("web.x").await;
+        assert_eq!((answer.metadata.truncation, answer.metadata.response_code), (true, code));
+        assert!(answer.answers.is_empty());
+        let mut stream = server.tcp().await;
+        send_tcp(&mut stream, &question("web.x", RecordType::A)).await;
+        let answer = recv_tcp(&mut stream).await;
+        assert_eq!(
+            (answer.metadata.truncation, answer.metadata.response_code),
+            (false, ResponseCode::ServFail)
+        );
+    }
+}
+
+/// One server cannot be reached over TCP, and the next can.
+#[tokio::test]
+async fn a_server_that_has_the_whole_answer_is_asked_after_one_that_cut_it_away() {
+    let cutting = Responder::start(|query, over| {
+        let mut answer = reply(query, ResponseCode::NoError);
+        answer.metadata.truncation = true;
+        if over == Over::Tcp { Vec::new() } else { vec![packet(&answer)] }
+    })
+    .await;
+    let whole = Responder::start(|query, _| vec![packet(&good(query))]).await;
+    let server = Server::start(config(vec![cutting.addr, whole.addr]));
+    let answer = server.a("web.x").await;
+    assert_one(&answer);
+    assert!(!answer.metadata.truncation);
+}
+
+/// A firewall that comes to be before a server which took EDNS until then.
+#[tokio::test]
+async fn a_known_server_that_falls_silent_to_edns_costs_half_a_timeout_as_well() {
+    let blocked = Arc::new(AtomicBool::new(false));
+    let now = Arc::clone(&blocked);
+    let upstream = Responder::start(move |query, _| match query.edns {
+        Some(_) if now.load(Ordering::Relaxed) => Vec::new(),
+        _ => vec![packet(&good(query))],
+    })
+    .await;
+    let server = Server::start(config(vec![upstream.addr]));
+    assert_one(&server.a("a.x").await);
+    blocked.store(true, Ordering::Relaxed);
+    for name in ["b.x", "c.x", "d.x"] {
+        assert_one(&server.a(name).await);
+    }
+    let stats = server.discovery.stats();
+    // Both ways once, and then only as it takes it.
+    assert_eq!((upstream.queries(), stats.upstream_timeouts.get()), (5, 0));
 }
 
 /// musl up to 1.2.3 knows neither EDNS nor TCP.

@@ -222,7 +222,7 @@ impl Probe<'_> {
     fn listen(&self, what: &'static str, port: u16) -> Result<TcpListener, InterceptError> {
         TcpListener::bind(self.loopback(port)).map_err(|error| {
             let cure = if error.kind() == io::ErrorKind::AddrInUse {
-                "; run the self-test before the proxy starts"
+                "; the self-test takes the proxy's ports for a moment, so run it before the proxy starts or while it is stopped"
             } else {
                 ""
             };

@@ -263,6 +263,11 @@ impl Answer {
             + names
     }
 
+    /// Whether the server cut it, and nothing of what was asked for is left.
+    pub(crate) fn is_cut_away(&self) -> bool {
+        self.kind == Kind::Failure && self.bytes.get(2).is_some_and(|flags| flags & TC != 0)
+    }
+
     /// The packet, for decoding.
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.bytes
@@ -270,14 +275,18 @@ impl Answer {
 }
 
 /// Reads what is there of an answer that was cut to fit UDP (TC), where no other is to be had. The flag stays in it, and it
-/// is not kept. One that has nothing of what was asked for says nothing.
+/// is not kept. One that has nothing of what was asked for is a failure, which other servers may know better than, and goes
+/// to the client as it came, if none does: it asks over TCP then (RFC 2181 section 9, RFC 7766 section 5).
 pub(crate) fn cut_answer(packet: &[u8], query: &Query, edns: bool) -> Option<Answer> {
     let mut whole = packet.to_vec();
     *whole.get_mut(2)? &= !TC;
     let none = Limits { min_ttl: Duration::ZERO, max_ttl: Duration::ZERO, max_negative_ttl: Duration::ZERO };
     let mut answer = parse_answer(&whole, query, get_u16(packet, 0)?, edns, none).ok()?;
     *answer.bytes.get_mut(2)? |= TC;
-    (answer.kind == Kind::Positive).then_some(answer)
+    if answer.kind == Kind::Negative {
+        answer.kind = Kind::Failure;
+    }
+    Some(answer)
 }
 
 /// As many records of an answer as fit.

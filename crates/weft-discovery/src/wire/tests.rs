@@ -311,7 +311,11 @@ fn an_answer_cut_by_the_server_is_taken_for_what_it_has() {
     let mut upstream = response(&asked, ResponseCode::NoError);
     upstream.metadata.truncation = true;
     let to = query(&asked);
-    assert!(cut_answer(&upstream.to_vec().unwrap(), &to, true).is_none());
+    let nothing = cut_answer(&upstream.to_vec().unwrap(), &to, true).unwrap();
+    assert!(nothing.kind == Kind::Failure && nothing.is_cut_away());
+    let (packet, _) = render(&nothing, &to, |ttl| ttl, 512);
+    assert!(Message::from_vec(&packet).unwrap().metadata.truncation);
+    assert!(!failure(&to, SERVFAIL).is_cut_away());
     upstream.add_answer(a("web.x.", 30, 1));
     let answer = cut_answer(&upstream.to_vec().unwrap(), &to, true).unwrap();
     assert_eq!((answer.kind, answer.ttl, answer.addresses.len()), (Kind::Positive, Duration::ZERO, 1));
