@@ -7,6 +7,8 @@ use std::time::Duration;
 
 #[path = "cluster/admission.rs"]
 mod admission;
+#[path = "cluster/attack.rs"]
+mod attack;
 #[path = "cluster/checks.rs"]
 mod checks;
 #[path = "cluster/doors.rs"]

@@ -78,6 +78,7 @@ pub(crate) struct Address {
     places: usize,
     unproven: BTreeSet<u64>,
     idle: BTreeSet<u64>,
+    dials: Bucket,
     refusals: Bucket,
     pub(crate) reviews: Bucket,
     pub(crate) turns: Arc<Semaphore>,
@@ -149,6 +150,9 @@ impl Callers {
         let address = table.addresses.entry(ip).or_insert_with(|| Address::new(limits));
         if address.refusals.is_empty(limits.address_refusals, now) {
             return Err(Limit::AddressRefusals);
+        }
+        if address.dials.take(limits.address_dials, now).is_err() {
+            return Err(Limit::AddressDials);
         }
         if address.places >= limits.address_connections {
             let oldest = address.oldest().ok_or(Limit::AddressConnections)?;
@@ -502,6 +506,7 @@ impl Address {
             places: 0,
             unproven: BTreeSet::new(),
             idle: BTreeSet::new(),
+            dials: Bucket::default(),
             refusals: Bucket::default(),
             reviews: Bucket::default(),
             turns: Arc::new(Semaphore::new(limits.address_reviews_at_once)),
@@ -519,7 +524,7 @@ impl Address {
     }
 
     fn is_new(&self, now: Instant) -> bool {
-        self.refusals.is_full(now) && self.reviews.is_full(now)
+        self.dials.is_full(now) && self.refusals.is_full(now) && self.reviews.is_full(now)
     }
 }
 

@@ -167,6 +167,17 @@ async fn one_address_takes_from_itself_and_from_nobody_else() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_address_dials_at_a_pace() {
+    let callers = callers(Limits { address_dials: Rate { burst: 3, every: SECOND }, ..limits() });
+    let mut seats: Vec<_> = (0..3).map(|_| callers.enter(from(1)).unwrap()).collect();
+    assert_eq!(callers.enter(from(1)).err(), Some(Limit::AddressDials));
+    seats.push(callers.enter(from(2)).unwrap());
+    tokio::time::advance(SECOND).await;
+    seats.push(callers.enter(from(1)).unwrap());
+    assert_eq!(callers.enter(from(1)).err(), Some(Limit::AddressDials));
+}
+
+#[tokio::test(start_paused = true)]
 async fn refusals_end_the_connection_and_then_silence_the_address() {
     let callers = callers(limits());
     let (one, two, other) =

@@ -19,6 +19,9 @@ pub struct Limits {
     pub connections: usize,
     /// Connections from one address; beyond it the same rule holds among that address's own.
     pub address_connections: usize,
+    /// New connections from one address; beyond it they are closed before their handshake, which takes a good part of a
+    /// millisecond of the thread that all share and costs whoever sends the same first message again nothing.
+    pub address_dials: Rate,
     /// Connections from one address that have proven nothing yet; beyond it that address's oldest ends.
     pub address_unproven: usize,
     /// Bundle streams on one connection. A proxy has one, and for a moment the next.
@@ -76,6 +79,8 @@ impl Default for Limits {
             connections: 24 * 1024,
             // A node has 250 pods at the most, each with one connection and for a moment the next.
             address_connections: 512,
+            // All of a node's pods twice, and then a fiftieth of a processor.
+            address_dials: Rate { burst: 512, every: Duration::from_millis(20) },
             address_unproven: 128,
             connection_streams: 2,
             identity_connections: IDENTITY_CONNECTIONS,
@@ -114,6 +119,8 @@ pub(crate) enum Limit {
     Connections,
     #[error("too many connections from this address")]
     AddressConnections,
+    #[error("too many new connections from this address")]
+    AddressDials,
     #[error("too many connections without a credential from this address")]
     AddressUnproven,
     #[error("too many bundle streams on this connection")]
@@ -142,9 +149,10 @@ pub(crate) enum Limit {
 
 impl Limit {
     /// All there are, in the order of the metrics.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Connections,
         Self::AddressConnections,
+        Self::AddressDials,
         Self::AddressUnproven,
         Self::ConnectionStreams,
         Self::IdentityStreams,
@@ -164,6 +172,7 @@ impl Limit {
         match self {
             Self::Connections => "connections",
             Self::AddressConnections => "address_connections",
+            Self::AddressDials => "address_dials",
             Self::AddressUnproven => "address_unproven",
             Self::ConnectionStreams => "connection_streams",
             Self::IdentityStreams => "identity_streams",

@@ -14,8 +14,9 @@
 //! | `web`, `orders`, `inventory` | the demo's services (see `apps/shop.rs`) |
 //!
 //! Each writes `listening on <address>` once it takes connections, and ends in good order (see `apps/ending.rs`).
-//! `load` and `get` are clients for pods of a cluster (see `apps/load.rs`).
+//! `load` and `get` are clients for pods of a cluster (see `apps/load.rs`), and `attack` is a bad one (see `apps/attack`).
 
+mod attack;
 mod checksum;
 mod counter;
 mod ending;
@@ -67,6 +68,7 @@ fn run() -> Result<()> {
     let mut words = std::env::args().skip(1);
     match std::env::args().nth(1).as_deref() {
         Some("load") => runtime.block_on(load::load(words.skip(1))),
+        Some("attack") => runtime.block_on(attack::attack(words.skip(1))),
         Some("get") => runtime.block_on(load::get(words.skip(1))),
         _ => runtime.block_on(serve(parse(&mut words)?)),
     }

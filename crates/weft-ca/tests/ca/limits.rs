@@ -184,6 +184,28 @@ async fn a_crowd_of_silent_connections_keeps_nobody_out() {
     }
 }
 
+/// A handshake costs the CA more than it costs whoever sends the same first message over and over.
+#[tokio::test]
+async fn an_address_dials_at_a_pace_and_others_at_their_own() {
+    let site = Arc::new(Site::new());
+    let rate = Rate { burst: 5, every: NEVER };
+    let ca = ca_with(&site, Limits { address_dials: rate, ..Limits::default() }).await;
+    let mut open = Vec::new();
+    for _ in 0..5 {
+        open.push(tls_over(&site, tcp_from([127, 0, 5, 1], ca.address).await).await.unwrap());
+    }
+    for _ in 0..3 {
+        closed(tcp_from([127, 0, 5, 1], ca.address).await).await;
+    }
+    raw_from([127, 0, 5, 2], &site, ca.address).client.sign(sign(WEB_TOKEN)).await.unwrap();
+    // Those that are there stay: each can still be used.
+    for stream in open {
+        let (send, connection) = h2::client::handshake(stream).await.unwrap();
+        tokio::spawn(connection);
+        timeout(SOON, send.ready()).await.expect("closed").unwrap();
+    }
+}
+
 #[tokio::test]
 async fn an_identity_has_so_many_streams_and_another_its_own() {
     let site = Arc::new(Site::new());
@@ -232,7 +254,10 @@ async fn an_identity_has_so_many_connections_wherever_they_come_from() {
     let ca = RunningCa::serve(Ca::bind(&config).await.unwrap());
     let from = |number| raw_from([127, 0, 3, number], &site, ca.address);
     let (mut working, mut idle, mut third, mut fourth) = (from(1), from(2), from(3), from(4));
-    let stream = working.client.watch_bundle(watch(WEB_TOKEN)).await.unwrap();
+    // One whose end the test can bring about.
+    let (reports, requests) = tokio::sync::mpsc::channel::<WatchBundleRequest>(1);
+    let request = with_credential(ReceiverStream::new(requests), Some(&format!("Bearer {WEB_TOKEN}")));
+    let stream = working.client.watch_bundle(request).await.unwrap();
     idle.client.sign(sign(WEB_TOKEN)).await.unwrap();
     // The one without a call makes room.
     let _third = third.client.watch_bundle(watch(WEB_TOKEN)).await.unwrap();
@@ -253,7 +278,7 @@ async fn an_identity_has_so_many_connections_wherever_they_come_from() {
     for working in [&working, &third] {
         assert_eq!(working.connects.load(Ordering::Relaxed), 1, "who works is left alone");
     }
-    drop((stream, working));
+    drop((stream, reports, working));
     let taken = async {
         while fourth.client.watch_bundle(watch(WEB_TOKEN)).await.is_err() {
             tokio::time::sleep(Duration::from_millis(20)).await;
