@@ -36,7 +36,8 @@ pub(crate) struct Options {
     /// For a cluster that is not up yet: pods and services have IPv6 addresses too.
     #[arg(long)]
     dual_stack: bool,
-    /// The control part is away for 5 minutes, rather than 40 s, in the story about it; and a cluster of 20,000 pods is followed.
+    /// The control part is away for 5 minutes, rather than 40 s, in the story about it; one pod attacks for 2 minutes, rather than
+    /// 20 s; and a cluster of 20,000 pods is followed.
     #[arg(long)]
     long: bool,
     /// Where this machine cannot carry a cluster (no root, no Go, no control groups), say why and end with 0.

@@ -94,8 +94,7 @@ fn what_comes_from_outside_for_loopback_is_captured() {
         let (inner, outer) = (pod.ns(), pod.net());
         // Outside, 127.0.0.1 becomes an address like any other, beyond the pod.
         sh(&format!(
-            "set -e; ip -n {outer} link set lo down
-             ip -n {outer} route flush table local dev lo
+            "set -e; ip -n {outer} addr del 127.0.0.1/8 dev lo
              ip netns exec {outer} sysctl -qw net.ipv4.conf.all.route_localnet=1 net.ipv4.conf.eth0.route_localnet=1 \
                 net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.eth0.rp_filter=0
              ip -n {outer} route add 127.0.0.1/32 via 10.9.0.2 src 10.9.0.1"
