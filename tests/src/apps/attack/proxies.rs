@@ -28,7 +28,7 @@ pub(super) fn begin(orders: &Rc<Orders>) {
     });
     over_and_over(orders, "health", 4, async |orders, hand| ask(orders, hand, 15021, "/ready").await);
     over_and_over(orders, "health silent", 32, async |orders, hand| hold(orders, hand, 15021, b"").await);
-    over_and_over(orders, "datagrams", 2, datagrams);
+    over_and_over(orders, "datagrams rounds", 2, datagrams);
 }
 
 /// One of the pods that there are now.
@@ -68,6 +68,7 @@ async fn ask(orders: &Orders, hand: usize, port: u16, path: &str) -> Result<()> 
         if timeout(PATIENCE, tcp.read(&mut answer)).await?? == 0 {
             break;
         }
+        orders.counts.add(if port == 15020 { "metrics answers" } else { "health answers" });
     }
     Ok(())
 }
@@ -80,7 +81,9 @@ async fn datagrams(orders: &Orders, hand: usize) -> Result<()> {
         for _ in 0..50 {
             let id = fastrand::u16(..).to_be_bytes();
             let question = [&id[..], &[1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'a', 1, b'b', 0, 0, 1, 0, 1]].concat();
-            let _ = socket.send_to(&question, (IpAddr::V4(*to.ip()), port)).await;
+            if socket.send_to(&question, (IpAddr::V4(*to.ip()), port)).await.is_ok() {
+                orders.counts.add("datagrams sent");
+            }
         }
         sleep(PAUSE).await;
     }
