@@ -484,7 +484,11 @@ impl Holder {
         let Proof { id, pod } = proof;
         let pod = pod.as_ref().map(|pod| {
             // A name is one pod's in its namespace only, and another's later; a UID is one pod's for ever.
-            if pod.uid.is_empty() { format!("{}/{}", id.namespace, pod.name).into() } else { Arc::from(pod.uid.as_str()) }
+            if pod.uid.is_empty() {
+                format!("{}/{}", id.namespace, pod.name).into()
+            } else {
+                Arc::from(pod.uid.as_str())
+            }
         });
         Self { id: id.clone(), pod }
     }

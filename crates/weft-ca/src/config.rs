@@ -9,8 +9,8 @@ use serde_saphyr::Spanned;
 use weft_core::{SpiffeId, TrustDomain};
 use weft_identity::IdentityError;
 
-use crate::{CaError, Limits};
 use crate::yaml::{invalid, parse, required, value};
+use crate::{CaError, Limits};
 
 /// A leaf's life by default: with renewal at half of it, the CA may be away for most of a working day.
 const LEAF_LIFETIME: Duration = Duration::from_secs(24 * 3600);

@@ -66,7 +66,10 @@ impl Limits {
     pub fn with_identity_connections(number: usize) -> Result<Self, String> {
         let limits = Self::default();
         if number == 0 || number > limits.connections {
-            return Err(format!("must be between 1 and {}, as many as there may be in all", limits.connections));
+            return Err(format!(
+                "must be between 1 and {}, as many as there may be in all",
+                limits.connections
+            ));
         }
         Ok(Self { identity_connections: number, ..limits })
     }

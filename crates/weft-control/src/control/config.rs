@@ -188,7 +188,9 @@ impl RawCa {
             Some(raw) => {
                 let line = Some(raw.defined.line());
                 let limits = weft_ca::Limits::with_identity_connections(raw.value);
-                limits.map_err(|reason| mistake(path, line, "ca.identityConnections", reason))?.identity_connections
+                limits
+                    .map_err(|reason| mistake(path, line, "ca.identityConnections", reason))?
+                    .identity_connections
             }
         };
         Ok(CaSettings { leaf_lifetime: leaf, root_lifetime: root, identity_connections })

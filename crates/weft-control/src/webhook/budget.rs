@@ -92,11 +92,8 @@ impl Pool {
     pub(super) async fn take(&self, address: IpAddr, octets: usize) -> Result<Room, NoRoom> {
         let units = self.units(octets)?;
         let of = self.of(address);
-        let (turn, all) = if octets > self.bounds.common {
-            (&of.larger, &self.larger)
-        } else {
-            (&of.common, &self.common)
-        };
+        let (turn, all) =
+            if octets > self.bounds.common { (&of.larger, &self.larger) } else { (&of.common, &self.common) };
         let taken = timeout(WAIT, async {
             let own = of.share.clone().acquire_many_owned(units).await.ok()?;
             let _turn = turn.acquire().await.ok()?;
@@ -192,7 +189,8 @@ mod tests {
         }
         let given: Vec<Room> = asking.join_all().await.into_iter().flatten().collect();
         assert_eq!(given.len(), 2, "of a hundred addresses that ask for as much as they may");
-        let held: Vec<Room> = (1..=4).map(|last| pool.try_take([10, 2, 0, last].into(), 2 * UNIT).unwrap()).collect();
+        let held: Vec<Room> =
+            (1..=4).map(|last| pool.try_take([10, 2, 0, last].into(), 2 * UNIT).unwrap()).collect();
         assert_eq!(pool.try_take(A, UNIT).unwrap_err(), NoRoom::Busy, "that has a bound as well");
         drop(held);
         drop(pool.take(A, 2 * UNIT).await.unwrap());

@@ -24,7 +24,8 @@ use super::{Orders, PATIENCE, dial, over_and_over, tls};
 /// A record of a ClientHello that says it has 512 octets, and five of them.
 const HALF_A_HELLO: &[u8] = &[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3];
 /// What HTTP/2 begins with (RFC 9113 section 3.4), an empty SETTINGS, and the half of another.
-const HALF_A_FRAME: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x40\x00";
+const HALF_A_FRAME: &[u8] =
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00\x00\x40\x00";
 
 pub(super) fn begin(orders: &Rc<Orders>) {
     over_and_over(orders, "ca forging connections", 16, forged);

@@ -80,7 +80,8 @@ async fn datagrams(orders: &Orders, hand: usize) -> Result<()> {
         let SocketAddr::V4(to) = pod(orders, hand, port).await? else { continue };
         for _ in 0..50 {
             let id = fastrand::u16(..).to_be_bytes();
-            let question = [&id[..], &[1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'a', 1, b'b', 0, 0, 1, 0, 1]].concat();
+            let question =
+                [&id[..], &[1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 1, b'a', 1, b'b', 0, 0, 1, 0, 1]].concat();
             if socket.send_to(&question, (IpAddr::V4(*to.ip()), port)).await.is_ok() {
                 orders.counts.add("datagrams sent");
             }

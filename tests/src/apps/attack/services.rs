@@ -16,7 +16,9 @@ use super::{Orders, PATIENCE, dial, over_and_over, tls};
 
 pub(super) fn begin(orders: &Rc<Orders>) {
     let made = Rc::new(AtomicUsize::new(0));
-    over_and_over(orders, "services connections", 8, async move |orders: &Orders, _| make(orders, &made).await);
+    over_and_over(orders, "services connections", 8, async move |orders: &Orders, _| {
+        make(orders, &made).await
+    });
 }
 
 /// Makes Services on one connection until there are enough, and then changes them.
@@ -38,7 +40,10 @@ async fn make(orders: &Orders, made: &AtomicUsize) -> Result<()> {
             .uri(path)
             .header("host", "kubernetes")
             .header("authorization", format!("Bearer {}", token.trim()))
-            .header("content-type", if method == "POST" { "application/json" } else { "application/merge-patch+json" })
+            .header(
+                "content-type",
+                if method == "POST" { "application/json" } else { "application/merge-patch+json" },
+            )
             .body(Full::new(Bytes::from(service(number % orders.services, number).to_string())))?;
         send.ready().await?;
         let answer = timeout(PATIENCE, send.send_request(request)).await??;
