@@ -27,6 +27,8 @@ mod moving_in;
 mod outages;
 #[path = "cluster/probes.rs"]
 mod probes;
+#[path = "cluster/recreated.rs"]
+mod recreated;
 #[path = "cluster/secrets.rs"]
 mod secrets;
 #[path = "cluster/workloads.rs"]

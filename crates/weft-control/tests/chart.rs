@@ -59,6 +59,8 @@ injector:
   nativeSidecar: never
   resources: {requests: {cpu: 5m}}
   initResources: {limits: {memory: 32Mi}}
+controller:
+  recreateSlipped: {enabled: true, perMinute: 60, graceSeconds: 86400, tries: 1, deleteEmptyDirData: true}
 webhook:
   clientNames: [weft-injector-client]
   clientCa: |
@@ -135,6 +137,7 @@ proxy:
             "image.digest=sha256:0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
             "networkPolicy.enabled=false,proxy.timeouts.connect=2s,proxy.retries.connectAttempts=2",
             "control.resources.limits=null",
+            "controller.recreateSlipped.enabled=true,controller.recreateSlipped.perMinute=1",
         ],
     },
 ];
@@ -157,6 +160,9 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("webhook: {clientNames: a}\n", "webhook", "clientNames"),
     ("ca: {leafLifetime: '24'}\n", "ca", "leafLifetime"),
     ("injector: {failurePolicy: ignore}\n", "injector", "failurePolicy"),
+    ("controller: {recreateSlipped: {enabled: 'yes'}}\n", "recreateSlipped", "enabled"),
+    ("controller: {recreateSlipped: {perMinute: 0}}\n", "recreateSlipped", "perMinute"),
+    ("controller: {recreateSlipped: {perMinutes: 1}}\n", "recreateSlipped", "perMinutes"),
     ("injector: {nativeSidecar: true}\n", "injector", "nativeSidecar"),
     ("mesh: {podCidrs: 10.0.0.0/8}\n", "mesh", "podCidrs"),
     ("mesh: {podCidrs: [pods]}\n", "mesh", "podCidrs"),

@@ -67,7 +67,7 @@ pub(crate) fn inject(args: &InjectArgs) -> ExitCode {
         Err(error) => return crate::usage(error),
     };
     let change = |workload: &Workload, pod: &serde_json::Value| {
-        let namespace = Namespace { name: workload.namespace.clone(), labels: None };
+        let namespace = Namespace { name: workload.namespace.clone(), ..Namespace::default() };
         let secret = match secret(key.as_deref(), workload) {
             Ok(secret) => secret,
             Err(error) => return (Done::Refused(vec![error]), String::new()),

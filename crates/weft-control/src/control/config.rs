@@ -11,7 +11,7 @@ use serde_saphyr::Spanned;
 use weft_core::{DnsName, Namespace, TrustDomain};
 
 use crate::KubeError;
-use crate::controller::{MeshSettings, ProxySection, Settings};
+use crate::controller::{ControllerSettings, MeshSettings, ProxySection, Settings};
 use crate::inject::InjectSettings;
 use crate::webhook::WebhookSettings;
 
@@ -43,6 +43,8 @@ pub struct ControlConfig {
     pub webhook: WebhookSettings,
     /// `injector`: what is put into pods. Only the injector needs it.
     pub injector: Option<InjectSettings>,
+    /// `controller`: what it may do beside keeping membership.
+    pub controller: ControllerSettings,
     /// `mesh`: addresses that are in the mesh without a name.
     pub mesh: MeshSettings,
     /// `proxy`: merged into every `weft.yaml`.
@@ -80,6 +82,7 @@ struct Raw {
     drain_period: Option<Spanned<String>>,
     webhook: Option<Spanned<WebhookSettings>>,
     injector: Option<Spanned<InjectSettings>>,
+    controller: Option<Spanned<ControllerSettings>>,
     #[serde(default)]
     mesh: MeshSettings,
     proxy: Option<Spanned<ProxySection>>,
@@ -129,6 +132,7 @@ impl ControlConfig {
             ca: raw.ca.check(path)?,
             drain_period: drain_period(path, raw.drain_period.as_ref())?,
             webhook: webhook(path, raw.webhook)?,
+            controller: controller(path, raw.controller, raw.injector.is_some())?,
             injector: injector(path, raw.injector)?,
             mesh: raw.mesh,
             proxy: raw.proxy.map(|proxy| proxy.value).unwrap_or_default(),
@@ -154,10 +158,12 @@ impl ControlConfig {
             namespace: self.namespace.clone(),
             mesh: self.mesh.clone(),
             proxy: self.proxy.clone(),
+            controller: self.controller,
+            injector: self.injector.clone(),
         }
     }
 
-    /// Takes what can change while it runs (`mesh`, `proxy`) from `new`. Returns the names of the other
+    /// Takes what can change while it runs (`controller`, `mesh`, `proxy`) from `new`. Returns the names of the other
     /// fields that differ: those wait for a restart.
     pub(super) fn follow(&self, new: Self) -> (Self, Vec<&'static str>) {
         let differing = [
@@ -169,7 +175,7 @@ impl ControlConfig {
             ("injector", self.injector != new.injector),
         ];
         let waiting = differing.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
-        (Self { mesh: new.mesh, proxy: new.proxy, ..self.clone() }, waiting)
+        (Self { controller: new.controller, mesh: new.mesh, proxy: new.proxy, ..self.clone() }, waiting)
     }
 }
 
@@ -236,6 +242,27 @@ fn injector(path: &Path, raw: Option<Spanned<InjectSettings>>) -> Result<Option<
     }
 }
 
+fn controller(
+    path: &Path,
+    raw: Option<Spanned<ControllerSettings>>,
+    injects: bool,
+) -> Result<ControllerSettings, KubeError> {
+    let Some(raw) = raw else { return Ok(ControllerSettings::default()) };
+    let recreate = raw.value.recreate_slipped;
+    let lacks = (recreate.enabled && !injects).then(|| {
+        let reason =
+            "a pod is only evicted if it would be injected, for which the section injector is needed";
+        ("enabled", reason.to_owned())
+    });
+    match recreate.problem().or(lacks) {
+        None => Ok(raw.value),
+        Some((field, reason)) => {
+            let field = format!("controller.recreateSlipped.{field}");
+            Err(mistake(path, Some(raw.defined.line()), &field, reason))
+        }
+    }
+}
+
 fn cluster_domain(path: &Path, raw: Option<Spanned<String>>) -> Result<DnsName, KubeError> {
     let Some(raw) = raw else { return known("cluster.local", path) };
     raw.value.parse().map_err(|error| mistake(path, Some(raw.defined.line()), "clusterDomain", error))
@@ -298,6 +325,7 @@ mod tests {
             assert_eq!(config.mesh, MeshSettings::default());
             assert_eq!(config.drain_time(), Duration::from_secs(20));
             assert_eq!(config.webhook, WebhookSettings::default());
+            assert_eq!(config.controller, ControllerSettings::default());
             assert!(config.injector.is_none() && config.proxy.0.is_empty());
         }
     }
@@ -308,6 +336,7 @@ mod tests {
             "trustDomain: prod.example\nclusterDomain: k8s.example\nnamespace: mesh\n\
              ca: {leafLifetime: 1h, rootLifetime: 1year, identityConnections: 600}\ninjector:\n  image: weft:1\n\
              drainPeriod: 30s\nwebhook: {clientCa: '', clientNames: []}\n\
+             controller: {recreateSlipped: {enabled: true, tries: 2}}\n\
              mesh: {podCidrs: [10.244.0.0/16, 'fd00::/64'], podCidrMode: strict}\n\
              proxy:\n  inbound: {opaquePorts: [1]}\n  log: debug\n",
         )
@@ -319,6 +348,10 @@ mod tests {
         assert_eq!(config.drain_period, Duration::from_secs(30));
         assert_eq!(config.mesh.pod_cidrs.len(), 2);
         assert_eq!(config.mesh.pod_cidr_mode, PodCidrMode::Strict);
+        let recreate = config.controller.recreate_slipped;
+        assert_eq!((recreate.enabled, recreate.tries, recreate.per_minute), (true, 2, 5));
+        assert_eq!(config.settings().controller, config.controller);
+        assert_eq!(config.settings().injector, config.injector);
         assert_eq!(config.injector.unwrap().image, "weft:1");
         assert_eq!(config.proxy.0["log"], "debug");
     }
@@ -336,10 +369,11 @@ mod tests {
     fn some_changes_are_followed_and_others_wait() {
         let old = load("trustDomain: a\nproxy: {log: info}").unwrap();
         let (now, waiting) =
-            old.follow(load("trustDomain: b\nproxy: {log: debug}\nca: {leafLifetime: 1h}").unwrap());
+            old.follow(load("trustDomain: b\nproxy: {log: debug}\nca: {leafLifetime: 1h}\ncontroller: {recreateSlipped: {tries: 2}}").unwrap());
         assert_eq!(waiting, ["trustDomain", "ca"]);
         assert_eq!((now.trust_domain.as_str(), &now.proxy.0["log"]), ("a", &"debug".into()));
         assert_eq!(now.ca, old.ca);
+        assert_eq!(now.controller.recreate_slipped.tries, 2);
     }
 
     #[test]
@@ -374,6 +408,15 @@ mod tests {
             ("webhook:\n  clientNames: [a]", "webhook.clientNames: nobody's certificate is asked for"),
             ("webhook:\n  clientCA: ''", ":2: clientCA: "),
             ("proxy:\n  timeouts: {conect: 2s}", "timeouts.conect"),
+            (
+                "controller:\n  recreateSlipped: {perMinute: 0}",
+                "controller.recreateSlipped.perMinute: 0 is not between 1 and 60",
+            ),
+            (
+                "controller:\n  recreateSlipped: {enabled: true}",
+                "controller.recreateSlipped.enabled: a pod is only evicted if it would be injected",
+            ),
+            ("controller:\n  recreate: {}", ":2: recreate: unknown field"),
         ];
         for (text, expected) in cases {
             let error = load(text).unwrap_err().to_string();

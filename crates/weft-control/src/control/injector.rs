@@ -15,7 +15,7 @@ use super::wait::Wait;
 use crate::client::describe;
 use crate::inject::{InjectSettings, NativeSidecar};
 use crate::names::CA_SERVICE;
-use crate::webhook::NAME;
+use crate::webhook::{NAME, trusts};
 
 /// One question to the API server.
 const ASK: Duration = Duration::from_secs(5);
@@ -114,13 +114,6 @@ pub(super) async fn written(client: &Client, authority: &Authority, ready: &Part
         sleep(LOOK).await;
     }
     ready.ready();
-}
-
-fn trusts(configuration: &MutatingWebhookConfiguration, bundle: &str) -> bool {
-    let holds = |found: &Option<k8s_openapi::ByteString>| {
-        found.as_ref().is_some_and(|found| found.0 == bundle.as_bytes())
-    };
-    configuration.webhooks.iter().flatten().all(|webhook| holds(&webhook.client_config.ca_bundle))
 }
 
 #[cfg(test)]

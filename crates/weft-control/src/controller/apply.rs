@@ -13,9 +13,9 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
-use super::facts::{Facts as _, INJECTED_CONDITION, Key, MANAGED_BY, ServiceFacts};
+use super::facts::{Facts as _, INJECTED_CONDITION, Key, MANAGED_BY, Reported, ServiceFacts};
 use super::memory::StateText;
-use super::notices::{Notice, SLIPPED};
+use super::notices::{GIVEN_UP, Notice, SLIPPED};
 use super::pass::MeshWrite;
 use super::twins::Twin;
 use super::{BY_PODS_KEY, CONTROLLER, MESH_CONFIG, STATE_CONFIG, STATE_KEY};
@@ -186,9 +186,13 @@ impl Writer {
     }
 
     /// Sets the condition of a pod that slipped by.
-    pub(crate) async fn report(&self, key: &Key, uid: &str) -> Outcome {
+    pub(crate) async fn report(&self, key: &Key, uid: &str, reported: Reported) -> Outcome {
+        let message = match reported {
+            Reported::Missing => SLIPPED,
+            Reported::GivenUp => GIVEN_UP,
+        };
         let condition = json!({
-            "type": INJECTED_CONDITION, "status": "False", "reason": "SidecarMissing", "message": SLIPPED,
+            "type": INJECTED_CONDITION, "status": "False", "reason": reported.reason(), "message": message,
             "lastTransitionTime": Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
         });
         self.condition(key, uid, &condition).await

@@ -15,9 +15,9 @@ use tokio::task::JoinHandle;
 use weft_core::{DrainTrigger, drain};
 
 use super::membership::tests::settings;
-use super::{Metrics, Parts, run};
+use super::{Metrics, Parts, Settings, run};
 use crate::KubeError;
-use crate::manifests::{Values, render};
+use crate::manifests::{Source, Values, render};
 
 const OWN: &str = "weft-system";
 pub(super) const ROOT: &str = "-----BEGIN CERTIFICATE-----\n";
@@ -29,11 +29,13 @@ pub(super) enum Fault {
     Fails,
     /// Never.
     Hangs,
+    /// As a budget does that lets nobody go.
+    Budget,
 }
 
 /// A request in the terms of RBAC.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Asked {
+pub(crate) struct Asked {
     pub(super) own: bool,
     pub(super) group: String,
     pub(super) resource: String,
@@ -41,12 +43,37 @@ pub(super) struct Asked {
     pub(super) verb: String,
 }
 
+impl Asked {
+    /// Of a request, and the namespace.
+    pub(crate) fn of(request: &Request<Body>) -> (Self, Option<String>) {
+        let query = request.uri().query().unwrap_or_default();
+        let (group, namespace, resource, name) = parse(request.uri().path());
+        let verb = match *request.method() {
+            Method::GET if !name.is_empty() => "get",
+            Method::GET if query.contains("watch=") => "watch",
+            Method::GET => "list",
+            Method::POST => "create",
+            Method::PUT => "update",
+            Method::PATCH => "patch",
+            _ => "delete",
+        };
+        let own = namespace.as_deref() == Some(OWN);
+        (Self { own, group, resource, name, verb: verb.to_owned() }, namespace)
+    }
+}
+
 /// The rules of the cluster and those of Weft's own namespace.
-pub(super) struct Rules([Vec<PolicyRule>; 2]);
+pub(crate) struct Rules([Vec<PolicyRule>; 2]);
 
 impl Rules {
-    pub(super) fn rendered() -> Self {
-        let values = Values::read(&[]).unwrap();
+    pub(crate) fn rendered() -> Self {
+        Self::with(&[])
+    }
+
+    /// Those of an installation with these values.
+    pub(super) fn with(sets: &[&str]) -> Self {
+        let sets: Vec<Source> = sets.iter().map(|set| Source::Set((*set).to_owned())).collect();
+        let values = Values::read(&sets).unwrap();
         let manifests = render(&values, OWN, false).unwrap();
         let of = |kind: &str| manifests.iter().find(|manifest| manifest.kind == kind).unwrap().yaml.clone();
         let cluster: ClusterRole = serde_saphyr::from_str(&of("ClusterRole")).unwrap();
@@ -86,7 +113,7 @@ impl Rules {
     }
 
     /// The right that allows it: one with the name, or one for all names.
-    fn allow(&self, asked: &Asked) -> Option<Asked> {
+    pub(crate) fn allow(&self, asked: &Asked) -> Option<Asked> {
         let rights = self.rights();
         let wider = [asked.name.clone(), String::new()].into_iter().flat_map(|name| {
             [asked.own, false].map(|own| Asked { name: name.clone(), own, ..asked.clone() })
@@ -102,6 +129,8 @@ pub(super) struct Server {
     pub(super) refused: BTreeSet<Asked>,
     /// Writes of objects whose path has this in it.
     pub(super) faults: Vec<(&'static str, Fault)>,
+    /// Evictions that were asked for: the path of the pod, and the body.
+    pub(super) evictions: Vec<(String, Value)>,
 }
 
 /// Group, namespace, resource with its subresource, and name.
@@ -132,17 +161,9 @@ impl Server {
     fn answer(&mut self, request: &Request<Body>, body: &Value) -> Option<Response<Body>> {
         let path = request.uri().path().to_owned();
         let query = request.uri().query().unwrap_or_default();
-        let (group, namespace, resource, name) = parse(&path);
-        let watches = query.contains("watch=");
-        let verb = match *request.method() {
-            Method::GET if !name.is_empty() => "get",
-            Method::GET if watches => "watch",
-            Method::GET => "list",
-            Method::POST => "create",
-            Method::PUT => "update",
-            Method::PATCH => "patch",
-            _ => "delete",
-        };
+        let (asked, namespace) = Asked::of(request);
+        let Asked { own, group, resource, name, verb } = asked;
+        let verb = verb.as_str();
         let selected = query.split("metadata.name%3D").nth(1).and_then(|rest| rest.split('&').next());
         let name = if name.is_empty() { selected.unwrap_or_default().to_owned() } else { name };
         let applies =
@@ -150,7 +171,6 @@ impl Server {
         let makes = applies && !self.objects.contains_key(&path);
         // An apply of what is not there asks for both.
         let verbs = [Some(verb), makes.then_some("create")];
-        let own = namespace.as_deref() == Some(OWN);
         for verb in verbs.into_iter().flatten() {
             let asked = Asked {
                 own,
@@ -172,7 +192,15 @@ impl Server {
         match self.faults.iter().find(|(of, _)| writes && path.contains(of)) {
             Some((_, Fault::Hangs)) => return None,
             Some((_, Fault::Fails)) => return Some(failure(500, "InternalError")),
+            Some((_, Fault::Budget)) => {
+                self.evictions.push((path, body.clone()));
+                return Some(failure(429, "TooManyRequests"));
+            }
             None => {}
+        }
+        if let Some(pod) = path.strip_suffix("/eviction") {
+            self.evictions.push((pod.to_owned(), body.clone()));
+            return Some(self.evict(pod, body));
         }
         match verb {
             "watch" => None,
@@ -189,6 +217,16 @@ impl Server {
             }
             _ => Some(self.put(path, body, verb)),
         }
+    }
+
+    /// Takes the pod away.
+    fn evict(&mut self, path: &str, body: &Value) -> Response<Body> {
+        let Some(pod) = self.objects.get(path) else { return failure(404, "NotFound") };
+        if pod["metadata"]["uid"] != body["deleteOptions"]["preconditions"]["uid"] {
+            return failure(409, "Conflict");
+        }
+        self.objects.remove(path);
+        reply(201, &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}))
     }
 
     fn put(&mut self, mut path: String, body: &Value, verb: &str) -> Response<Body> {
@@ -272,7 +310,7 @@ pub(super) fn objects() -> BTreeMap<String, Value> {
     .collect()
 }
 
-fn client(server: &Arc<Mutex<Server>>) -> Client {
+pub(super) fn client(server: &Arc<Mutex<Server>>) -> Client {
     let server = Arc::clone(server);
     let service = tower::service_fn(move |request: Request<Body>| {
         let server = Arc::clone(&server);
@@ -300,10 +338,18 @@ pub(super) struct Running {
 
 impl Running {
     pub(super) fn start(objects: BTreeMap<String, Value>, faults: Vec<(&'static str, Fault)>) -> Self {
-        let rules = Rules::rendered();
-        let server = Server { rules, objects, used: BTreeSet::new(), refused: BTreeSet::new(), faults };
-        let server = Arc::new(Mutex::new(server));
-        let (kept, settings) = watch::channel(Arc::new(settings()));
+        Self::with(objects, faults, Rules::rendered(), settings())
+    }
+
+    pub(super) fn with(
+        objects: BTreeMap<String, Value>,
+        faults: Vec<(&'static str, Fault)>,
+        rules: Rules,
+        settings: Settings,
+    ) -> Self {
+        let (used, refused, evictions) = (BTreeSet::new(), BTreeSet::new(), Vec::new());
+        let server = Arc::new(Mutex::new(Server { rules, objects, used, refused, faults, evictions }));
+        let (kept, settings) = watch::channel(Arc::new(settings));
         let (root, roots) = watch::channel(Arc::from(ROOT));
         let metrics = Arc::new(Metrics::default());
         let parts = Parts {

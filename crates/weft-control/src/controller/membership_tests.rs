@@ -6,7 +6,7 @@ use weft_core::DnsName;
 
 use super::super::budget::look;
 use super::super::facts::{ConfigMapFacts, Inject, PodFacts, ServiceFacts};
-use super::super::settings::{MeshSettings, PodCidrMode};
+use super::super::settings::{ControllerSettings, MeshSettings, PodCidrMode};
 use super::super::world::tests::{Draft, no_change};
 use super::*;
 
@@ -17,6 +17,8 @@ pub(crate) fn settings() -> Settings {
         namespace: "weft-system".parse().unwrap(),
         mesh: MeshSettings::default(),
         proxy: ProxySection::default(),
+        controller: ControllerSettings::default(),
+        injector: None,
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use super::pace::Kind;
+use super::recreate::Answer;
 
 /// Upper bounds of the buckets of a pass's duration, in seconds: a pass over a small cluster takes a millisecond, one
 /// with many writes seconds.
@@ -57,6 +58,42 @@ impl Fault {
     }
 }
 
+/// What became of pods that were to be made anew, the label `result` of `weft_controller_recreations_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Recreated {
+    /// A pod was evicted.
+    Evicted,
+    /// The API server did not let one go, or it would not have been let in again.
+    Refused,
+    /// It was not asked for, or nobody knows the outcome.
+    Failed,
+    /// A workload was given up.
+    GivenUp,
+}
+
+impl Recreated {
+    const ALL: [Self; 4] = [Self::Evicted, Self::Refused, Self::Failed, Self::GivenUp];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Evicted => "evicted",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::GivenUp => "given_up",
+        }
+    }
+
+    /// `None` where the pod was gone already.
+    pub(crate) fn of(answer: &Answer) -> Option<Self> {
+        match answer {
+            Answer::Evicted => Some(Self::Evicted),
+            Answer::Refused(_) => Some(Self::Refused),
+            Answer::Unsure(_) | Answer::NotReady(_) => Some(Self::Failed),
+            Answer::Gone => None,
+        }
+    }
+}
+
 /// The controller's metrics; one per process, shared by reference.
 #[derive(Debug, Default)]
 pub struct Metrics {
@@ -66,6 +103,7 @@ pub struct Metrics {
     /// Objects and octets, by what was written.
     writes: [(AtomicU64, AtomicU64); Kind::ALL.len()],
     faults: [AtomicU64; Fault::ALL.len()],
+    recreations: [AtomicU64; Recreated::ALL.len()],
     duration_micros: AtomicU64,
     buckets: [AtomicU64; BUCKETS.len()],
     figures: Mutex<Figures>,
@@ -86,6 +124,8 @@ pub(crate) struct Figures {
     pub(crate) twins: u64,
     /// Services that are held back, by reason.
     pub(crate) held: BTreeMap<&'static str, u64>,
+    /// Workloads whose pods are not made anew any more.
+    pub(crate) given_up: u64,
 }
 
 impl Metrics {
@@ -115,6 +155,12 @@ impl Metrics {
 
     pub(crate) fn fault(&self, fault: Fault, count: u64) {
         if let Some(counter) = self.faults.get(fault as usize) {
+            counter.fetch_add(count, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn recreated(&self, what: Option<Recreated>, count: u64) {
+        if let Some(counter) = what.and_then(|what| self.recreations.get(what as usize)) {
             counter.fetch_add(count, Ordering::Relaxed);
         }
     }
@@ -172,6 +218,11 @@ impl Metrics {
         for (fault, count) in Fault::ALL.iter().zip(&self.faults) {
             let _ = writeln!(out, "{name}{{kind=\"{}\"}} {}", fault.name(), count.load(Ordering::Relaxed));
         }
+        let name = "weft_controller_recreations_total";
+        family(out, name, "counter", "Pods without a sidecar that were to be made anew, by result.");
+        for (what, count) in Recreated::ALL.iter().zip(&self.recreations) {
+            let _ = writeln!(out, "{name}{{result=\"{}\"}} {}", what.name(), count.load(Ordering::Relaxed));
+        }
     }
 }
 
@@ -195,6 +246,11 @@ impl Figures {
         let mut one = |name: &str, help: &str, value: u64| {
             let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
         };
+        one(
+            "weft_given_up_workloads",
+            "Workloads that get no sidecar by being made anew; see the Events of their pods.",
+            self.given_up,
+        );
         one("weft_twins", "Headless twins that are kept.", self.twins);
         one(
             "weft_twin_conflicts",
@@ -216,6 +272,8 @@ mod tests {
         metrics.pass(Duration::from_secs(3), false);
         metrics.wrote(Kind::Mesh, 700);
         metrics.fault(Fault::Budget, 2);
+        metrics.recreated(Some(Recreated::GivenUp), 1);
+        metrics.recreated(Recreated::of(&Answer::Gone), 1);
         metrics.tell(Figures {
             services: [("strict", 2), ("permissive", 1)].into(),
             uninjected: [("shop".to_owned(), 4)].into(),
@@ -234,6 +292,9 @@ mod tests {
             "weft_controller_written_bytes_total{type=\"mesh\"} 700",
             "weft_controller_errors_total{kind=\"budget\"} 2",
             "weft_controller_errors_total{kind=\"settings\"} 0",
+            "weft_controller_recreations_total{result=\"given_up\"} 1",
+            "weft_controller_recreations_total{result=\"evicted\"} 0",
+            "weft_given_up_workloads 0",
             "weft_held_back_services{kind=\"octets\"} 3",
             "weft_services{mode=\"strict\"} 2",
             "weft_uninjected_pods{namespace=\"shop\"} 4",

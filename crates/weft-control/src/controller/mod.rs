@@ -14,6 +14,7 @@
 //! | `modes`, `memory` | permissive to strict, one way; how that is remembered |
 //! | `membership` | the text of `weft.yaml` |
 //! | `twins`, `slips`, `notices` | headless twins; pods without a sidecar; what people are told in Events |
+//! | `maker`, `recreate`, `evict` | pods that slipped by, made anew: what makes a pod, which one is next, how it is asked for |
 //! | `leader` | which replica writes |
 //! | `apply`, `pace` | writes; how fast |
 //! | `outbox` | Events, beside the pass |
@@ -22,8 +23,10 @@
 
 mod apply;
 mod budget;
+mod evict;
 pub mod facts;
 mod leader;
+mod maker;
 mod membership;
 mod memory;
 mod metrics;
@@ -32,6 +35,7 @@ mod notices;
 mod outbox;
 mod pace;
 mod pass;
+pub mod recreate;
 mod run;
 mod service_cidr;
 mod settings;
@@ -46,7 +50,9 @@ use std::sync::Arc;
 pub(crate) use crate::names::{LEASE, MESH_CONFIG, STATE_CONFIG};
 pub use metrics::Metrics;
 pub use run::run;
-pub use settings::{MeshSettings, PodCidrMode, ProxySection, Settings, SettingsError};
+pub use settings::{
+    ControllerSettings, MeshSettings, PodCidrMode, ProxySection, RecreateSettings, Settings, SettingsError,
+};
 
 /// The key of the ConfigMap that remembers; [`modes::read`] reads its value.
 pub const STATE_KEY: &str = "strict.yaml";
@@ -70,7 +76,7 @@ pub struct Parts {
 }
 
 #[cfg(test)]
-mod fake_tests;
+pub(crate) mod fake_tests;
 #[cfg(test)]
 mod rbac_tests;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use weft_core::MtlsMode;
 
 use super::MESH_CONFIG;
 use super::budget::{Held, Looks};
-use super::facts::Key;
+use super::facts::{Key, Reported};
 use super::modes::{Modes, Pods};
 use super::twins::{Hindrance, Plan, name_of};
 use super::world::World;
@@ -65,7 +65,30 @@ impl Notice {
 
     /// About a pod without a sidecar.
     pub(crate) fn slipped(key: &Key, uid: &str) -> Self {
-        Self::warning(About::Pod, key, uid, "SidecarMissing", SLIPPED.to_owned())
+        Self::warning(About::Pod, key, uid, Reported::Missing.reason(), SLIPPED.to_owned())
+    }
+
+    /// About a pod whose workload is given up.
+    pub(crate) fn given_up(key: &Key, uid: &str) -> Self {
+        Self::warning(About::Pod, key, uid, Reported::GivenUp.reason(), GIVEN_UP.to_owned())
+    }
+
+    /// About a pod that is evicted, for the `number`-th time of `most`.
+    pub(crate) fn evicted(key: &Key, uid: &str, (number, most): (u32, u32)) -> Self {
+        let note = format!(
+            "evicted, so that its workload makes it anew, with a sidecar (try {number} of {most}; \
+             controller.recreateSlipped)"
+        );
+        Self { warning: false, ..Self::warning(About::Pod, key, uid, "SidecarRecreate", note) }
+    }
+
+    /// About a pod that the API server does not let go now.
+    pub(crate) fn eviction_waits(key: &Key, uid: &str, reason: &str) -> Self {
+        let note = format!(
+            "it has no sidecar and cannot be evicted now, which is tried again, ever more rarely: {reason}"
+        );
+        let note = note.chars().take(900).collect();
+        Self::warning(About::Pod, key, uid, "SidecarRecreateWaits", note)
     }
 
     /// About a Service that clients will only reach by mutual TLS from now on.
@@ -79,6 +102,11 @@ impl Notice {
 /// Why a pod has no sidecar, and the cure: the Event's and the condition's text.
 pub(crate) const SLIPPED: &str = "the labels ask for a sidecar and the pod has none: it was made before its namespace \
                                   was labelled, or while weft-injector did not answer. Restart its workload.";
+
+/// The same where pods that were made in its place have none either.
+pub(crate) const GIVEN_UP: &str = "the labels ask for a sidecar and the pod has none, and neither have those that were \
+                                   made in place of others of its workload: it is not evicted again. See weft check for \
+                                   why pods are not injected, then restart its workload.";
 
 /// Notices as they are found, so many of each namespace. What is beyond is not even written.
 #[derive(Default)]

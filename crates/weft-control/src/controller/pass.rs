@@ -129,6 +129,7 @@ fn figures(
         twin_conflicts: twins.hindered.len() as u64,
         twins: twins.kept,
         held: BTreeMap::new(),
+        given_up: world.given_up.len() as u64,
     }
 }
 

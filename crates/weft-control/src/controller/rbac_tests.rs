@@ -21,6 +21,7 @@ const OTHERS: &[(&str, &str, &str, &[&str])] = &[
     ),
     ("", "secrets", "weft-ca", &["get", "list", "watch"]),
     ("", "secrets", "", &["create"]),
+    ("", "limitranges", "", &["list", "watch"]),
 ];
 
 #[tokio::test(start_paused = true)]

@@ -13,10 +13,11 @@ use weft_core::Drain;
 
 use super::apply::{Teller, Writer};
 use super::budget::{Held, look};
+use super::evict::{Evictor, Recreator};
 use super::facts::{Facts as _, Inject, Key, NamespaceFacts};
 use super::leader::Elector;
 use super::memory::{Recall, recall};
-use super::metrics::{Fault, Metrics};
+use super::metrics::{Fault, Metrics, Recreated};
 use super::modes::{self, Modes};
 use super::notices::Notice;
 use super::outbox::Outbox;
@@ -55,6 +56,8 @@ pub async fn run(parts: Parts, mut drain: Drain) -> Result<(), KubeError> {
     let leads = watch::Sender::new(false);
     let (outbox, teller) = (Outbox::new(Instant::now()), Teller::new(client.clone(), &identity));
     let elector = Elector::new(Api::namespaced(client.clone(), &namespace), LEASE, identity.clone());
+    let (recreator, evictor) =
+        (Recreator::default(), Evictor::new(client.clone(), &namespace, roots.clone()));
     let mut controller = Controller {
         stores: &stores,
         writer: Writer::new(client.clone()),
@@ -64,6 +67,8 @@ pub async fn run(parts: Parts, mut drain: Drain) -> Result<(), KubeError> {
         roots,
         metrics: &metrics,
         outbox: &outbox,
+        recreator: &recreator,
+        evictor: &evictor,
         held: BTreeSet::new(),
     };
     let watching: BoxFuture<'_, ()> = Box::pin(stores.follow(&client, &namespace));
@@ -122,6 +127,8 @@ struct Controller<'a> {
     roots: watch::Receiver<Arc<str>>,
     metrics: &'a Metrics,
     outbox: &'a Outbox,
+    recreator: &'a Recreator,
+    evictor: &'a Evictor,
     /// Namespaces of which something was held back in the pass before.
     held: BTreeSet<String>,
 }
@@ -131,8 +138,12 @@ impl Controller<'_> {
     async fn work(&mut self, mut leads: watch::Receiver<bool>) {
         // The sender outlives this; were it gone, so would be everything else.
         while leads.wait_for(|leads| *leads).await.is_ok() {
+            self.recreator.clear();
+            let (recreator, evictor, stores) = (self.recreator, self.evictor, self.stores);
+            let recreating = recreator.run(evictor, &stores.changed, (self.metrics, self.outbox));
             tokio::select! {
                 _ = leads.wait_for(|leads| !*leads) => {}
+                () = recreating => {}
                 () = self.lead() => {}
             }
             self.metrics.lead(false);
@@ -277,9 +288,15 @@ impl Controller<'_> {
             modes.settle(&world);
             world.keep(modes.by_pods());
         }
+        let plan = self.recreator.plan(&world, settings, Instant::now());
+        outcome.wake(plan.wake);
+        self.metrics.recreated(Some(Recreated::GivenUp), plan.gave_up);
+        world.given_up = plan.given_up;
         let looks = look(&world);
         let Some(modes) = modes else {
-            return work(&world, &looks, settings, roots, None, Held::default());
+            let mut work = work(&world, &looks, settings, roots, None, Held::default());
+            work.notices.extend(plan.notices);
+            return work;
         };
         let mut recall = recall(&world, &looks, modes, Instant::now());
         outcome.wake(recall.next);
@@ -289,7 +306,8 @@ impl Controller<'_> {
             // Nobody is told of what would be forgotten with this leader. All else goes on.
             recall.due.clear();
         }
-        let work = work(&world, &looks, settings, roots, Some(modes), recall.held);
+        let mut work = work(&world, &looks, settings, roots, Some(modes), recall.held);
+        work.notices.extend(plan.notices);
         for key in &recall.due {
             tracing::info!(service = %key, "clients are strict from now on");
             let uid = world.seen.services.get(key).map(|service| service.uid.as_str());

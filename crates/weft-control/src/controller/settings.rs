@@ -7,12 +7,13 @@
 use std::path::Path;
 
 use ipnet::IpNet;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use weft_config::{Env, ProxyConfig};
 use weft_core::{DnsName, MtlsMode, Namespace, TrustDomain};
 
 use super::membership::{Mesh, weft_yaml};
+use crate::inject::InjectSettings;
 
 /// Everything that the controller follows.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +28,55 @@ pub struct Settings {
     pub mesh: MeshSettings,
     /// `proxy`.
     pub proxy: ProxySection,
+    /// `controller`.
+    pub controller: ControllerSettings,
+    /// `injector`: what a pod would get that is made anew.
+    pub injector: Option<InjectSettings>,
+}
+
+/// The `controller` section of `config.yaml`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ControllerSettings {
+    /// Whether pods that slipped by are made anew.
+    pub recreate_slipped: RecreateSettings,
+}
+
+/// Pods without a sidecar are evicted, so that their workload makes them anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RecreateSettings {
+    /// Whether it is done at all.
+    pub enabled: bool,
+    /// Evictions that are asked for in a minute, in the whole cluster.
+    pub per_minute: u32,
+    /// How long a pod is left alone that has just been seen, in seconds.
+    pub grace_seconds: u32,
+    /// Evictions of one workload whose new pods have no sidecar either, until it is given up.
+    pub tries: u32,
+    /// Whether pods with an `emptyDir` are evicted too.
+    pub delete_empty_dir_data: bool,
+}
+
+impl Default for RecreateSettings {
+    fn default() -> Self {
+        Self { enabled: false, per_minute: 5, grace_seconds: 120, tries: 3, delete_empty_dir_data: false }
+    }
+}
+
+impl RecreateSettings {
+    /// The field that cannot be followed, and why; the chart's schema has the same limits.
+    pub(crate) fn problem(&self) -> Option<(&'static str, String)> {
+        let fields = [
+            ("perMinute", self.per_minute, 1..=60),
+            ("graceSeconds", self.grace_seconds, 10..=86_400),
+            ("tries", self.tries, 1..=10),
+        ];
+        let wrong = fields.into_iter().find(|(_, value, allowed)| !allowed.contains(value));
+        wrong.map(|(field, value, allowed)| {
+            (field, format!("{value} is not between {} and {}", allowed.start(), allowed.end()))
+        })
+    }
 }
 
 /// The `mesh` section of `config.yaml`.
@@ -161,6 +211,8 @@ mod tests {
             namespace: "weft-system".parse().unwrap(),
             mesh: MeshSettings::default(),
             proxy: serde_saphyr::from_str(proxy).unwrap(),
+            controller: ControllerSettings::default(),
+            injector: None,
         }
     }
 
@@ -200,5 +252,30 @@ mod tests {
         assert_eq!((good.pod_cidrs.len(), good.pod_cidr_mode), (2, PodCidrMode::Strict));
         assert!(read("{podCidr: []}").is_err());
         assert!(read("{podCidrMode: maybe}").is_err());
+    }
+    #[test]
+    fn recreation_is_off_and_has_limits() {
+        let read = serde_saphyr::from_str::<ControllerSettings>;
+        assert_eq!(read("{}").unwrap(), ControllerSettings::default());
+        let off = RecreateSettings::default();
+        assert!(!off.enabled && !off.delete_empty_dir_data && off.problem().is_none());
+        let on = read(
+            "recreateSlipped: {enabled: true, perMinute: 60, graceSeconds: 10, tries: 1, deleteEmptyDirData: true}",
+        );
+        let on = on.unwrap().recreate_slipped;
+        assert!(on.enabled && on.delete_empty_dir_data && on.problem().is_none());
+        assert_eq!((on.per_minute, on.grace_seconds, on.tries), (60, 10, 1));
+        for (text, field) in [
+            ("{perMinute: 0}", "perMinute"),
+            ("{perMinute: 61}", "perMinute"),
+            ("{graceSeconds: 9}", "graceSeconds"),
+            ("{tries: 0}", "tries"),
+            ("{tries: 11}", "tries"),
+        ] {
+            let settings = read(&format!("recreateSlipped: {text}")).unwrap().recreate_slipped;
+            assert_eq!(settings.problem().map(|(field, _)| field), Some(field), "{text}");
+        }
+        assert!(read("recreateSlipped: {perminute: 1}").is_err());
+        assert!(read("recreateSlipped: {perMinute: -1}").is_err());
     }
 }

@@ -14,6 +14,7 @@ use super::facts::{
     ConfigMapFacts, Facts, Inject, Key, NamespaceFacts, NodeFacts, PodFacts, ServiceCidrFacts, ServiceFacts,
     ServiceKind,
 };
+use super::maker::Maker;
 use super::stores::Stores;
 
 /// Namespaces that never take part.
@@ -83,6 +84,8 @@ pub struct World {
     hasher: RandomState,
     /// Injected pods that run or will, by namespace.
     pub(crate) injected: BTreeMap<String, u64>,
+    /// Workloads that are given up, by namespace: what makes them anew has no sidecar either.
+    pub(crate) given_up: BTreeSet<(String, Maker)>,
 }
 
 impl World {
@@ -96,6 +99,7 @@ impl World {
             by_label: HashMap::new(),
             hasher: RandomState::new(),
             injected: BTreeMap::new(),
+            given_up: BTreeSet::new(),
         };
         let asked = |inject: &Inject| *inject == Inject::Enabled;
         // A finished pod counts too: a namespace with one job a day would come and go.
@@ -166,6 +170,12 @@ impl World {
     /// Whether objects can be written in the namespace.
     pub fn writable(&self, namespace: &str) -> bool {
         self.namespace(namespace).is_some_and(|ns| !ns.ending)
+    }
+
+    /// Whether the workload of a pod is given up.
+    pub(crate) fn is_given_up(&self, key: &Key, pod: &PodFacts) -> bool {
+        let of = |maker: &Maker| self.given_up.contains(&(key.namespace.clone(), maker.clone()));
+        !self.given_up.is_empty() && pod.maker.as_ref().is_some_and(of)
     }
 
     /// The inbound mode of a namespace's pods.

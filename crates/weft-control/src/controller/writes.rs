@@ -13,7 +13,7 @@ use tokio::time::{Instant, timeout};
 use super::MESH_CONFIG;
 use super::apply::{Writer, Written};
 use super::budget::in_turn;
-use super::facts::Key;
+use super::facts::{Key, Reported};
 use super::metrics::{Fault, Metrics};
 use super::notices::Notice;
 use super::outbox::Outbox;
@@ -66,7 +66,7 @@ enum Do<'w> {
     CreateTwin(&'w super::twins::Twin),
     UpdateTwin(&'w super::twins::Twin),
     RemoveTwin(&'w Key, &'w str),
-    Report(&'w Key, &'w str),
+    Report(&'w Key, &'w str, Reported),
     Clear(&'w Key, &'w str),
 }
 
@@ -76,7 +76,7 @@ impl Do<'_> {
             Self::Mesh(mesh) => &mesh.namespace,
             Self::RemoveMesh(namespace, _) => namespace,
             Self::CreateTwin(twin) | Self::UpdateTwin(twin) => &twin.key.namespace,
-            Self::RemoveTwin(key, _) | Self::Report(key, _) | Self::Clear(key, _) => &key.namespace,
+            Self::RemoveTwin(key, _) | Self::Report(key, ..) | Self::Clear(key, _) => &key.namespace,
         }
     }
 
@@ -85,7 +85,7 @@ impl Do<'_> {
         match self {
             Self::Mesh(_) | Self::RemoveMesh(..) => format!("{}/{MESH_CONFIG}", self.namespace()),
             Self::CreateTwin(twin) | Self::UpdateTwin(twin) => twin.key.to_string(),
-            Self::RemoveTwin(key, _) | Self::Report(key, _) | Self::Clear(key, _) => key.to_string(),
+            Self::RemoveTwin(key, _) | Self::Report(key, ..) | Self::Clear(key, _) => key.to_string(),
         }
     }
 
@@ -94,6 +94,15 @@ impl Do<'_> {
             Self::Mesh(_) | Self::RemoveMesh(..) => Kind::Mesh,
             Self::CreateTwin(_) | Self::UpdateTwin(_) | Self::RemoveTwin(..) => Kind::Twin,
             Self::Report(..) | Self::Clear(..) => Kind::Condition,
+        }
+    }
+
+    /// What is told once it is written.
+    fn notice(&self) -> Option<Notice> {
+        match self {
+            Self::Report(key, uid, Reported::Missing) => Some(Notice::slipped(key, uid)),
+            Self::Report(key, uid, Reported::GivenUp) => Some(Notice::given_up(key, uid)),
+            _ => None,
         }
     }
 
@@ -114,7 +123,7 @@ impl Do<'_> {
             Self::CreateTwin(twin) => writer.create_twin(twin).await,
             Self::UpdateTwin(twin) => writer.update_twin(twin).await,
             Self::RemoveTwin(key, uid) => writer.remove_twin(key, uid).await,
-            Self::Report(key, uid) => writer.report(key, uid).await,
+            Self::Report(key, uid, reported) => writer.report(key, uid, *reported).await,
             Self::Clear(key, uid) => writer.clear(key, uid).await,
         }
     }
@@ -155,9 +164,7 @@ impl Writes {
                 Ok(Written::Done) => {
                     tracing::debug!(what = what.kind().name(), of = what.of(), "written");
                     metrics.wrote(what.kind(), what.octets(roots));
-                    if let Do::Report(key, uid) = &what
-                        && !outbox.once(Notice::slipped(key, uid))
-                    {
+                    if what.notice().is_some_and(|notice| !outbox.once(notice)) {
                         metrics.fault(Fault::EventLost, 1);
                     }
                 }
@@ -213,7 +220,9 @@ impl Writes {
         let twins = work.twins.create.iter().map(Do::CreateTwin);
         let twins = twins.chain(work.twins.update.iter().map(Do::UpdateTwin));
         let twins = twins.chain(work.twins.remove.iter().map(|(key, uid)| Do::RemoveTwin(key, uid)));
-        let conditions = work.slips.report.iter().map(|(key, uid)| Do::Report(key, uid));
+        let conditions = work.slips.report.iter().map(|(key, uid)| Do::Report(key, uid, Reported::Missing));
+        let given_up = work.slips.give_up.iter().map(|(key, uid)| Do::Report(key, uid, Reported::GivenUp));
+        let conditions = conditions.chain(given_up);
         let conditions = conditions.chain(work.slips.clear.iter().map(|(key, uid)| Do::Clear(key, uid)));
         let first = usize::try_from(self.pass).unwrap_or_default();
         let mix = |all: Vec<Do<'w>>| in_turn(all, |what| what.namespace(), first);

@@ -8,7 +8,8 @@ use std::str::FromStr;
 use ipnet::IpNet;
 use weft_config::{Env, Origin, ProxyConfig};
 
-use super::pod::Pod;
+use super::limits::Limits;
+use super::pod::{INIT, PROXY, Pod};
 use super::problem::Problem;
 use super::quantity::Quantity;
 use super::settings::{InjectSettings, Resources};
@@ -104,19 +105,28 @@ pub(crate) struct Asked {
     pub(crate) resources: Resources,
     /// Of `weft-init`.
     pub(crate) init_resources: Resources,
+    /// What a LimitRange has against these.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// Reads one pod's annotations, collecting what is wrong.
 struct Reader<'a> {
     pod: &'a Pod,
+    limits: &'a Limits,
     problems: &'a mut Vec<Problem>,
+    warnings: Vec<String>,
 }
 
 impl Asked {
-    /// Reads the annotations of `pod`; `settings` have the resources where none ask for others.
-    pub(crate) fn read(pod: &Pod, settings: &InjectSettings, problems: &mut Vec<Problem>) -> Self {
+    /// Reads the annotations of `pod`; `settings` have the resources where none ask for others, and `limits` bounds them.
+    pub(crate) fn read(
+        pod: &Pod,
+        settings: &InjectSettings,
+        limits: &Limits,
+        problems: &mut Vec<Problem>,
+    ) -> Self {
         let fitting = |defaults| share::within(defaults, pod.spec.resources.as_ref());
-        let mut reader = Reader { pod, problems };
+        let mut reader = Reader { pod, limits, problems, warnings: Vec::new() };
         reader.unknown();
         let asked = Self {
             mode: reader.word(MODE, &["strict", "permissive", "disable"]),
@@ -128,8 +138,9 @@ impl Asked {
             log: reader.log(),
             config: reader.config(),
             keep_probes: reader.word(REWRITE_PROBES, &["enabled", "disabled"]).as_deref() == Some("disabled"),
-            resources: reader.resources(&OF_PROXY, fitting(&settings.resources)),
-            init_resources: reader.resources(&OF_INIT, fitting(&settings.init_resources)),
+            resources: reader.resources((PROXY, &OF_PROXY), fitting(&settings.resources)),
+            init_resources: reader.resources((INIT, &OF_INIT), fitting(&settings.init_resources)),
+            warnings: reader.warnings,
         };
         asked.check_twice(problems);
         asked
@@ -278,9 +289,10 @@ impl Reader<'_> {
         sets
     }
 
-    /// `resources` with what annotations ask for in the place of the defaults.
-    fn resources(&mut self, shares: &[Share], mut resources: Resources) -> Resources {
+    /// `resources` with what annotations ask for in the place of the defaults, and the rest made to fit.
+    fn resources(&mut self, (name, shares): (&str, &[Share]), mut resources: Resources) -> Resources {
         let mut asked = Vec::new();
+        let mut fixed = Vec::new();
         for Share { annotation, resource, is_limit } in shares {
             let Some(value) = self.get(annotation) else { continue };
             match Quantity::from_str(value.trim()) {
@@ -288,6 +300,7 @@ impl Reader<'_> {
                     let of = if *is_limit { &mut resources.limits } else { &mut resources.requests };
                     of.insert((*resource).to_owned(), quantity);
                     asked.push(*annotation);
+                    fixed.push((*resource, *is_limit));
                 }
                 Err(reason) => self.wrong(annotation, &value, "this is not a quantity", reason),
             }
@@ -302,6 +315,7 @@ impl Reader<'_> {
                 ));
             }
         }
+        self.warnings.extend(self.limits.fit(name, &mut resources, &fixed));
         resources
     }
 }

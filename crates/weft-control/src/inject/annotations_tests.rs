@@ -12,7 +12,8 @@ fn read(annotations: &[(&str, &str)]) -> (Asked, Vec<String>) {
         annotations.iter().map(|(name, value)| ((*name).to_owned(), json!(value))).collect();
     let pod = json!({"metadata": {"annotations": annotations}, "spec": {"containers": [{"name": "app"}]}});
     let mut problems = Vec::new();
-    let asked = Asked::read(&Pod::read(&pod).unwrap(), &InjectSettings::new("weft"), &mut problems);
+    let settings = InjectSettings::new("weft");
+    let asked = Asked::read(&Pod::read(&pod).unwrap(), &settings, &Limits::default(), &mut problems);
     (asked, problems.iter().map(Problem::to_string).collect())
 }
 

@@ -20,7 +20,7 @@ fn injector() -> Injector {
 
 fn namespace(name: &str, labels: &[(&str, &str)]) -> Namespace {
     let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-    Namespace { name: Some(name.to_owned()), labels: Some(labels) }
+    Namespace { name: Some(name.to_owned()), labels: Some(labels), ..Namespace::default() }
 }
 
 fn enabled() -> Namespace {
@@ -54,7 +54,7 @@ fn labels_decide() {
         }
         pod
     };
-    let unknown = Namespace { name: Some("shop".to_owned()), labels: None };
+    let unknown = Namespace { name: Some("shop".to_owned()), ..Namespace::default() };
     for (namespace, label, skip) in [
         (enabled(), None, None),
         (enabled(), Some("enabled"), None),

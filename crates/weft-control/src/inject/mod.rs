@@ -14,6 +14,7 @@
 //! | `windows` | pods for nodes without iptables |
 //! | `dns` | pods that cannot resolve the CA's name |
 //! | `share` | pods with resources as a whole |
+//! | `limits` | what the LimitRanges of the namespace allow |
 //! | `containers` | what is added |
 //! | `again` | a pod that was injected, and has been changed since |
 //! | `patch` | the difference as a JSON patch |
@@ -25,6 +26,7 @@ mod again;
 mod annotations;
 mod containers;
 mod dns;
+mod limits;
 mod patch;
 mod pod;
 mod probes;
@@ -46,6 +48,7 @@ use serde_json::{Value, json};
 
 pub use crate::names::{INJECT_LABEL, INJECTED};
 pub use annotations::POD_ANNOTATIONS;
+pub use limits::{LimitRange, Limits};
 pub use patch::patch;
 pub use problem::Problem;
 pub use quantity::Quantity;
@@ -87,6 +90,8 @@ pub struct Namespace {
     /// Its labels; `None` where they are not known. Then only the pod's own label counts, and without that the pod is
     /// injected: the API server asks only about pods that are to be, and `weft inject` is only run for such.
     pub labels: Option<BTreeMap<String, String>>,
+    /// Its LimitRanges, as far as they are known.
+    pub limits: Limits,
 }
 
 /// What became of a pod.
@@ -162,7 +167,7 @@ pub fn inject(pod: &Value, namespace: &Namespace, injector: &Injector, secret: &
     }
     let mut problems = Vec::new();
     label(&read, &mut problems);
-    let asked = Asked::read(&read, &injector.settings, &mut problems);
+    let asked = Asked::read(&read, &injector.settings, &namespace.limits, &mut problems);
     refuse::conflicts(&read, &mut problems);
     refuse::pod_security(namespace, &mut problems);
     let ca = dns::ca(&read, injector.ca, &asked, &mut problems);
@@ -175,7 +180,12 @@ pub fn inject(pod: &Value, namespace: &Namespace, injector: &Injector, secret: &
         return Outcome::Refuse(problems);
     }
     match build(pod, injector, &asked, ca, &rewrites) {
-        Some(object) => Outcome::Patched(Injected { object, warnings: warnings(&read, injector, ca) }),
+        Some(object) => {
+            let mut warnings = warnings(&read, injector, ca);
+            warnings.extend(namespace.limits.whole(pod, &object));
+            warnings.extend(asked.warnings);
+            Outcome::Patched(Injected { object, warnings })
+        }
         // `Pod::read` has seen that each part is what it should be; this is for parts that it does not look at.
         None => Outcome::Invalid("metadata or spec: a part of this is not of its type".to_owned()),
     }

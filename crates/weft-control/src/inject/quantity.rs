@@ -47,10 +47,64 @@ impl Quantity {
         self.nano % NANO == 0
     }
 
+    /// Whether it is nothing.
+    pub(crate) fn is_zero(&self) -> bool {
+        self.nano == 0
+    }
+
+    /// Whether it is more than `ratio` times `other`. What is too large to be told is not.
+    pub(crate) fn exceeds(&self, other: &Self, ratio: &Self) -> bool {
+        match (self.nano.checked_mul(NANO), other.nano.checked_mul(ratio.nano)) {
+            (Some(this), Some(most)) => this > most,
+            _ => false,
+        }
+    }
+
+    /// The least of which it is no more than `ratio` times as much, in thousandths (of CPU) or whole units.
+    pub(crate) fn divided(&self, ratio: &Self, thousandths: bool) -> Option<Self> {
+        let (scaled, step) = (self.nano.checked_mul(NANO)?, step(thousandths));
+        let parts = ratio.nano.checked_mul(step).filter(|parts| *parts > 0)?;
+        // Rounded up.
+        Self::of_steps(scaled.checked_add(parts - 1)? / parts, thousandths)
+    }
+
+    /// The most that is no more than `ratio` times as much as this.
+    pub(crate) fn times(&self, ratio: &Self, thousandths: bool) -> Option<Self> {
+        let product = self.nano.checked_mul(ratio.nano)?;
+        Self::of_steps(product / NANO / step(thousandths), thousandths)
+    }
+
+    fn of_steps(steps: i128, thousandths: bool) -> Option<Self> {
+        let nano = steps.checked_mul(step(thousandths))?;
+        Some(Self { text: if thousandths { format!("{steps}m") } else { steps.to_string() }, nano })
+    }
+
+    /// Both together; as text in whole units where that is possible.
+    pub(crate) fn plus(&self, other: &Self) -> Self {
+        // Each is at most 2^63-1 units, and a pod has some dozens of containers.
+        let nano = self.nano.saturating_add(other.nano);
+        let text = [(NANO << 20, "Mi"), (NANO, ""), (NANO / 1_000, "m"), (1, "n")]
+            .into_iter()
+            .find(|(unit, _)| nano % unit == 0)
+            .map_or_else(String::new, |(unit, suffix)| format!("{}{suffix}", nano / unit));
+        Self { text, nano }
+    }
+
     /// As it was written.
     pub fn as_str(&self) -> &str {
         &self.text
     }
+}
+
+impl Default for Quantity {
+    fn default() -> Self {
+        Self { text: "0".to_owned(), nano: 0 }
+    }
+}
+
+/// The billionths that the API server counts in: thousandths of a CPU, whole octets.
+fn step(thousandths: bool) -> i128 {
+    if thousandths { NANO / 1_000 } else { NANO }
 }
 
 impl FromStr for Quantity {
@@ -206,7 +260,34 @@ mod tests {
         }
     }
 
+    #[test]
+    fn sums_and_shares() {
+        assert_eq!(q("256Mi").plus(&q("1Gi")).as_str(), "1280Mi");
+        assert_eq!(q("10m").plus(&q("1")).as_str(), "1010m");
+        assert_eq!(q("1").plus(&q("1")).as_str(), "2");
+        assert_eq!(q("100").plus(&q("0")).as_str(), "100");
+        assert_eq!(q("256Mi").divided(&q("3"), false).unwrap().as_str(), "89478486");
+        assert_eq!(q("1").divided(&q("3"), true).unwrap().as_str(), "334m");
+        assert_eq!(q("1").divided(&q("1.5"), true).unwrap().as_str(), "667m");
+        assert_eq!(q("10m").times(&q("1.25"), true).unwrap().as_str(), "12m");
+        assert_eq!(q("1Ki").times(&q("1.5"), false).unwrap().as_str(), "1536");
+        assert_eq!(q("1").divided(&q("0"), true), None);
+        assert!(q("1").exceeds(&q("100m"), &q("9.9")) && !q("1").exceeds(&q("100m"), &q("10")));
+        assert!(!q("9E").exceeds(&q("9E"), &q("9E")), "too large to be told");
+    }
+
     proptest! {
+        #[test]
+        fn a_share_is_the_nearest_that_fits(limit in 1_u64..1 << 50, ratio in 1_000_u64..1_000_000) {
+            let (limit, ratio) = (q(&limit.to_string()), q(&format!("{ratio}m")));
+            let request = limit.divided(&ratio, false).unwrap();
+            prop_assert!(!limit.exceeds(&request, &ratio) && request <= limit);
+            let less = q(&(request.as_str().parse::<u64>().unwrap() - 1).to_string());
+            prop_assert!(limit.exceeds(&less, &ratio));
+            let back = request.times(&ratio, false).unwrap();
+            prop_assert!(back >= limit && !back.exceeds(&request, &ratio));
+        }
+
         #[test]
         fn no_text_panics(text in "[0-9.]{0,20}[a-zA-Z]{0,3}[-+0-9]{0,12}") {
             let _ = text.parse::<Quantity>();

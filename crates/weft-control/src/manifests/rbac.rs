@@ -43,7 +43,7 @@ impl Install<'_> {
     }
 
     pub(super) fn cluster_role(&self) -> ClusterRole {
-        let rules = vec![
+        let mut rules = vec![
             // CA: asks whose token it was shown.
             rule(&["authentication.k8s.io"], &["tokenreviews"], &[], &["create"]),
             // CA: the public keys that tokens are signed with, so that forged ones cost the API server nothing. Kubernetes
@@ -63,6 +63,8 @@ impl Install<'_> {
             ),
             // Controller: which namespaces take part. Injector: their labels and annotations.
             rule(&[""], &["namespaces"], &[], &["get", "list", "watch"]),
+            // Injector: the bounds of a namespace's containers, so that what it adds keeps within them.
+            rule(&[""], &["limitranges"], &[], &FOLLOW),
             // Controller: which pods a service has and which of them have a sidecar, where pods' addresses come from...
             rule(&[""], &["nodes", "pods"], &[], &FOLLOW),
             // ... and those of services.
@@ -78,6 +80,10 @@ impl Install<'_> {
             // Controller: tells mistakes in annotations, what is held back, and pods without a sidecar.
             rule(&["events.k8s.io"], &["events"], &[], &["create", "patch"]),
         ];
+        if self.values.controller.recreate_slipped.enabled {
+            // Controller: has pods that slipped by made anew. An eviction, not a deletion: PodDisruptionBudgets are kept.
+            rules.push(rule(&[""], &["pods/eviction"], &[], &["create"]));
+        }
         ClusterRole { metadata: self.cluster_meta(CONTROL), rules: Some(rules), ..Default::default() }
     }
 

@@ -30,6 +30,7 @@ impl Install<'_> {
                 "resources": values.injector.resources,
                 "initResources": values.injector.init_resources,
             },
+            "controller": values.controller,
             "mesh": {
                 "podCidrs": values.mesh.pod_cidrs,
                 "podCidrMode": values.mesh.pod_cidr_mode,

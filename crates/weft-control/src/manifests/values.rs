@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::located::{self, At, Node, Part};
 use super::schema;
+use crate::controller::ControllerSettings;
 use crate::webhook::WebhookSettings;
 
 /// The chart's defaults.
@@ -77,6 +78,7 @@ pub struct Values {
     pub control: Control,
     pub ca: Ca,
     pub injector: Injector,
+    pub controller: ControllerSettings,
     pub webhook: WebhookSettings,
     pub mesh: Mesh,
     pub proxy: Map<String, Value>,
@@ -361,6 +363,7 @@ mod tests {
         let values = Values::read(&[]).unwrap();
         assert_eq!((values.control.replicas, values.injector.failure_policy.as_str()), (2, "Ignore"));
         assert_eq!((values.control.drain_seconds, values.webhook.client_ca.as_str()), (15, ""));
+        assert_eq!(values.controller, ControllerSettings::default());
         assert!(
             values.network_policy.enabled && values.pod_disruption_budget.enabled && !values.uninstall.force
         );

@@ -20,6 +20,7 @@ use weft_core::{Drain, DrainPhase};
 
 use super::PATH;
 use super::budget::{Bounds, NoRoom, Pool, Room};
+use super::limits::LimitRanges;
 use super::metrics::Metrics;
 use super::namespaces::Namespaces;
 use super::review::{Answer, Question, Verdict};
@@ -46,6 +47,7 @@ const AGAIN: &str = "1";
 pub(super) struct Handler {
     injector: Arc<Injector>,
     pub(super) namespaces: Option<Box<dyn Namespaces>>,
+    limits: LimitRanges,
     pub(super) seats: Arc<Seats>,
     pub(super) bodies: Pool,
     pub(super) trees: Pool,
@@ -83,7 +85,7 @@ impl AsRef<[u8]> for Written {
 impl Handler {
     pub(super) fn new(
         injector: Injector,
-        namespaces: Option<Box<dyn Namespaces>>,
+        (namespaces, limits): (Option<Box<dyn Namespaces>>, LimitRanges),
         seats: Arc<Seats>,
         metrics: Metrics,
     ) -> Self {
@@ -91,6 +93,7 @@ impl Handler {
         Self {
             injector: Arc::new(injector),
             namespaces,
+            limits,
             seats,
             bodies: Pool::new(BODIES),
             trees: Pool::new(TREES),
@@ -212,9 +215,10 @@ impl Handler {
         fresh: bool,
     ) -> Result<(Answer, Option<Question>, Held), NoAnswer> {
         let labels = self.labels(question.namespace.as_deref(), fresh).await;
+        let limits = self.limits.of(question.namespace.as_deref());
         let injector = self.injector.clone();
         self.work(move || {
-            let answer = question.answer(labels, &injector);
+            let answer = question.answer(labels, limits, &injector);
             let again = !fresh && matches!(answer.skip, Some(Skip::NotAsked | Skip::Disabled));
             (answer, again.then_some(question), held)
         })

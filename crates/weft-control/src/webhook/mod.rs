@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `review` | `AdmissionReview` to answer, as a pure function |
 //! | `namespaces` | the labels of the pod's namespace |
+//! | `limits` | the LimitRanges of the pod's namespace |
 //! | `server` | TLS, connections, drain |
 //! | `pace` | how often an address may connect |
 //! | `seats`, `watched` | which connection gives way to another, and which one is silent for too long |
@@ -26,6 +27,7 @@ mod ca_bundle;
 mod callers;
 mod certificate;
 mod handler;
+mod limits;
 mod metrics;
 mod namespaces;
 mod pace;
@@ -36,6 +38,7 @@ mod watched;
 mod weight;
 
 pub use authority::AuthoritySigner;
+pub(crate) use ca_bundle::trusts;
 pub use callers::WebhookSettings;
 pub use certificate::{ServingCertificate, ServingSigner};
 pub use namespaces::{Labels, Namespaces};

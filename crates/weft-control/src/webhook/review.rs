@@ -4,7 +4,7 @@ use k8s_openapi::ByteString;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::inject::{self, Injector, Namespace, Outcome, ProbeSecret, Skip};
+use crate::inject::{self, Injector, Limits, Namespace, Outcome, ProbeSecret, Skip};
 
 const VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
@@ -108,7 +108,7 @@ struct Status {
     message: String,
 }
 
-/// Answers a review. `labels` are those of the namespace that it names, where they are known.
+/// Answers a review. `labels` are those of the namespace that it names, where they are known; its LimitRanges are not.
 ///
 /// # Errors
 /// Where `body` is not a review of a version that can be answered: what is wrong with it.
@@ -117,7 +117,7 @@ pub fn answer(
     labels: Option<std::collections::BTreeMap<String, String>>,
     injector: &Injector,
 ) -> Result<Answer, String> {
-    Ok(Question::read(body)?.answer(labels, injector))
+    Ok(Question::read(body)?.answer(labels, Limits::default(), injector))
 }
 
 impl Question {
@@ -150,12 +150,13 @@ impl Question {
     pub(crate) fn answer(
         &self,
         labels: Option<std::collections::BTreeMap<String, String>>,
+        limits: Limits,
         injector: &Injector,
     ) -> Answer {
         if !self.new_pod {
             return self.reply(Verdict::Skipped, None, self.allowed());
         }
-        let namespace = Namespace { name: self.namespace.clone(), labels };
+        let namespace = Namespace { name: self.namespace.clone(), labels, limits };
         let in_namespace = self.namespace.as_deref().unwrap_or("");
         let secret = match ProbeSecret::draw() {
             Ok(secret) => secret,

@@ -26,6 +26,7 @@ use weft_telemetry::Registry;
 use super::callers::{Callers, WebhookSettings};
 use super::certificate::{Serving, ServingSigner};
 use super::handler::Handler;
+use super::limits::{self, LimitRanges};
 use super::metrics::Metrics;
 use super::namespaces::{self, Namespaces};
 use super::pace::Pace;
@@ -55,7 +56,7 @@ pub struct WebhookOptions {
     pub callers: WebhookSettings,
     /// Who signs its certificate.
     pub signer: Arc<dyn ServingSigner>,
-    /// The cluster: namespaces are watched and the trust bundle is written. Without, as in tests, neither is, and no
+    /// The cluster: namespaces and LimitRanges are watched and the trust bundle is written. Without, as in tests, neither is, and no
     /// namespace's labels are known.
     pub client: Option<Client>,
     /// Where it counts.
@@ -68,7 +69,7 @@ pub struct Webhook {
     address: SocketAddr,
     serving: Serving,
     client: Option<Client>,
-    follow: Option<namespaces::Follow>,
+    follow: Option<(namespaces::Follow, limits::Follow)>,
     callers: Option<Callers>,
     seats: Arc<Seats>,
     handler: Arc<Handler>,
@@ -93,13 +94,18 @@ impl Webhook {
         };
         let listener = TcpListener::bind(bind).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
-        let (namespaces, follow) = match client.clone().map(namespaces::watched) {
-            Some((watched, follow)) => (Some(Box::new(watched) as Box<dyn Namespaces>), Some(follow)),
-            None => (None, None),
+        let (known, follow) = match client.clone() {
+            Some(client) => {
+                let (namespaces, of_namespaces) = namespaces::watched(client.clone());
+                let (limits, of_limits) = limits::watched(client);
+                let namespaces: Box<dyn Namespaces> = Box::new(namespaces);
+                ((Some(namespaces), limits), Some((of_namespaces, of_limits)))
+            }
+            None => ((None, LimitRanges::default()), None),
         };
         let (native, image) = (injector.native, injector.settings.image.clone());
         let seats = Seats::new(Limits::default());
-        let handler = Arc::new(Handler::new(injector, namespaces, seats.clone(), Metrics::new(&registry)));
+        let handler = Arc::new(Handler::new(injector, known, seats.clone(), Metrics::new(&registry)));
         tracing::info!(%address, native, image, "injector ready");
         Ok(Self { listener, address, serving, client, follow, callers, seats, handler })
     }
@@ -122,9 +128,14 @@ impl Webhook {
             () = closes.closed() => {}
             () = serving.keep_fresh() => {}
             () = forever(client.map(|client| ca_bundle::keep(client, bundle))) => {}
-            () = forever(follow.map(namespaces::Follow::run)) => {}
+            () = forever(follow.map(both)) => {}
         }
     }
+}
+
+/// Follows the cluster.
+async fn both((namespaces, limits): (namespaces::Follow, limits::Follow)) {
+    tokio::join!(namespaces.run(), limits.run());
 }
 
 /// Runs `work`, and never ends: serving goes on without it.

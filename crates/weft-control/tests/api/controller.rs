@@ -147,6 +147,8 @@ impl Cluster {
             namespace: SYSTEM.parse().unwrap(),
             mesh: Default::default(),
             proxy: Default::default(),
+            controller: Default::default(),
+            injector: None,
         };
         let (tx, settings) = tokio::sync::watch::channel(Arc::new(settings));
         let (root, roots) = tokio::sync::watch::channel(Arc::from(ROOT));

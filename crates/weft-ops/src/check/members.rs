@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use weft_control::controller::facts::Key;
 use weft_control::controller::twins::{self, Hindrance};
-use weft_control::controller::{modes, slips};
+use weft_control::controller::{RecreateSettings, modes, recreate, slips};
 use weft_control::names::HELD_BACK;
 use weft_core::MtlsMode;
 
@@ -18,7 +18,7 @@ pub(super) fn judge(
     view: &View,
     scope: Option<&str>,
     strict: &dyn Fn(&Key) -> bool,
-    proxies: &Proxies,
+    (proxies, settings): (&Proxies, Option<&RecreateSettings>),
 ) -> Vec<Finding> {
     if view.members(scope).next().is_none() {
         let summary = match scope {
@@ -33,6 +33,7 @@ pub(super) fn judge(
     vec![
         pod_security(view, scope),
         slipped(view, scope, strict),
+        recreated(view, scope, settings),
         mistakes(view, scope),
         held_back(view, scope),
         twins(view, scope),
@@ -109,6 +110,54 @@ fn slipped(view: &View, scope: Option<&str>, strict: &dyn Fn(&Key) -> bool) -> F
         return Finding::warning(id, Vantage::Api, summary, cure).details(details);
     }
     Finding::failed(id, Vantage::Api, summary, cure).details(details.chain(refused))
+}
+
+/// Whether they are made anew by themselves, which of them are not, and which in vain.
+fn recreated(view: &View, scope: Option<&str>, settings: Option<&RecreateSettings>) -> Finding {
+    let id = "namespaces.recreate";
+    let Some(settings) = settings else {
+        return Finding::skipped(id, Vantage::Api, "the settings cannot be read: see control.config");
+    };
+    if !settings.enabled {
+        let off = "pods that slip by are left to you to restart: the value controller.recreateSlipped.enabled is off";
+        return Finding::ok(id, Vantage::Api, off);
+    }
+    let world = &view.world;
+    let wanted = |key: &Key| scope.is_none_or(|namespace| namespace == key.namespace);
+    let pods = world.seen.pods.iter().filter(|(key, facts)| wanted(key) && slips::slipped(world, key, facts));
+    let (mut left, mut given_up) = (BTreeMap::new(), BTreeMap::new());
+    for (key, facts) in pods {
+        let Some(pod) = view.pods.get(key) else { continue };
+        let workload = pod.workload.in_namespace(&key.namespace);
+        if let Some(kept) = recreate::kept(facts, settings) {
+            *left.entry((workload, kept.told())).or_insert(0_usize) += 1;
+        } else if recreate::is_given_up(facts) {
+            given_up.insert(workload, pod.workload.restart(&key.namespace));
+        }
+    }
+    let left = left.into_iter().map(|((workload, why), count)| {
+        format!(
+            "{workload}: {} stay{}, {why}",
+            counted(count, "pod", "pods"),
+            if count == 1 { "s" } else { "" }
+        )
+    });
+    if given_up.is_empty() {
+        let summary = format!("pods that slip by are evicted, {} a minute at the most", settings.per_minute);
+        return Finding::ok(id, Vantage::Api, summary).details(left);
+    }
+    let cures: Vec<&str> = given_up.values().map(String::as_str).take(5).collect();
+    let more = if given_up.len() > cures.len() { ", ..." } else { "" };
+    let cure = format!(
+        "see webhook.configuration and webhook.answers for why their new pods have no sidecar either; then restart them: {}{more}",
+        cures.join("; ")
+    );
+    let summary = format!(
+        "{} made anew in vain, and given up",
+        counted(given_up.len(), "workload was", "workloads were")
+    );
+    let told = given_up.keys().map(|workload| format!("{workload}: given up"));
+    Finding::warning(id, Vantage::Api, summary, cure).details(told.chain(left))
 }
 
 /// Labels and annotations that cannot be read.

@@ -22,7 +22,7 @@ fn twin() -> Value {
 #[test]
 fn nobody_takes_part_is_no_failure() {
     let seen = view(&[namespace("plain", json!({}))]);
-    let found = judge(&seen, None, &|_| false, &Proxies::default());
+    let found = judge(&seen, None, &|_| false, (&Proxies::default(), None));
     assert_eq!((found.len(), found[0].state), (1, State::Skipped));
 }
 
@@ -45,6 +45,33 @@ fn pods_that_slipped_by_are_told_by_workload_with_the_command() {
     let found = slipped(&seen, None, &|service| *service == Key::new("shop", "web"));
     assert_eq!((found.state, found.details.len()), (State::Failed, 3), "callers refuse them");
     assert_eq!(slipped(&seen, Some("other"), &|_| false).state, State::Ok);
+}
+
+#[test]
+fn pods_that_are_made_anew_are_told_with_those_that_are_not() {
+    let mut stuck = pod("shop", "stuck", "10.0.0.2", false);
+    stuck["status"]["conditions"] = json!([{"type": "Ready", "status": "True"},
+        {"type": "weft.dev/SidecarInjected", "status": "False", "reason": "SidecarRecreateGivenUp"}]);
+    let mut agent = pod("shop", "agent", "10.0.0.3", false);
+    agent["metadata"]["ownerReferences"][0]["kind"] = "DaemonSet".into();
+    agent["metadata"]["ownerReferences"][0]["name"] = "agent".into();
+    let objects = [shop(), pod("shop", "web", "10.0.0.1", false), agent, stuck];
+    let on = RecreateSettings { enabled: true, ..RecreateSettings::default() };
+    let told = |count: usize, settings: Option<&RecreateSettings>| {
+        let found = recreated(&view(&objects[..count]), None, settings);
+        (found.state, found.details.clone(), found.summary.clone(), found.cure.unwrap_or_default())
+    };
+    assert_eq!(told(4, None).0, State::Skipped);
+    let off = told(4, Some(&RecreateSettings::default()));
+    assert!(off.0 == State::Ok && off.1.is_empty() && off.2.contains("recreateSlipped"), "{off:?}");
+    let well = told(3, Some(&on));
+    let left = "daemonset shop/agent: 1 pod stays, it is a DaemonSet's".to_owned();
+    assert_eq!((well.0, well.1.as_slice()), (State::Ok, std::slice::from_ref(&left)));
+    assert!(well.2.contains("5 a minute"), "{well:?}");
+    let vain = told(4, Some(&on));
+    assert_eq!((vain.0, vain.1), (State::Warning, vec!["deployment shop/stuck: given up".to_owned(), left]));
+    assert!(vain.3.contains("kubectl -n shop rollout restart deployment/stuck"), "{}", vain.3);
+    assert!(recreated(&view(&objects), Some("other"), Some(&on)).details.is_empty());
 }
 
 #[test]

@@ -144,7 +144,8 @@ impl Check {
         let versions: BTreeSet<String> = control.into_iter().filter_map(|metrics| metrics.version).collect();
         findings.extend(proxies::judge(&proxies, now, leaf, &versions.into_iter().collect::<Vec<_>>()));
         let strict = |key: &Key| installed.strict.contains(key);
-        findings.extend(members::judge(&view, scope, &strict, &proxies));
+        let recreate = installed.config.as_ref().ok().map(|config| &config.controller.recreate_slipped);
+        findings.extend(members::judge(&view, scope, &strict, (&proxies, recreate)));
         if view.members(scope).next().is_some() {
             findings.push(refusals::judge(&view, scope, &refusals, &tried));
         }

@@ -237,8 +237,8 @@ impl Cause {
                  injector.initResources) for each pod"
             }
             Self::Range => {
-                "the LimitRange bounds each container, ours too: give weft-proxy and weft-init requests and limits within it (annotations weft.dev/proxy-cpu-request and \
-                 so on; values injector.resources and injector.initResources)"
+                "the LimitRange bounds each container, ours too, which are made to fit except where an annotation says otherwise: change the annotations \
+                 weft.dev/proxy-* and weft.dev/init-* of the pod template; of a pod as a whole, what all its containers have together"
             }
         }
     }

@@ -36,6 +36,7 @@ app.kubernetes.io/component: control
     "nativeSidecar" .Values.injector.nativeSidecar
     "resources" .Values.injector.resources
     "initResources" .Values.injector.initResources)
+  "controller" .Values.controller
   "mesh" .Values.mesh
   "proxy" .Values.proxy
   | toRawJson -}}
