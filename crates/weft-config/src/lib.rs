@@ -12,10 +12,9 @@
 //! | `read`, `scalar` | nodes to checked values, all mistakes kept |
 //! | `sections`, `identity`, `policy`, `probes` | the fields of `weft.yaml`, one function a section, with every default and its reason |
 //! | `listeners` | the doors of a workload whose traffic is not intercepted |
-//! | `membership`, `mode`, `addr_set` | which destinations are in the mesh and how, compiled |
+//! | `membership`, `mode` | which destinations are in the mesh and how, compiled |
 //! | `reload` | the watcher |
 
-mod addr_set;
 mod env;
 mod error;
 mod identity;

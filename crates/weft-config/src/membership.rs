@@ -11,9 +11,8 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use weft_core::{DnsName, MtlsMode, Namespace, PeerRule, TrustDomain};
+use weft_core::{AddrSet, DnsName, MtlsMode, Namespace, PeerRule, TrustDomain};
 
-use crate::addr_set::AddrSet;
 use crate::mode::DestinationMode;
 
 /// What membership says about a name.

@@ -5,6 +5,7 @@
 //! no I/O, so that a mistake in a name or an identity is a type error in every crate above it.
 
 mod addr;
+mod addr_set;
 mod certificates;
 mod drain;
 mod endpoint;
@@ -15,6 +16,7 @@ mod name;
 mod protocol;
 
 pub use addr::{ClientAddr, EndpointAddr, OriginalDst, canonical};
+pub use addr_set::AddrSet;
 pub use certificates::CaCertificates;
 pub use drain::{Drain, DrainPhase, DrainTrigger, drain};
 pub use endpoint::{EndpointList, EndpointSource};
@@ -22,4 +24,4 @@ pub use error::ParseError;
 pub use identity::{Namespace, PeerRule, ServiceAccount, SpiffeId, TrustDomain};
 pub use mode::MtlsMode;
 pub use name::{DnsName, ServiceKey};
-pub use protocol::AppProtocol;
+pub use protocol::{AppProtocol, ProxyProtocol};

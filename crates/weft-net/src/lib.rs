@@ -5,9 +5,10 @@
 //!
 //! 1. [`Listener`] and [`Acceptor`] take connections in and survive what `accept` may answer;
 //! 2. [`original_dst`] tells where a captured connection was going;
-//! 3. [`detect`] tells from the first bytes what is spoken, [`Prefixed`] gives those bytes back to whoever reads next;
-//! 4. [`connect`] reaches an endpoint, with errors that a retry decision can be made on;
-//! 5. [`relay()`] carries bytes both ways; [`ReadAhead`] sits under a TLS session and spares it system calls.
+//! 3. [`proxy_protocol`] reads for whom it was opened, where the peer may say so, and tells it to whoever is dialed;
+//! 4. [`detect`] tells from the first bytes what is spoken, [`Prefixed`] gives those bytes back to whoever reads next;
+//! 5. [`connect`] reaches an endpoint, with errors that a retry decision can be made on;
+//! 6. [`relay()`] carries bytes both ways; [`ReadAhead`] sits under a TLS session and spares it system calls.
 //!
 //! All of it is made for current-thread runtimes: buffers and pipes come from pools that belong to the thread, nothing
 //! takes a lock, and an idle connection holds no buffer.
@@ -23,6 +24,7 @@ mod original_dst;
 mod plain;
 pub mod pool;
 mod prefixed;
+pub mod proxy_protocol;
 mod read_ahead;
 pub mod relay;
 mod sockopt;

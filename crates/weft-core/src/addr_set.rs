@@ -6,13 +6,14 @@ use ipnet::IpNet;
 
 /// Addresses as sorted, disjoint ranges.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct AddrSet {
+pub struct AddrSet {
     v4: Box<[(u128, u128)]>,
     v6: Box<[(u128, u128)]>,
 }
 
 impl AddrSet {
-    pub(crate) fn new(nets: &[IpNet]) -> Self {
+    /// The addresses of all `nets`.
+    pub fn new(nets: &[IpNet]) -> Self {
         let ranges = |v6: bool| {
             let of_family = nets.iter().filter(|net| matches!(net, IpNet::V6(_)) == v6);
             merge(of_family.map(|net| (bits(net.network()), bits(net.broadcast()))).collect())
@@ -20,7 +21,8 @@ impl AddrSet {
         Self { v4: ranges(false), v6: ranges(true) }
     }
 
-    pub(crate) fn contains(&self, ip: IpAddr) -> bool {
+    /// Whether `ip`, in canonical form, is among them. Allocates nothing.
+    pub fn contains(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
         let (ranges, ip) = (if ip.is_ipv4() { &self.v4 } else { &self.v6 }, bits(ip));
         let after = ranges.partition_point(|(first, _)| *first <= ip);
