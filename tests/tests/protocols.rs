@@ -12,6 +12,7 @@
 //! | `switched` | WebSocket and CONNECT |
 //! | `tcp` | redis, half-close, 100 MB, an application's own TLS |
 //! | `server_first` | servers that greet: SMTP, MariaDB |
+//! | `proxy_protocol` | applications that are told who connects |
 //! | `outside` | destinations that are not in the mesh |
 
 mod protocols {
@@ -23,6 +24,7 @@ mod protocols {
     mod logins;
     mod outside;
     mod pair;
+    mod proxy_protocol;
     mod server_first;
     mod switched;
     mod tcp;

@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use weft_core::{AppProtocol, MtlsMode, ServiceKey};
+use weft_core::{AppProtocol, MtlsMode, ProxyProtocol, ServiceKey};
 
 use super::*;
 use crate::types::{HalfClose, IdentitySource};
@@ -88,6 +88,8 @@ fn every_field_is_read() {
     assert_eq!(snapshot.access_log, AccessLogMode::Sampled);
     assert_eq!(snapshot.inbound.opaque_ports.to_string(), "3306, 6000-6100");
     assert_eq!(snapshot.inbound.connect_ports.to_string(), "3128");
+    let announced = [5432, 8080, 80].map(|port| config.proxy_protocol.get(port));
+    assert_eq!(announced, [Some(ProxyProtocol::V1), Some(ProxyProtocol::V2), None]);
     let key = ServiceKey::new("payments.shop.svc.cluster.local".parse().unwrap(), 80);
     let payments = snapshot.services.get(&key).unwrap();
     assert_eq!((payments.endpoints.len(), payments.protocol), (2, AppProtocol::Http));

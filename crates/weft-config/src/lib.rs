@@ -12,6 +12,7 @@
 //! | `read`, `scalar` | nodes to checked values, all mistakes kept |
 //! | `sections`, `identity`, `policy`, `probes` | the fields of `weft.yaml`, one function a section, with every default and its reason |
 //! | `listeners` | the doors of a workload whose traffic is not intercepted |
+//! | `proxy_protocol` | ports of the application that are told who connects |
 //! | `membership`, `mode` | which destinations are in the mesh and how, compiled |
 //! | `reload` | the watcher |
 
@@ -23,6 +24,7 @@ mod membership;
 mod mode;
 mod policy;
 mod probes;
+mod proxy_protocol;
 mod read;
 mod reload;
 mod resources;
@@ -43,6 +45,7 @@ pub use mode::DestinationMode;
 pub use probes::{
     KUBELET_USER_AGENT, Probe, ProbeCheck, ProbeHeader, ProbePath, is_header_name, is_header_value,
 };
+pub use proxy_protocol::{ProxyProtocolPort, ProxyProtocolPorts};
 pub use read::Effective;
 pub use reload::{ConfigHandle, Reloaded, watch};
 pub use resources::{GatewayName, Resources};

@@ -11,6 +11,7 @@ use crate::error::{Origin, ProblemKind};
 use crate::listeners::{self, Listeners};
 use crate::membership::{DomainPattern, Membership, MembershipSpec, NamePattern};
 use crate::mode::DestinationMode;
+use crate::proxy_protocol::{self, ProxyProtocolPorts};
 use crate::read::{Bad, Item, Section};
 use crate::scalar;
 use crate::snapshot::{InboundPolicy, OutboundPolicy, Services, Snapshot, StaticService};
@@ -25,20 +26,28 @@ const DOMAINS: [&str; 2] =
 /// The API server is asked by name from nearly every pod, is no workload of the mesh, and speaks its own TLS.
 const EXCEPTIONS: [&str; 1] = ["kubernetes.default.svc.cluster.local"];
 
-/// The snapshot is `None` where the trust domain is not known (which was told already). The listeners stand in the same
-/// sections but are not reloadable, and so no part of it.
-pub(crate) fn snapshot(
+/// What these sections say.
+pub(crate) struct Policy {
+    /// `None` where the trust domain is not known (which was told already).
+    pub(crate) snapshot: Option<Snapshot>,
+    // These stand in the same sections but are not reloadable, and so no part of the snapshot.
+    pub(crate) listeners: Listeners,
+    pub(crate) proxy_protocol: ProxyProtocolPorts,
+}
+
+pub(crate) fn policy(
     root: &Section<'_, '_>,
     trust_domain: Option<TrustDomain>,
     sampling: f64,
     access_log: AccessLogMode,
     bind: &Bind,
-) -> (Option<Snapshot>, Listeners) {
+) -> Policy {
     root.refuse_for_gateway(&["inbound", "outbound"], "no application stands beside it");
     let membership = mesh(&root.section("mesh"), trust_domain).map(Membership::new);
     let s = root.section("inbound");
     let mode = s.or("mode", MtlsMode::Strict, scalar::word(scalar::MODES));
     let (inbound, doors_in) = (inbound_policy(&s, mode), listeners::inbound(&s));
+    let proxy_protocol = proxy_protocol::ports(&s);
     let s = root.section("outbound");
     let (outbound, doors_out) =
         (OutboundPolicy { opaque_ports: ports(&s, "opaquePorts") }, listeners::outbound(&s));
@@ -57,7 +66,7 @@ pub(crate) fn snapshot(
         access_log,
         effective,
     });
-    (snapshot, listeners)
+    Policy { snapshot, listeners, proxy_protocol }
 }
 
 fn inbound_policy(s: &Section<'_, '_>, mode: MtlsMode) -> InboundPolicy {

@@ -46,8 +46,8 @@ const RELOADABLE: [&str; 7] = [
 ];
 
 /// Fields of reloadable sections that are not: the workers have bound these addresses before any traffic, each its own
-/// socket.
-const BOUND: [&str; 2] = ["inbound.listeners", "outbound.listeners"];
+/// socket; and connections to the application are open that began with the header, or without.
+const FIXED: [&str; 3] = ["inbound.listeners", "inbound.proxyProtocol", "outbound.listeners"];
 
 /// The reloadable part of the configuration, as it is now.
 #[derive(Debug)]
@@ -298,7 +298,7 @@ impl Events {
 
 fn is_reloadable(field: &str) -> bool {
     RELOADABLE.iter().any(|r| if r.ends_with('.') { field.starts_with(r) } else { field == *r })
-        && !BOUND.contains(&field)
+        && !FIXED.contains(&field)
 }
 
 /// The fields whose value differs, of those that are (or are not) reloadable.
@@ -403,6 +403,10 @@ mod tests {
         let Reloaded::Applied { needs_restart, .. } = handle.reload().await else { panic!("applied") };
         assert_eq!(needs_restart, ["inbound.listeners"]);
         assert_eq!(handle.load().inbound.mode, weft_core::MtlsMode::Permissive);
+        // Nor do connections that began without a header get one.
+        dir.write("inbound: {mode: strict, listeners: [\"80=127.0.0.1:8080\"], proxyProtocol: [8080]}\n");
+        let Reloaded::Applied { needs_restart, .. } = handle.reload().await else { panic!("applied") };
+        assert_eq!(needs_restart, ["inbound.proxyProtocol"]);
         // A destination must not leave the mesh under its listener.
         dir.write("outbound: {listeners: [\"80=a.b.svc.cluster.local:80\"]}\nmesh: {exceptions: [a.b.svc.cluster.local]}\n");
         assert!(matches!(handle.reload().await, Reloaded::Refused(_)));

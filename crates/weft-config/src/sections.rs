@@ -116,7 +116,7 @@ fn document(root: &Section<'_, '_>, path: &Path) -> Option<ProxyConfig> {
     root.refuse_for_gateway(&["probes"], "no application stands beside it");
     let probes = probes::probes(root);
     let resources = resources::resources(root, path);
-    let (snapshot, listeners) = policy::snapshot(root, trust_domain, sampling, access_log, &bind);
+    let policy = policy::policy(root, trust_domain, sampling, access_log, &bind);
     Some(ProxyConfig {
         path: path.to_owned(),
         role: root.reader().role(),
@@ -130,10 +130,11 @@ fn document(root: &Section<'_, '_>, path: &Path) -> Option<ProxyConfig> {
         timeouts,
         http,
         retries,
-        listeners,
+        listeners: policy.listeners,
+        proxy_protocol: policy.proxy_protocol,
         probes,
         resources: resources?,
-        snapshot: Arc::new(snapshot?),
+        snapshot: Arc::new(policy.snapshot?),
         warnings: Vec::new(),
     })
 }

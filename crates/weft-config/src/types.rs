@@ -15,6 +15,7 @@ use crate::Snapshot;
 use crate::env::Role;
 use crate::listeners::Listeners;
 use crate::probes::Probe;
+use crate::proxy_protocol::ProxyProtocolPorts;
 use crate::resources::Resources;
 use crate::value::{HostPort, Listen};
 
@@ -47,6 +48,8 @@ pub struct ProxyConfig {
     pub retries: Retries,
     /// What is listened on for one service or one port of the application each.
     pub listeners: Listeners,
+    /// Ports of the application that are told who connects.
+    pub proxy_protocol: ProxyProtocolPorts,
     /// The application's health checks that the proxy carries out.
     pub probes: Vec<Probe>,
     /// Where gateways and routes come from.

@@ -68,11 +68,6 @@ impl<D: Dial> Pools<D> {
         }
     }
 
-    /// How it dials.
-    pub(crate) fn dialer(&self) -> &D {
-        &self.dial
-    }
-
     /// Sends an HTTP/1 request at once over an idle connection, or gives it back where there is something to wait for.
     ///
     /// # Errors

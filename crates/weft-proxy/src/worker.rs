@@ -133,7 +133,7 @@ impl Worker {
             shared: Arc::clone(&shared),
             telemetry: Rc::clone(&telemetry),
             limits: Rc::clone(&limits),
-            applications: Applications::new(limits, Rc::clone(&telemetry), options, max_connections),
+            applications: Applications::new(limits, Rc::clone(&telemetry), options, config),
             plaintext: Rc::new(PlaintextDrain::new()),
         };
         Rc::new(Self {

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use ipnet::IpNet;
-use weft_config::{Env, Origin, ProxyConfig};
+use weft_config::{Env, Origin, ProxyConfig, ProxyProtocolPort};
 
 use super::limits::Limits;
 use super::pod::{INIT, PROXY, Pod};
@@ -22,6 +22,7 @@ const SKIP_OUTBOUND: &str = "weft.dev/skip-outbound-ports";
 const SKIP_CIDRS: &str = "weft.dev/skip-outbound-cidrs";
 const OPAQUE: &str = "weft.dev/opaque-ports";
 const CONNECT: &str = "weft.dev/connect-ports";
+const PROXY_PROTOCOL: &str = "weft.dev/proxy-protocol-ports";
 const LOG: &str = "weft.dev/log";
 pub(crate) const CONFIG: &str = "weft.dev/config";
 const REWRITE_PROBES: &str = "weft.dev/rewrite-probes";
@@ -59,13 +60,14 @@ const OF_INIT: [Share; 6] = [
 ];
 
 /// Every annotation that a pod may carry, as the reference page lists them.
-pub const POD_ANNOTATIONS: [&str; 22] = [
+pub const POD_ANNOTATIONS: [&str; 23] = [
     MODE,
     SKIP_INBOUND,
     SKIP_OUTBOUND,
     SKIP_CIDRS,
     OPAQUE,
     CONNECT,
+    PROXY_PROTOCOL,
     OF_PROXY[0].annotation,
     OF_PROXY[1].annotation,
     OF_PROXY[2].annotation,
@@ -97,6 +99,8 @@ pub(crate) struct Asked {
     pub(crate) skip_cidrs: String,
     pub(crate) opaque: String,
     pub(crate) connect: String,
+    /// As the configuration reads it: `5432=v1,8080=v2`.
+    pub(crate) proxy_protocol: String,
     pub(crate) log: Option<String>,
     /// Fields and values for `--set`.
     pub(crate) config: Vec<(String, String)>,
@@ -135,6 +139,7 @@ impl Asked {
             skip_cidrs: reader.list(SKIP_CIDRS, cidr),
             opaque: reader.list(OPAQUE, port),
             connect: reader.list(CONNECT, port),
+            proxy_protocol: reader.proxy_protocol(),
             log: reader.log(),
             config: reader.config(),
             keep_probes: reader.word(REWRITE_PROBES, &["enabled", "disabled"]).as_deref() == Some("disabled"),
@@ -143,6 +148,7 @@ impl Asked {
             warnings: reader.warnings,
         };
         asked.check_twice(problems);
+        asked.check_announced(problems);
         asked
     }
 
@@ -155,6 +161,7 @@ impl Asked {
             (OPAQUE, "inbound.opaquePorts", !self.opaque.is_empty()),
             (OPAQUE, "outbound.opaquePorts", !self.opaque.is_empty()),
             (CONNECT, "inbound.connectPorts", !self.connect.is_empty()),
+            (PROXY_PROTOCOL, "inbound.proxyProtocol", !self.proxy_protocol.is_empty()),
         ];
         for (annotation, field, given) in own {
             if given && self.config.iter().any(|(set, _)| set == field) {
@@ -164,6 +171,23 @@ impl Asked {
                     format!("{annotation} sets this as well"),
                     "keep one of them",
                 ));
+            }
+        }
+    }
+}
+
+impl Asked {
+    /// What is not captured, the proxy cannot put a header before: the application would refuse all of it.
+    fn check_announced(&self, problems: &mut Vec<Problem>) {
+        let skipped: Vec<PortRange> =
+            self.skip_inbound.split(',').filter_map(|range| range.parse().ok()).collect();
+        let announced = self.proxy_protocol.split(',').filter_map(|entry| entry.parse().ok());
+        for ProxyProtocolPort { port, .. } in announced {
+            if skipped.iter().any(|range| range.contains(port)) {
+                let reason =
+                    format!("{SKIP_INBOUND} has port {port} as well, so that no header would come before it");
+                let what = format!("annotation {PROXY_PROTOCOL}");
+                problems.push(Problem::new(what, reason, "take the port out of one of them"));
             }
         }
     }
@@ -240,6 +264,20 @@ impl Reader<'_> {
             return String::new();
         }
         entries.join(",")
+    }
+
+    fn proxy_protocol(&mut self) -> String {
+        let entries = self.list(PROXY_PROTOCOL, announced);
+        // Each is right by itself; the proxy also compares them.
+        let set = [("inbound.proxyProtocol".to_owned(), entries.clone())];
+        match check(&set) {
+            Ok(()) => entries,
+            Err(reasons) => {
+                let reasons: Vec<String> = reasons.into_iter().map(|(_, reason)| reason).collect();
+                self.wrong(PROXY_PROTOCOL, &entries, reasons.join(", "), "write each port once");
+                String::new()
+            }
+        }
     }
 
     fn log(&mut self) -> Option<String> {
@@ -353,6 +391,12 @@ fn port(entry: &str) -> Result<String, String> {
     } else {
         format!("{}-{}", range.first, range.last)
     })
+}
+
+/// A port whose connections begin with a header of the PROXY protocol.
+fn announced(entry: &str) -> Result<String, String> {
+    let entry = entry.parse::<ProxyProtocolPort>().map(|entry| entry.to_string());
+    entry.map_err(|reason| format!("this {reason}; write a port such as 8080, or 5432=v1"))
 }
 
 /// A network. Stray bits behind the prefix are a mistake: either the prefix or the address is not what was meant.

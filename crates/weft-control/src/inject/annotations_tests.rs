@@ -31,6 +31,7 @@ fn every_annotation_is_read() {
         (SKIP_OUTBOUND, "25"),
         (SKIP_CIDRS, "10.9.0.0/16,fd00::/8, 10.0.0.1"),
         (OPAQUE, "3306,6000-6100"),
+        (PROXY_PROTOCOL, "5432=v1, 8080,8081 = 2,8080=v2"),
         (LOG, "info,weft_proxy=debug"),
         (CONFIG, "\n# a comment\n timeouts.connect = 2s\nmesh.namespaces=shop,data\n"),
         (REWRITE_PROBES, "disabled"),
@@ -45,6 +46,7 @@ fn every_annotation_is_read() {
     assert_eq!((asked.skip_inbound.as_str(), asked.skip_outbound.as_str()), ("22,9000-9010", "25"));
     assert_eq!(asked.skip_cidrs, "10.9.0.0/16,fd00::/8,10.0.0.1/32");
     assert_eq!(asked.opaque, "3306,6000-6100");
+    assert_eq!(asked.proxy_protocol, "5432=v1,8080=v2,8081=v2");
     assert_eq!(asked.log.as_deref(), Some("info,weft_proxy=debug"));
     let sets = [("timeouts.connect", "2s"), ("mesh.namespaces", "shop,data")];
     assert_eq!(asked.config, sets.map(|(field, value)| (field.to_owned(), value.to_owned())));
@@ -110,6 +112,9 @@ fn values_that_cannot_be_read_name_annotation_value_and_cure() {
         (SKIP_CIDRS, "10.0.0.5/24", "10.0.0.0/24"),
         (SKIP_CIDRS, "10.0.0.0/33", "10.0.0.0/8"),
         (OPAQUE, "9-8", "range such as"),
+        (PROXY_PROTOCOL, "8080=v3", "5432=v1"),
+        (PROXY_PROTOCOL, "8080-8090", "a port such as 8080"),
+        (PROXY_PROTOCOL, "8080,8080=v1", "has the port 8080"),
         (LOG, "loud", "debug"),
         (REWRITE_PROBES, "true", "enabled or disabled"),
         (CPU_REQUEST, "100mm", "100m, 0.5"),
@@ -145,6 +150,16 @@ fn a_field_is_set_in_one_place_only() {
     let (_, problems) = read(&[(MODE, "strict"), (CONFIG, "inbound.mode=permissive")]);
     assert_eq!(problems.len(), 1);
     assert!(problems[0].contains(MODE) && problems[0].contains("inbound.mode"), "{problems:?}");
+}
+
+/// The proxy would never see a connection to such a port, and its application none with a header.
+#[test]
+fn a_port_that_is_announced_is_captured() {
+    let (_, problems) = read(&[(PROXY_PROTOCOL, "5432,8080"), (SKIP_INBOUND, "22,8000-8100")]);
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains(SKIP_INBOUND) && problems[0].contains("8080"), "{problems:?}");
+    assert!(read(&[(PROXY_PROTOCOL, "5432"), (SKIP_INBOUND, "22")]).1.is_empty());
+    assert!(read(&[(PROXY_PROTOCOL, ""), (SKIP_INBOUND, "22")]).1.is_empty());
 }
 
 #[test]

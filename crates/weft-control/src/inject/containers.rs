@@ -124,6 +124,7 @@ fn env(asked: &Asked, Told { probes, ca }: &Told) -> Vec<Value> {
     ];
     let opaque = (!asked.opaque.is_empty()).then(|| asked.opaque.clone());
     let connect = (!asked.connect.is_empty()).then(|| asked.connect.clone());
+    let announced = (!asked.proxy_protocol.is_empty()).then(|| asked.proxy_protocol.clone());
     let probes = probes.as_array().is_some_and(|list| !list.is_empty()).then(|| super::probes::text(probes));
     let set = [
         ("WEFT_IDENTITY_CA_ADDRESS", ca.map(|address| address.to_string())),
@@ -131,6 +132,7 @@ fn env(asked: &Asked, Told { probes, ca }: &Told) -> Vec<Value> {
         ("WEFT_INBOUND_OPAQUE_PORTS", opaque.clone()),
         ("WEFT_OUTBOUND_OPAQUE_PORTS", opaque),
         ("WEFT_INBOUND_CONNECT_PORTS", connect),
+        ("WEFT_INBOUND_PROXY_PROTOCOL", announced),
         ("WEFT_LOG", asked.log.clone()),
         (PROBES, probes),
     ];

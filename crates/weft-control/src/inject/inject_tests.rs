@@ -160,6 +160,7 @@ fn annotations_reach_the_containers() {
         "weft.dev/skip-outbound-cidrs": "10.9.0.0/16",
         "weft.dev/opaque-ports": "3306",
         "weft.dev/connect-ports": "3128",
+        "weft.dev/proxy-protocol-ports": "5432=v1,8080",
         "weft.dev/log": "debug",
         "weft.dev/config": "timeouts.connect=2s\ntelemetry.accessLog.path=/tmp/$(HOME)",
         "weft.dev/proxy-cpu-limit": "2",
@@ -192,6 +193,7 @@ fn annotations_reach_the_containers() {
     assert_eq!(value("WEFT_INBOUND_OPAQUE_PORTS"), Some(json!("3306")));
     assert_eq!(value("WEFT_OUTBOUND_OPAQUE_PORTS"), Some(json!("3306")));
     assert_eq!(value("WEFT_INBOUND_CONNECT_PORTS"), Some(json!("3128")));
+    assert_eq!(value("WEFT_INBOUND_PROXY_PROTOCOL"), Some(json!("5432=v1,8080=v2")));
     assert_eq!(value("WEFT_LOG"), Some(json!("debug")));
     assert_eq!(value("WEFT_PROBES"), None);
     assert_eq!(inits[1]["resources"]["limits"], json!({"cpu": "2", "memory": "256Mi"}));

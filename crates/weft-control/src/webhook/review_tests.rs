@@ -212,6 +212,7 @@ impl Maker {
             ("skip-outbound-cidrs", "10.0.0.0/8 fd00::/8,10.0.0.1"),
             ("opaque-ports", "3306 6000-6100"),
             ("connect-ports", "3128 8000-8010"),
+            ("proxy-protocol-ports", "5432=v1 8080,81=v2"),
             ("proxy-cpu-request", "5m 0.01"),
             ("proxy-memory-limit", "1Gi 512M 1e9"),
             ("log", "debug info,h2=off"),

@@ -26,7 +26,7 @@ use weft_net::{
 };
 use weft_telemetry::metrics::{Direction, TcpLabels, TlsLabel};
 
-use crate::application::Applications;
+use crate::application::{Applications, Origin};
 use crate::connections::Listed;
 use crate::exchange::{Caller, Exchange, Inbound, Times};
 use crate::limits::Limits;
@@ -58,6 +58,7 @@ struct Visit {
     accepted: Accepted,
     /// The application's address: as the client dialed it, or the listener's.
     app: EndpointAddr,
+    origin: Origin,
     listed: Listed,
     open: OpenGuard,
     /// What ends it if it turns out to be without mutual TLS.
@@ -76,11 +77,14 @@ pub(crate) async fn serve(
         Ok(app) => app,
         Err(why) => return refuse(&door, accepted, why),
     };
+    // At a listener the application's own address is nothing that the client knows.
+    let dialed = if application.is_some() { accepted.local } else { app.get() };
+    let origin = Origin { client: accepted.client.get(), dialed };
     let listed = door.shared.connections.open(Direction::Inbound, accepted.client, Some(app.get()), None);
     // The two in one breath: a mode that changes from here on reaches the connection by `plaintext`.
     let policy = door.shared.snapshot.load().inbound.clone();
     let plaintext = door.plaintext.watch();
-    let mut visit = Visit { door, accepted, app, listed, open, plaintext };
+    let mut visit = Visit { door, accepted, app, origin, listed, open, plaintext };
     if policy.mode == MtlsMode::Disable {
         return Box::pin(plaintext::serve(visit, BytesMut::new(), None, &policy)).await;
     }
@@ -136,7 +140,7 @@ fn refuse(door: &InboundDoor, accepted: Accepted, why: &'static str) {
 }
 
 async fn mesh(visit: Visit, first: BytesMut) {
-    let Visit { door, accepted, app, listed, open, .. } = visit;
+    let Visit { door, accepted, app, origin, listed, open, .. } = visit;
     let telemetry = &door.telemetry.inbound;
     telemetry.detections.inc("mesh");
     let client = accepted.client;
@@ -153,8 +157,8 @@ async fn mesh(visit: Visit, first: BytesMut) {
     telemetry.handshake_duration.observe(started.elapsed());
     let link = Link {
         door: Rc::clone(&door),
-        client: client.get(),
         app,
+        origin,
         peer: Some(Rc::new(peer)),
         drain: door.shared.drain.clone(),
         _open: open,
@@ -206,8 +210,8 @@ async fn handshake(
 /// A connection whose client is known as far as it can be.
 pub(crate) struct Link {
     pub(crate) door: Rc<InboundDoor>,
-    pub(crate) client: std::net::SocketAddr,
     pub(crate) app: EndpointAddr,
+    pub(crate) origin: Origin,
     /// `None`: plaintext.
     pub(crate) peer: Option<Rc<PeerIdentity>>,
     /// What ends it.
@@ -228,7 +232,7 @@ impl Link {
     pub(crate) fn facts(&self) -> ConnectionFacts {
         ConnectionFacts {
             direction: Direction::Inbound,
-            client: self.client,
+            client: self.origin.client,
             server: (self.app.ip().to_string().into(), self.app.port()),
             service: self.app.to_string().into(),
             source_identity: self.peer_text(),
@@ -262,8 +266,8 @@ impl Link {
     fn exchange(self, marked: bool) -> Rc<Exchange<Inbound>> {
         let facts = Rc::new(self.facts());
         let door = Rc::clone(&self.door);
-        let caller = Caller { addr: self.client, peer: self.peer.clone(), marked };
-        let application = door.applications.get(self.app);
+        let caller = Caller { addr: self.origin.client, peer: self.peer.clone(), marked };
+        let application = door.applications.get(self.app, self.origin);
         let config = &door.shared.snapshot;
         let side = Inbound::new(caller, application, &facts, &door.telemetry, config, self);
         // The calling side has the time that a whole request may take.
@@ -274,7 +278,7 @@ impl Link {
 
 /// Serves the requests of a mesh link.
 async fn serve_link(link: Link, io: MeshStream) {
-    let (door, client, drain) = (Rc::clone(&link.door), link.client, link.drain.clone());
+    let (door, client, drain) = (Rc::clone(&link.door), link.origin.client, link.drain.clone());
     // One that is open when everything closes ends with the worker's runtime.
     if let Err(error) = serve_http2(io, link.exchange(true), &door.limits.http2_link, drain).await {
         tracing::debug!(%error, %client, "mesh link failed");
@@ -286,7 +290,7 @@ async fn serve_client<S>(link: Link, io: S, reset_on_close: fn(&S), http2: bool)
 where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
-    let (door, client) = (Rc::clone(&link.door), link.client);
+    let (door, client) = (Rc::clone(&link.door), link.origin.client);
     let (mut drain, draining) = (link.drain.clone(), link.drain.clone());
     link.listed.update(|info| info.protocol = if http2 { "http/2" } else { "http/1" });
     let handler = link.exchange(false);
@@ -315,7 +319,7 @@ const UNFINISHED_IN_LINK: Duration = Duration::from_millis(100);
 /// A mesh link of bytes. What comes in it is looked at once more: the peer chose the kind of link, and requests are to be
 /// told who calls, whoever says that they are bytes.
 async fn serve_bytes(link: Link, mut stream: MeshStream) {
-    let app = match link.door.applications.get(link.app).dial().await {
+    let app = match link.door.applications.dial(link.app, link.origin).await {
         Ok(app) => app,
         Err(error) => {
             tracing::debug!(%error, "the application did not take a connection");
@@ -385,7 +389,7 @@ fn refuse_late<S>(link: &Link, stream: &Watched<S>) -> bool {
 
 fn count_late(link: &Link, what: &'static str) {
     link.door.telemetry.inbound.detections.inc("late_http");
-    tracing::warn!(client = %link.client, app = %link.app, peer = link.peer_text().as_deref().unwrap_or(""), "{what}");
+    tracing::warn!(client = %link.origin.client, app = %link.app, peer = link.peer_text().as_deref().unwrap_or(""), "{what}");
 }
 
 /// Ends a connection to an application that speaks HTTP/2, whose client has said something else (or is gone).

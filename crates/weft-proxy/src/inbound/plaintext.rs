@@ -33,7 +33,7 @@ pub(super) async fn serve(
         Some(detected) => (Spoke::Client(detected), None),
         None if opaque && !meshed => (Spoke::Server, None),
         // Nobody has spoken: ask the application whether it does.
-        None => match visit.door.applications.get(visit.app).dial().await {
+        None => match visit.door.applications.dial(visit.app, visit.origin).await {
             Ok(app) => first_word(&mut visit, &mut first, Asked::new(app), opaque).await,
             Err(_) => (Spoke::Server, None),
         },
@@ -125,9 +125,8 @@ async fn first_word(
 }
 
 fn link(visit: Visit) -> (Link, TcpStream) {
-    let Visit { door, accepted, app, listed, open, plaintext: drain } = visit;
-    let client = accepted.client.get();
-    (Link { door, client, app, peer: None, drain, listed, _open: open }, accepted.stream)
+    let Visit { door, accepted, app, origin, listed, open, plaintext: drain } = visit;
+    (Link { door, app, origin, peer: None, drain, listed, _open: open }, accepted.stream)
 }
 
 /// The client's connection, with what was read of it in front.
@@ -141,7 +140,7 @@ async fn relay(visit: Visit, watch: fn(Client) -> Watched<Client>, first: BytesM
     let mut record = link.tcp_record();
     let connected = match app {
         Some(app) => Ok(app),
-        None => link.door.applications.get(link.app).dial().await.map(Asked::new),
+        None => link.door.applications.dial(link.app, link.origin).await.map(Asked::new),
     };
     let mut app = match connected {
         Ok(app) => app.into_stream(),

@@ -35,7 +35,8 @@ use aws_lc_rs::constant_time::verify_slices_are_equal;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use weft_config::{Bind, Probe, ProbeCheck, ProxyConfig};
+use weft_config::{Bind, Probe, ProbeCheck, ProxyConfig, ProxyProtocolPorts};
+use weft_net::proxy_protocol;
 
 use self::http::{Definition, Dial, Door, Stream, Verdict};
 
@@ -46,6 +47,8 @@ pub(crate) struct Probes {
     address: Option<IpAddr>,
     /// Ports where the proxy itself listens for the application (`inbound.listeners`), and where that is then.
     moved: HashMap<u16, SocketAddr>,
+    /// Ports where the application is told who connects.
+    announced: ProxyProtocolPorts,
     /// Where the proxy listens for itself.
     bind: Bind,
     tls: Arc<rustls::ClientConfig>,
@@ -121,6 +124,7 @@ impl Probes {
             offered: config.probes.iter().map(offered).collect(),
             address: own_addrs.first().copied(),
             moved: moved.collect(),
+            announced: config.proxy_protocol.clone(),
             bind: config.bind,
             tls: tls::unverified()?,
         })
@@ -182,7 +186,15 @@ impl Probes {
             Some(application) => *application,
             None => self.at(port)?,
         };
-        TcpStream::connect(address).await.map_err(Unhealthy::Connect)
+        let mut stream = TcpStream::connect(address).await.map_err(Unhealthy::Connect)?;
+        if let Some(version) = self.announced.get(address.port()) {
+            let announcing = async {
+                let header = proxy_protocol::own(version, &stream)?;
+                proxy_protocol::write(&mut stream, version, &header).await
+            };
+            announcing.await.map_err(Unhealthy::Connect)?;
+        }
+        Ok(stream)
     }
 }
 

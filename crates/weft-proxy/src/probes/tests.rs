@@ -13,7 +13,11 @@ const SECRET: &str = "0123456789abcdef0123456789abcdef";
 const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 fn probes(list: &str) -> Probes {
-    let text = format!("identity: {{ca: {{address: \"ca:15012\"}}}}\nprobes: {list}\n");
+    probes_of(&format!("probes: {list}"))
+}
+
+fn probes_of(text: &str) -> Probes {
+    let text = format!("identity: {{ca: {{address: \"ca:15012\"}}}}\n{text}\n");
     let config = ProxyConfig::from_text(Path::new("weft.yaml"), &text, &Env::empty()).unwrap();
     Probes::new(&config, &[LOCAL]).unwrap()
 }
@@ -84,6 +88,40 @@ async fn a_status_is_all_that_is_told() {
         let status = probes.answer(&format!("/probe/{SECRET}/a/b")).await;
         assert_eq!(status.as_u16(), told, "{answer:?}");
         assert_eq!(probes.offered[0].failing.load(Ordering::SeqCst), told >= 400, "{answer:?}");
+    }
+}
+
+/// A server that expects the PROXY protocol is told that this connection is the proxy's own.
+#[tokio::test]
+async fn a_check_begins_with_a_header_where_connections_do() {
+    for (version, is_tcp) in [(1, false), (2, false), (2, true)] {
+        let listener = TcpListener::bind((LOCAL, 0)).await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let kind = if is_tcp { "tcp" } else { "http" };
+        let probes = probes_of(&format!(
+            "inbound: {{proxyProtocol: [{{port: {}, version: {version}}}]}}\nprobes: [{{path: /probe/{SECRET}/a/b, {kind}: {{port: {}}}}}]",
+            addr.port(),
+            addr.port()
+        ));
+        let path = format!("/probe/{SECRET}/a/b");
+        let application = async {
+            let (mut stream, peer) = listener.accept().await.unwrap();
+            let mut expected = match version {
+                1 => {
+                    format!("PROXY TCP4 127.0.0.1 127.0.0.1 {} {}\r\n", peer.port(), addr.port()).into_bytes()
+                }
+                _ => b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0".to_vec(),
+            };
+            if !is_tcp {
+                expected.extend_from_slice(b"GET / HTTP/1.1\r\n");
+            }
+            let mut said = vec![0; expected.len()];
+            stream.read_exact(&mut said).await.unwrap();
+            assert_eq!(said, expected);
+            stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+        };
+        let (status, ()) = tokio::join!(probes.answer(&path), application);
+        assert!(status.is_success(), "{version} {kind}: {status}");
     }
 }
 
