@@ -31,7 +31,7 @@ mod resources;
 mod scalar;
 mod sections;
 mod snapshot;
-mod tree;
+pub mod tree;
 mod types;
 mod value;
 
@@ -46,7 +46,7 @@ pub use probes::{
     KUBELET_USER_AGENT, Probe, ProbeCheck, ProbeHeader, ProbePath, is_header_name, is_header_value,
 };
 pub use proxy_protocol::{ProxyProtocolPort, ProxyProtocolPorts};
-pub use read::Effective;
+pub use read::{Effective, nearest};
 pub use reload::{ConfigHandle, Reloaded, watch};
 pub use resources::{GatewayName, Resources};
 pub use snapshot::{InboundPolicy, OutboundPolicy, Services, Snapshot, StaticService};

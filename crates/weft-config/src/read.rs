@@ -445,9 +445,7 @@ impl Drop for Section<'_, '_> {
             if asked.iter().any(|name| name == key) {
                 continue;
             }
-            let near =
-                asked.iter().min_by_key(|name| distance(name, key)).filter(|name| distance(name, key) <= 3);
-            let cure = match near {
+            let cure = match nearest(key, &asked) {
                 Some(near) => format!("did you mean \"{near}\"?"),
                 None => format!("the fields here are: {}", asked.join(", ")),
             };
@@ -522,6 +520,14 @@ fn outline(node: &Node, shown: &Shown) -> String {
             format!("{{{}}}", entries.join(", "))
         }
     }
+}
+
+/// The one of `names` that was probably meant by `name`.
+pub fn nearest<'n>(name: &str, names: &[&'n str]) -> Option<&'n str> {
+    /// Beyond this two names have nothing to do with each other.
+    const FAR: usize = 3;
+    let near = names.iter().map(|known| (distance(known, name), *known)).min_by_key(|(far, _)| *far);
+    near.filter(|(far, _)| *far <= FAR).map(|(_, known)| known)
 }
 
 /// Levenshtein distance, case ignored; long names are not compared.

@@ -15,25 +15,34 @@ use crate::error::{Origin, Problem, ProblemKind};
 
 /// A node of the document.
 #[derive(Clone, Debug)]
-pub(crate) struct Node {
-    pub(crate) value: Value,
-    pub(crate) origin: Origin,
+pub struct Node {
+    /// What it holds.
+    pub value: Value,
+    /// Where it stands. In a tree that was read from a text this is [`Origin::File`].
+    pub origin: Origin,
 }
 
 /// What a node holds.
 #[derive(Clone, Debug)]
-pub(crate) enum Value {
+pub enum Value {
+    /// A value without parts.
     Scalar(Scalar),
+    /// A list.
     List(Vec<Node>),
+    /// A mapping: each key with its place and its value, in the order of the text. Keys may be there twice.
     Map(Vec<(String, Origin, Node)>),
 }
 
 /// A value without parts.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Scalar {
+pub enum Scalar {
+    /// Nothing.
     Null,
+    /// `true` or `false`.
     Bool(bool),
+    /// A whole number.
     Int(i128),
+    /// Another number.
     Float(f64),
     /// From the file.
     Str(String),
@@ -55,7 +64,7 @@ impl fmt::Display for Scalar {
 
 impl Value {
     /// What the value is, for an error message.
-    pub(crate) fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &'static str {
         match self {
             Self::Scalar(Scalar::Null) => "nothing",
             Self::Scalar(Scalar::Bool(_)) => "true or false",
@@ -67,9 +76,26 @@ impl Value {
     }
 }
 
-/// Parses a document; an empty one is an empty mapping.
+/// Parses a document; an empty one is nothing ([`Scalar::Null`]).
 pub(crate) fn parse(text: &str) -> Result<Node, Problem> {
+    parse_within(text, MAX_NODES)
+}
+
+/// The parser's own default: plenty for a configuration that a person writes.
+const MAX_NODES: usize = 250_000;
+
+/// The same for a document of at most so many nodes, counted with what its aliases stand for.
+///
+/// # Errors
+/// The first thing that is not YAML, or too much of it. There is no telling what comes after it.
+pub fn parse_within(text: &str, max_nodes: usize) -> Result<Node, Problem> {
     let mut options = serde_saphyr::Options::default();
+    options.budget = serde_saphyr::budget! {
+        max_nodes: max_nodes,
+        // A list or a mapping has two events, its begin and its end; a scalar has one.
+        max_events: max_nodes.saturating_mul(2),
+    };
+    options.alias_limits = serde_saphyr::alias_limits! { max_total_replayed_events: max_nodes };
     // Duplicates are told by the reader, with the path of the field.
     options.duplicate_keys = DuplicateKeyPolicy::PassThrough;
     options.with_snippet = false;

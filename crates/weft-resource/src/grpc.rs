@@ -96,19 +96,33 @@ impl TryFrom<RawMethodMatch> for GrpcMethodMatch {
         if service.is_none() && method.is_none() {
             return Err("one of `service` and `method` must be set".to_owned());
         }
-        let regex = |text: Option<String>| text.map(|text| text.parse()).transpose();
         match raw.kind {
             MethodMatchType::RegularExpression => {
-                Ok(Self::Regex { service: regex(service)?, method: regex(method)? })
+                let regex = |field: &str, text: Option<String>| {
+                    let refused = |reason: String| format!("{field}: {reason}");
+                    text.map(|text| text.parse().map_err(refused)).transpose()
+                };
+                Ok(Self::Regex { service: regex("service", service)?, method: regex("method", method)? })
             }
             MethodMatchType::Exact => {
-                let is_name =
-                    |text: &String| !text.contains('/') && text.bytes().all(|b| b.is_ascii_graphic());
-                if !service.iter().chain(method.iter()).all(is_name) {
-                    return Err("a gRPC service or method is a name without `/`".to_owned());
+                for (field, text) in [("service", &service), ("method", &method)] {
+                    if let Some(text) = text.as_ref().filter(|text| !is_name(text, field == "service")) {
+                        return Err(format!("{field}: `{text}` is no name of a gRPC {field}"));
+                    }
                 }
                 Ok(Self::Exact { service, method })
             }
         }
     }
+}
+
+/// The Gateway API's pattern for an exact service (with dots) or method (without): an identifier of Protocol Buffers.
+fn is_name(text: &str, dots: bool) -> bool {
+    /// The Gateway API's limit.
+    const MAX: usize = 1024;
+    let is_identifier = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    };
+    text.len() <= MAX && if dots { text.split('.').all(is_identifier) } else { is_identifier(text) }
 }

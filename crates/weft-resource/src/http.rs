@@ -127,11 +127,12 @@ impl TryFrom<RawPathMatch> for PathMatch {
 
     fn try_from(raw: RawPathMatch) -> Result<Self, String> {
         let value = raw.value.unwrap_or_else(|| "/".to_owned());
-        Ok(match raw.kind {
-            PathMatchType::Exact => Self::Exact(value.parse()?),
-            PathMatchType::PathPrefix => Self::Prefix(value.parse()?),
-            PathMatchType::RegularExpression => Self::Regex(value.parse()?),
-        })
+        let value = match raw.kind {
+            PathMatchType::Exact => value.parse().map(Self::Exact),
+            PathMatchType::PathPrefix => value.parse().map(Self::Prefix),
+            PathMatchType::RegularExpression => value.parse().map(Self::Regex),
+        };
+        value.map_err(|reason| format!("value: {reason}"))
     }
 }
 
@@ -184,7 +185,9 @@ impl RawNamedMatch {
     fn value(kind: ValueMatchType, value: String) -> Result<ValueMatch, String> {
         Ok(match kind {
             ValueMatchType::Exact => ValueMatch::Exact(value),
-            ValueMatchType::RegularExpression => ValueMatch::Regex(value.parse()?),
+            ValueMatchType::RegularExpression => {
+                ValueMatch::Regex(value.parse().map_err(|reason: String| format!("value: {reason}"))?)
+            }
         })
     }
 }
@@ -193,7 +196,8 @@ impl TryFrom<RawNamedMatch> for HeaderMatch {
     type Error = String;
 
     fn try_from(raw: RawNamedMatch) -> Result<Self, String> {
-        Ok(Self { name: raw.name.parse()?, value: RawNamedMatch::value(raw.kind, raw.value)? })
+        let name = raw.name.parse().map_err(|reason: String| format!("name: {reason}"))?;
+        Ok(Self { name, value: RawNamedMatch::value(raw.kind, raw.value)? })
     }
 }
 

@@ -19,7 +19,10 @@
 //! | `core_kinds` | `Service`, `Secret`, `ConfigMap`, `Namespace` |
 //! | `own` | `Backend`, `Certificate` |
 
+pub mod check;
 pub mod core_kinds;
+mod document;
+mod error;
 pub mod filter;
 pub mod gateway;
 pub mod grpc;
@@ -32,5 +35,7 @@ pub mod reference;
 mod set;
 pub mod value;
 
+pub use document::{MAX_FILE, MAX_NODES, locate, parse};
+pub use error::{DocumentError, ErrorKind};
 pub use meta::{Kind, ObjectMeta, Resource, ResourceId, Source, Spec};
 pub use set::ResourceSet;

@@ -1,6 +1,8 @@
 //! Our own kinds: what is outside a cluster.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Deserialize;
 
@@ -71,4 +73,38 @@ pub struct CertificateSpec {
     pub key_file: Option<PathBuf>,
     /// Certificates of those who vouch for others (`ca.crt` of a ConfigMap).
     pub ca_file: Option<PathBuf>,
+    /// What is in the files. Who reads resources from files fills it in; [`crate::parse`] alone does not.
+    #[serde(skip)]
+    pub content: CertificateContent,
+}
+
+/// What is in the files of a `Certificate`, all of it PEM: read, and found to be what it should be.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct CertificateContent {
+    /// The certificate chain, leaf first, with its key.
+    pub pair: Option<Arc<CertificatePair>>,
+    /// Certificates of those who vouch for others.
+    pub roots: Option<Arc<[u8]>>,
+}
+
+/// A certificate chain and the key of its leaf.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CertificatePair {
+    /// The chain, leaf first.
+    pub chain: Vec<u8>,
+    /// The private key.
+    pub key: Vec<u8>,
+}
+
+impl fmt::Debug for CertificatePair {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CertificatePair").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for CertificateContent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut content = f.debug_struct("CertificateContent");
+        content.field("pair", &self.pair.is_some()).field("roots", &self.roots.is_some()).finish()
+    }
 }
