@@ -14,7 +14,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(60);
 
 /// A client as the surroundings say: `KUBECONFIG` or `~/.kube/config`, else the service account of the pod. It may watch:
-/// an answer may take as long as it likes.
+/// an answer may take as long as it likes. It asks once: whoever has it decides whether and when to ask again.
 ///
 /// Nothing is asked yet: whether the API server is there shows at the first request.
 ///
@@ -39,12 +39,19 @@ pub async fn of_context(context: Option<&str>) -> Result<Client, KubeError> {
     made(config, Some(ANSWER))
 }
 
-fn made(mut config: Config, answer: Option<Duration>) -> Result<Client, KubeError> {
+fn made(config: Config, answer: Option<Duration>) -> Result<Client, KubeError> {
+    Client::try_from(tuned(config, answer)).map_err(|error| unreachable(&describe(&error)))
+}
+
+fn tuned(mut config: Config, answer: Option<Duration>) -> Config {
     config.connect_timeout = Some(CONNECT);
     if answer.is_some() {
         config.read_timeout = answer;
     }
-    Client::try_from(config).map_err(|error| unreachable(&describe(&error)))
+    // kube asks up to 15 times again after a 429, 503 or 504, the first time after 5 ms. A PodDisruptionBudget refuses by
+    // a 429: such a client would be a storm against it. Everything that runs for long here has its own pauses.
+    config.default_retry = answer.is_some();
+    config
 }
 
 fn unreachable(reason: &dyn ToString) -> KubeError {
@@ -74,5 +81,20 @@ pub fn describe(error: &kube::Error) -> String {
             }
             text
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_runs_for_long_asks_once_and_a_command_asks_again() {
+        let config = || Config::new("https://192.0.2.1".parse().unwrap());
+        assert!(config().default_retry, "kube has another default now");
+        let long = tuned(config(), None);
+        assert!(!long.default_retry && long.connect_timeout == Some(CONNECT));
+        let command = tuned(config(), Some(ANSWER));
+        assert!(command.default_retry && command.read_timeout == Some(ANSWER));
     }
 }

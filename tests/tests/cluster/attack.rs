@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::json;
 use weft_testbed::cluster::{Cluster, Namespace, WEFT_NAMESPACE, Workload, cluster_story, figure};
 use weft_testbed::{eventually, rest};
 
@@ -62,7 +62,9 @@ fn attacker(namespace: Namespace<'_>, seconds: u64, services: u32, pods: &str) -
         .label("weft.dev/inject", "disabled")
         .container("app", &words, |container| {
             container["volumeMounts"] = json!([{ "name": "own", "mountPath": "/own" }]);
-            container["resources"] = json!({ "limits": { "cpu": "500m", "memory": "512Mi" } });
+            // What it asks for is its weight where processors are scarce: as little as a proxy does.
+            container["resources"] =
+                json!({ "requests": { "cpu": "10m" }, "limits": { "cpu": "500m", "memory": "512Mi" } });
         })
         .edit(|pod| {
             let token = json!({ "path": "token", "audience": "weft-ca", "expirationSeconds": 600 });
@@ -76,7 +78,9 @@ fn attacker(namespace: Namespace<'_>, seconds: u64, services: u32, pods: &str) -
 
 /// The pods of a namespace by name, with how often each of their containers was restarted.
 fn restarts(namespace: Namespace<'_>) -> Result<BTreeMap<String, u64>> {
-    let pods = namespace.pods("")?;
+    let mut pods = namespace.pods("")?;
+    // Of the roll-out before.
+    pods.retain(|pod| pod["metadata"]["deletionTimestamp"].is_null());
     let counted = pods.iter().map(|pod| {
         let lists = ["containerStatuses", "initContainerStatuses"];
         let all = lists.iter().flat_map(|list| pod["status"][list].as_array().into_iter().flatten());
@@ -203,7 +207,7 @@ fn one_pod_attacks_by_all_means_and_nobody_else_notices() {
         // One for each pod that began, at the least; and it was an attack.
         ensure!(signed >= made.len() as f64 * 2.0, "{signed} certificates");
         ensure!(limited > 0.0, "the CA has turned nobody down");
-        attacked(&attack, u64::from(services))?;
+        attacked(&attack)?;
         if is_long() {
             renewed(shop)?;
         }
@@ -215,7 +219,7 @@ fn one_pod_attacks_by_all_means_and_nobody_else_notices() {
 fn started(namespace: Namespace<'_>) -> Result<()> {
     eventually("the attacker to begin", SOON, || {
         let pods = namespace.pods("app=attacker")?;
-        Ok(pods.iter().any(|pod| pod["status"]["phase"] != Value::from("Pending")).then_some(()))
+        Ok(pods.iter().any(|pod| pod["status"]["phase"] != "Pending").then_some(()))
     })
 }
 
@@ -237,7 +241,7 @@ fn tell(
 }
 
 /// Each means came to something: else nothing was shown.
-fn attacked(attack: &BTreeMap<String, u64>, services: u64) -> Result<()> {
+fn attacked(attack: &BTreeMap<String, u64>) -> Result<()> {
     let count = |what: &str| attack.get(what).copied().unwrap_or_default();
     for (what, least) in [
         // After a few of them the CA hears nothing of this address for a while.
@@ -251,7 +255,7 @@ fn attacked(attack: &BTreeMap<String, u64>, services: u64) -> Result<()> {
         ("metrics answers", 20),
         ("health answers", 20),
         ("datagrams sent", 20),
-        ("services made", services / 10),
+        ("services made", 20),
     ] {
         ensure!(count(what) >= least, "{what}: {}, {least} expected of {attack:?}", count(what));
     }

@@ -251,8 +251,8 @@ fn words(status: Status) -> String {
 /// `policy/v1 Eviction`.
 ///
 /// Not by [`Api::evict`]: kube writes `delete_options` where the API has `deleteOptions`, which the API server ignores,
-/// and the precondition with it. And kube's client asks up to 15 times again after a 429, first after 5 ms, which is how
-/// a budget refuses; it does so for requests whose body it can copy only, and this one is a stream to it.
+/// and the precondition with it. That a client does not ask again by itself after a 429 is seen to in
+/// [`client`](crate::client).
 fn eviction(key: &Key, uid: &str) -> Result<Request<Body>, String> {
     let preconditions = Preconditions { uid: Some(uid.to_owned()), resource_version: None };
     let eviction = Eviction {
@@ -269,7 +269,7 @@ fn eviction(key: &Key, uid: &str) -> Result<Request<Body>, String> {
     let octets = serde_json::to_vec(&eviction).map_err(|error| error.to_string())?;
     Request::post(format!("/api/v1/namespaces/{}/pods/{}/eviction", key.namespace, key.name))
         .header(header::CONTENT_TYPE, "application/json")
-        .body(Body::wrap_body(axum::body::Body::from(octets)))
+        .body(Body::from(octets))
         .map_err(|error| error.to_string())
 }
 

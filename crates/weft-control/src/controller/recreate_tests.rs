@@ -115,8 +115,9 @@ impl Sim {
 }
 
 #[test]
+#[expect(clippy::type_complexity, reason = "a table")]
 fn who_is_left_where_it_is() {
-    let of = |kind: &str| {
+    let of = |kind: &'static str| {
         move |pod: &mut PodFacts| pod.maker = Some(Maker { kind: kind.to_owned(), name: "a".to_owned() })
     };
     let changes: [(&dyn Fn(&mut PodFacts), Option<Kept>); 9] = [
@@ -275,8 +276,9 @@ async fn a_workload_whose_new_pods_slip_by_too_is_given_up() {
     assert_eq!((plan.given_up.len(), plan.gave_up), (1, 0));
     // Somebody restarts it, and that helps: what is left is as any other.
     sim.pod("shop", "web", true);
-    assert!(sim.plan().given_up.is_empty());
-    assert_eq!(sim.order().await.tries, 1);
+    let plan = sim.plan();
+    assert!(plan.given_up.is_empty());
+    assert_eq!(plan.order.unwrap().tries, 1);
 }
 
 #[tokio::test(start_paused = true)]
@@ -291,7 +293,8 @@ async fn another_leader_knows_who_is_given_up() {
     assert_eq!(sim.plan().given_up.len(), 1);
     sim.pod("shop", "web", true);
     // Its condition is taken back by a write that is still to come.
-    assert!(sim.plan().given_up.is_empty() && sim.order_within(Duration::from_secs(3_600)).await.is_some());
+    let plan = sim.plan();
+    assert!(plan.given_up.is_empty() && plan.order.is_some());
 }
 
 #[tokio::test(start_paused = true)]
@@ -362,7 +365,7 @@ async fn evictions_have_a_pace_and_namespaces_their_turn() {
 /// A cluster that does what it likes: whatever happens, the promises hold.
 #[tokio::test(start_paused = true)]
 async fn promises_hold_in_any_cluster() {
-    for seed in 0..200_u64 {
+    for seed in 0..40_u64 {
         let mut dice = fastrand::Rng::with_seed(seed);
         let mut sim = Sim::new();
         sim.settings.per_minute = dice.u32(1..=60);

@@ -255,7 +255,7 @@ mod tests {
     }
     #[test]
     fn recreation_is_off_and_has_limits() {
-        let read = serde_saphyr::from_str::<ControllerSettings>;
+        let read = |text: &str| serde_saphyr::from_str::<ControllerSettings>(text);
         assert_eq!(read("{}").unwrap(), ControllerSettings::default());
         let off = RecreateSettings::default();
         assert!(!off.enabled && !off.delete_empty_dir_data && off.problem().is_none());

@@ -267,7 +267,7 @@ fn a_pod_as_a_whole_is_added_up_as_the_api_server_does() {
         }
     }
     // With resources of its own as a whole, ours are within them.
-    let mut whole = before.clone();
+    let mut whole = before;
     whole["spec"]["resources"] = json!({"limits": {"memory": "300Mi"}});
     assert!(limits(&[json!({"type": "Pod", "max": {"memory": "300Mi"}})]).whole(&whole, &after).is_empty());
 }
@@ -300,7 +300,7 @@ fn an_injected_pod_keeps_within_the_limits_of_its_namespace() {
     assert_eq!(of(0), json!({"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "1Gi"}}));
     assert_eq!(of(1), json!({"requests": {"cpu": "10m", "memory": "32Mi"}, "limits": {"memory": "128Mi"}}));
     let told = injected.warnings.join("\n");
-    assert!(told.contains("memory limits of 1Gi, above the 150Mi of LimitRange r1"), "{told}");
+    assert!(told.contains("memory limits of 1024Mi, above the 150Mi of LimitRange r1"), "{told}");
     assert!(
         told.contains("weft-init: the memory limit 1Gi is above the maximum 128Mi of LimitRange r0"),
         "{told}"

@@ -52,7 +52,7 @@ impl Drop for Connection {
 
 impl Connection {
     async fn open(orders: &Orders) -> Result<Self> {
-        let tls = tls::shake(dial(&orders.ca).await?, b"h2").await?;
+        let tls = tls::shake(dial(orders.ca).await?, b"h2").await?;
         let (send, connection) =
             timeout(PATIENCE, handshake(TokioExecutor::new(), TokioIo::new(tls))).await??;
         let running = tokio::spawn(async move { drop(connection.await) });
@@ -94,7 +94,7 @@ async fn forged(orders: &Orders, _: usize) -> Result<()> {
 }
 
 async fn silent(orders: &Orders, _: usize) -> Result<()> {
-    let mut tls = tls::shake(dial(&orders.ca).await?, b"h2").await?;
+    let mut tls = tls::shake(dial(orders.ca).await?, b"h2").await?;
     orders.counts.add("ca silent TLS open");
     let mut rest = Vec::new();
     let _ = tls.read_to_end(&mut rest).await;
@@ -102,7 +102,7 @@ async fn silent(orders: &Orders, _: usize) -> Result<()> {
 }
 
 async fn half_a_handshake(orders: &Orders, _: usize) -> Result<()> {
-    let mut tcp = dial(&orders.ca).await?;
+    let mut tcp = dial(orders.ca).await?;
     tcp.write_all(HALF_A_HELLO).await?;
     let mut rest = Vec::new();
     let _ = tcp.read_to_end(&mut rest).await;
@@ -110,7 +110,7 @@ async fn half_a_handshake(orders: &Orders, _: usize) -> Result<()> {
 }
 
 async fn half_a_frame(orders: &Orders, _: usize) -> Result<()> {
-    let mut tls = tls::shake(dial(&orders.ca).await?, b"h2").await?;
+    let mut tls = tls::shake(dial(orders.ca).await?, b"h2").await?;
     tls.write_all(HALF_A_FRAME).await?;
     let mut rest = Vec::new();
     let _ = tls.read_to_end(&mut rest).await;

@@ -20,14 +20,14 @@ pub(super) fn begin(orders: &Rc<Orders>) {
 }
 
 async fn silent(orders: &Orders, _: usize) -> Result<()> {
-    let mut tls = tls::shake(dial(&orders.injector).await?, b"http/1.1").await?;
+    let mut tls = tls::shake(dial(orders.injector).await?, b"http/1.1").await?;
     orders.counts.add("injector silent TLS open");
     let _ = tls.read_to_end(&mut Vec::new()).await;
     Ok(())
 }
 
 async fn half_a_head(orders: &Orders, _: usize) -> Result<()> {
-    let mut tls = tls::shake(dial(&orders.injector).await?, b"http/1.1").await?;
+    let mut tls = tls::shake(dial(orders.injector).await?, b"http/1.1").await?;
     tls.write_all(b"POST /inject HTTP/1.1\r\nhost: weft-injector\r\ncontent-le").await?;
     orders.counts.add("injector half a head open");
     let _ = tls.read_to_end(&mut Vec::new()).await;
@@ -35,7 +35,7 @@ async fn half_a_head(orders: &Orders, _: usize) -> Result<()> {
 }
 
 async fn half_a_body(orders: &Orders, _: usize) -> Result<()> {
-    let mut tls = tls::shake(dial(&orders.injector).await?, b"http/1.1").await?;
+    let mut tls = tls::shake(dial(orders.injector).await?, b"http/1.1").await?;
     tls.write_all(head(LARGEST).as_bytes()).await?;
     tls.write_all(&[b'['; 1000]).await?;
     let _ = tls.read_to_end(&mut Vec::new()).await;
@@ -76,7 +76,7 @@ async fn heavy(orders: &Orders, hand: usize) -> Result<()> {
 
 /// Asks over and over on one connection.
 async fn ask(orders: &Orders, body: &[u8]) -> Result<()> {
-    let mut tls = tls::shake(dial(&orders.injector).await?, b"http/1.1").await?;
+    let mut tls = tls::shake(dial(orders.injector).await?, b"http/1.1").await?;
     loop {
         timeout(PATIENCE, async {
             tls.write_all(head(body.len()).as_bytes()).await?;

@@ -17,8 +17,9 @@ mod proxies;
 mod services;
 mod tls;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::{Mutex, PoisonError};
@@ -32,6 +33,8 @@ use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 /// After something that failed, so that a closed door does not make a busy loop of the attacker's own.
 const PAUSE: Duration = Duration::from_millis(20);
+/// Between two looks for the pods that there are.
+const LOOK: Duration = Duration::from_secs(3);
 /// For a connection or an answer that does not come.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -40,14 +43,15 @@ struct Orders {
     /// When tokens begin to be made up: then the CA hears nothing of this address any more, nor by other means.
     forge_from: Instant,
     until: Instant,
-    ca: String,
+    ca: SocketAddr,
     token: PathBuf,
-    injector: String,
-    api: String,
+    injector: SocketAddr,
+    api: SocketAddr,
     api_token: PathBuf,
     namespace: String,
     services: usize,
-    pods: String,
+    /// The other pods as of now.
+    pods: RefCell<Vec<IpAddr>>,
     counts: Counts,
 }
 
@@ -64,12 +68,14 @@ impl Counts {
 /// Attacks for as long as it was told, and says what came of it.
 #[expect(clippy::print_stdout, reason = "the counts are what it was called for")]
 pub(super) async fn attack(words: impl Iterator<Item = String>) -> Result<()> {
-    let orders = Rc::new(orders(words)?);
+    let (orders, pods) = orders(words).await?;
+    let orders = Rc::new(orders);
     // Each silent connection is a descriptor here as well.
     let most = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }).context("descriptors")?;
     let all = LocalSet::new();
     all.run_until(async {
+        tokio::task::spawn_local(follow(Rc::clone(&orders), pods));
         ca::begin(&orders);
         injector::begin(&orders);
         services::begin(&orders);
@@ -84,7 +90,8 @@ pub(super) async fn attack(words: impl Iterator<Item = String>) -> Result<()> {
     Ok(())
 }
 
-fn orders(mut words: impl Iterator<Item = String>) -> Result<Orders> {
+/// Names are looked up here and once: it is not the cluster's DNS that is attacked.
+async fn orders(mut words: impl Iterator<Item = String>) -> Result<(Orders, String)> {
     let mut given = BTreeMap::new();
     while let Some(word) = words.next() {
         let value = words.next().with_context(|| format!("{word} needs a value"))?;
@@ -96,19 +103,20 @@ fn orders(mut words: impl Iterator<Item = String>) -> Result<Orders> {
     let orders = Orders {
         forge_from: began + time / 3,
         until: began + time,
-        ca: take("--ca")?,
+        ca: address(&take("--ca")?).await?,
         token: take("--token")?.into(),
-        injector: take("--injector")?,
-        api: take("--api")?,
+        injector: address(&take("--injector")?).await?,
+        api: address(&take("--api")?).await?,
         api_token: take("--api-token")?.into(),
         namespace: take("--namespace")?,
         services: take("--services")?.parse().context("--services")?,
-        pods: take("--pods")?,
+        pods: RefCell::default(),
         counts: Counts::default(),
     };
+    let pods = take("--pods")?;
     match given.into_keys().next() {
         Some(word) => bail!("{word} is not an option"),
-        None => Ok(orders),
+        None => Ok((orders, pods)),
     }
 }
 
@@ -133,11 +141,21 @@ fn over_and_over<F>(
     }
 }
 
-async fn dial(host: &str) -> Result<TcpStream> {
-    let address = lookup_host(host).await?.next().with_context(|| format!("{host} has no address"))?;
-    dial_at(address).await
+async fn address(host: &str) -> Result<SocketAddr> {
+    let mut found = lookup_host(host).await.with_context(|| format!("looking up {host}"))?;
+    found.next().with_context(|| format!("{host} has no address"))
 }
 
-async fn dial_at(address: SocketAddr) -> Result<TcpStream> {
+/// Keeps up with the pods, which come and go.
+async fn follow(orders: Rc<Orders>, name: String) {
+    loop {
+        if let Ok(found) = lookup_host((name.as_str(), 0)).await {
+            *orders.pods.borrow_mut() = found.map(|found| found.ip()).collect();
+        }
+        sleep(LOOK).await;
+    }
+}
+
+async fn dial(address: SocketAddr) -> Result<TcpStream> {
     Ok(timeout(PATIENCE, TcpStream::connect(address)).await??)
 }

@@ -5,10 +5,10 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{UdpSocket, lookup_host};
+use tokio::net::UdpSocket;
 use tokio::time::{sleep, timeout};
 
-use super::{Orders, PATIENCE, PAUSE, dial_at, over_and_over, tls};
+use super::{Orders, PATIENCE, PAUSE, dial, over_and_over, tls};
 
 pub(super) fn begin(orders: &Rc<Orders>) {
     over_and_over(orders, "proxy silent", 64, async |orders, hand| hold(orders, hand, 15006, b"").await);
@@ -32,14 +32,15 @@ pub(super) fn begin(orders: &Rc<Orders>) {
 }
 
 /// One of the pods that there are now.
-async fn pod(orders: &Orders, hand: usize, port: u16) -> Result<SocketAddr> {
-    let all: Vec<SocketAddr> = lookup_host((orders.pods.as_str(), port)).await?.collect();
-    all.get(hand % all.len().max(1)).copied().context("no pod")
+fn pod(orders: &Orders, hand: usize, port: u16) -> Result<SocketAddr> {
+    let all = orders.pods.borrow();
+    let ip = all.get(hand % all.len().max(1)).context("no pod")?;
+    Ok(SocketAddr::new(*ip, port))
 }
 
 /// Says something and then nothing, until the other side has had enough.
 async fn hold(orders: &Orders, hand: usize, port: u16, says: &[u8]) -> Result<()> {
-    let mut tcp = dial_at(pod(orders, hand, port).await?).await?;
+    let mut tcp = dial(pod(orders, hand, port)?).await?;
     tcp.write_all(says).await?;
     orders.counts.add("proxy held");
     let _ = tcp.read_to_end(&mut Vec::new()).await;
@@ -49,7 +50,7 @@ async fn hold(orders: &Orders, hand: usize, port: u16, says: &[u8]) -> Result<()
 
 async fn without_a_certificate(orders: &Orders, hand: usize) -> Result<()> {
     // In the name of the mesh, so that it is a handshake for the proxy to judge.
-    let tcp = dial_at(pod(orders, hand, 8080).await?).await?;
+    let tcp = dial(pod(orders, hand, 8080)?).await?;
     let shaken = tls::shake(tcp, b"weft/http").await;
     sleep(PAUSE).await;
     if let Ok(mut tls) = shaken {
@@ -59,7 +60,7 @@ async fn without_a_certificate(orders: &Orders, hand: usize) -> Result<()> {
 }
 
 async fn ask(orders: &Orders, hand: usize, port: u16, path: &str) -> Result<()> {
-    let mut tcp = dial_at(pod(orders, hand, port).await?).await?;
+    let mut tcp = dial(pod(orders, hand, port)?).await?;
     let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
     let mut answer = vec![0; 64 << 10];
     for _ in 0..100 {
@@ -77,7 +78,7 @@ async fn ask(orders: &Orders, hand: usize, port: u16, path: &str) -> Result<()> 
 async fn datagrams(orders: &Orders, hand: usize) -> Result<()> {
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).await?;
     for port in [53, 15053] {
-        let SocketAddr::V4(to) = pod(orders, hand, port).await? else { continue };
+        let SocketAddr::V4(to) = pod(orders, hand, port)? else { continue };
         for _ in 0..50 {
             let id = fastrand::u16(..).to_be_bytes();
             let question =

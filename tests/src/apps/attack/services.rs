@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
@@ -10,9 +11,13 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::handshake;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{Orders, PATIENCE, dial, over_and_over, tls};
+
+/// Between two of one connection: what the API server and the cluster's own controllers carry beside everything else. They
+/// are not what is attacked.
+const PACE: Duration = Duration::from_millis(150);
 
 pub(super) fn begin(orders: &Rc<Orders>) {
     let made = Rc::new(AtomicUsize::new(0));
@@ -24,7 +29,7 @@ pub(super) fn begin(orders: &Rc<Orders>) {
 /// Makes Services on one connection until there are enough, and then changes them.
 async fn make(orders: &Orders, made: &AtomicUsize) -> Result<()> {
     let token = std::fs::read_to_string(&orders.api_token).context("the token")?;
-    let tls = tls::shake(dial(&orders.api).await?, b"http/1.1").await?;
+    let tls = tls::shake(dial(orders.api).await?, b"http/1.1").await?;
     let (mut send, connection) = timeout(PATIENCE, handshake(TokioIo::new(tls))).await??;
     let _running = Running(tokio::spawn(async move { drop(connection.await) }));
     loop {
@@ -51,6 +56,7 @@ async fn make(orders: &Orders, made: &AtomicUsize) -> Result<()> {
         timeout(PATIENCE, answer.into_body().collect()).await??;
         ensure!(status.is_success(), "{status}");
         orders.counts.add(what);
+        sleep(PACE).await;
     }
 }
 
