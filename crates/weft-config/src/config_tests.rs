@@ -5,7 +5,7 @@ use weft_core::{AppProtocol, MtlsMode, ProxyProtocol, ServiceKey};
 
 use super::*;
 use crate::types::{HalfClose, IdentitySource};
-use crate::{AccessLogMode, AddrVerdict, NameVerdict};
+use crate::{AccessLogMode, AddrVerdict, NameVerdict, Role};
 
 /// Every field there is.
 const FULL: &str = include_str!("../tests/full.yaml");
@@ -94,6 +94,17 @@ fn every_field_is_read() {
     let payments = snapshot.services.get(&key).unwrap();
     assert_eq!((payments.endpoints.len(), payments.protocol), (2, AppProtocol::Http));
     assert!(matches!(snapshot.membership.of_addr("10.0.0.77".parse().unwrap()), AddrVerdict::Mesh { .. }));
+}
+
+#[test]
+fn resources_are_beside_the_file_that_lists_them() {
+    let gateway = Env::empty().with_role(Role::Gateway);
+    let text =
+        "identity: {files: {certificate: c, key: k, bundle: b}}\nresources: [routes, /etc/weft/edge.yaml]\n";
+    let config = ProxyConfig::from_text(Path::new("/srv/weft.yaml"), text, &gateway).unwrap();
+    assert_eq!(config.resources.paths, [Path::new("/srv/routes"), Path::new("/etc/weft/edge.yaml")]);
+    let config = ProxyConfig::from_text(Path::new("weft.yaml"), text, &gateway).unwrap();
+    assert_eq!(config.resources.paths[0], Path::new("routes"));
 }
 
 #[test]

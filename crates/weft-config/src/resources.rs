@@ -22,6 +22,8 @@ pub struct Resources {
     pub cluster_domain: DnsName,
     /// `gateway.name`: the one `Gateway` whose listeners this process has; `None`: all there are.
     pub gateway: Option<GatewayName>,
+    /// `gateway.trustedHops`: proxies of ours in front of the gateway, whose `x-forwarded-*` is believed.
+    pub trusted_hops: usize,
 }
 
 /// `namespace/name` of a `Gateway`.
@@ -43,8 +45,14 @@ impl std::fmt::Display for GatewayName {
 pub(crate) fn resources(root: &Section<'_, '_>, config: &Path) -> Option<Resources> {
     let paths = root.list("resources", scalar::path);
     let gateway = root.reader().role() == Role::Gateway;
-    if gateway && paths.as_ref().is_none_or(Vec::is_empty) {
-        root.missing("resources");
+    let none = paths.as_ref().is_none_or(Vec::is_empty);
+    match gateway {
+        true if none => root.missing("resources"),
+        // What nothing follows is not passed over in silence.
+        false if !none => {
+            root.reader().refuse(root.origin(), "resources", conflict("a sidecar follows no routes yet"));
+        }
+        _ => {}
     }
     let domain = scalar::parsed::<DnsName>("write a DNS suffix such as cluster.local");
     let default = CLUSTER_DOMAIN.parse().ok()?;
@@ -53,18 +61,30 @@ pub(crate) fn resources(root: &Section<'_, '_>, config: &Path) -> Option<Resourc
     let name = s.scalar("name", gateway_name);
     match &name {
         Some((_, origin)) if !gateway => {
-            let reason = "a sidecar has no listeners of a Gateway";
-            let cure = "leave it out, or run `weft gateway`".to_owned();
-            let kind = crate::error::ProblemKind::Conflict;
-            let bad = Bad { kind, reason: reason.to_owned(), cure };
+            let bad = conflict("a sidecar has no listeners of a Gateway");
             s.reader().refuse(origin.clone(), "gateway.name", bad);
         }
         None if gateway => s.default("name", &"all"),
         _ => {}
     }
+    let trusted_hops = s.scalar("trustedHops", scalar::whole(0..=10));
+    match &trusted_hops {
+        Some((_, origin)) if !gateway => {
+            let bad = conflict("a sidecar believes nobody's x-forwarded-for");
+            s.reader().refuse(origin.clone(), "gateway.trustedHops", bad);
+        }
+        None if gateway => s.default("trustedHops", &0),
+        _ => {}
+    }
     let directory = config.parent().unwrap_or(Path::new(""));
     let paths = paths.unwrap_or_default().into_iter().map(|(path, _)| directory.join(path)).collect();
-    Some(Resources { paths, cluster_domain, gateway: name.map(|(name, _)| name) })
+    let trusted_hops = trusted_hops.and_then(|(hops, _)| usize::try_from(hops).ok()).unwrap_or(0);
+    Some(Resources { paths, cluster_domain, gateway: name.map(|(name, _)| name), trusted_hops })
+}
+
+fn conflict(reason: &str) -> Bad {
+    let cure = "leave it out, or run `weft gateway`".to_owned();
+    Bad { kind: crate::error::ProblemKind::Conflict, reason: reason.to_owned(), cure }
 }
 
 fn gateway_name(written: &Scalar) -> Result<GatewayName, Bad> {
@@ -141,6 +161,8 @@ mod tests {
         let identity = "identity: {files: {certificate: c, key: k, bundle: b}}\n";
         let told = load(Role::Sidecar, &format!("{identity}gateway: {{name: edge/public}}\n")).unwrap_err();
         assert!(told.contains("weft.yaml:2:17: gateway.name") && told.contains("weft gateway"), "{told}");
+        let told = load(Role::Sidecar, &format!("{identity}resources: [r]\n")).unwrap_err();
+        assert!(told.contains("resources: a sidecar follows no routes yet"), "{told}");
         assert!(load(Role::Sidecar, identity).unwrap().resources.paths.is_empty());
     }
 }

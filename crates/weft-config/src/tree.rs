@@ -78,27 +78,38 @@ impl Value {
 
 /// Parses a document; an empty one is nothing ([`Scalar::Null`]).
 pub(crate) fn parse(text: &str) -> Result<Node, Problem> {
-    parse_within(text, MAX_NODES)
+    parse_as(text, MAX_NODES, false)
 }
 
 /// The parser's own default: plenty for a configuration that a person writes.
 const MAX_NODES: usize = 250_000;
 
-/// The same for a document of at most so many nodes, counted with what its aliases stand for.
+/// What aliases may stand for, all together: people repeat a paragraph, bombs a million.
+const MAX_REPLAYED: usize = 50_000;
+
+/// The same for a document of at most so many nodes, counted with what its aliases stand for. Of words only `true` and `false` are
+/// not a text (YAML 1.2, core schema): a name may be `on` or `y`.
 ///
 /// # Errors
 /// The first thing that is not YAML, or too much of it. There is no telling what comes after it.
 pub fn parse_within(text: &str, max_nodes: usize) -> Result<Node, Problem> {
+    parse_as(text, max_nodes, true)
+}
+
+fn parse_as(text: &str, max_nodes: usize, strict_booleans: bool) -> Result<Node, Problem> {
     let mut options = serde_saphyr::Options::default();
     options.budget = serde_saphyr::budget! {
         max_nodes: max_nodes,
-        // A list or a mapping has two events, its begin and its end; a scalar has one.
-        max_events: max_nodes.saturating_mul(2),
+        // A list or a mapping has two events, its begin and its end; a scalar has one. Text and document have theirs.
+        max_events: max_nodes.saturating_mul(2).saturating_add(8),
     };
-    options.alias_limits = serde_saphyr::alias_limits! { max_total_replayed_events: max_nodes };
+    options.alias_limits = serde_saphyr::alias_limits! {
+        max_total_replayed_events: max_nodes.min(MAX_REPLAYED),
+    };
     // Duplicates are told by the reader, with the path of the field.
     options.duplicate_keys = DuplicateKeyPolicy::PassThrough;
     options.with_snippet = false;
+    options.strict_booleans = strict_booleans;
     match serde_saphyr::from_str_with_options::<Spanned<Value>>(text, options) {
         Ok(root) => Ok(node(root)),
         Err(error) => {
@@ -216,6 +227,17 @@ mod tests {
     fn an_empty_document_is_null() {
         for text in ["", "# nothing\n", "---\n"] {
             assert!(matches!(parse(text).unwrap().value, Value::Scalar(Scalar::Null)), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_document_has_a_limit_and_words_are_texts() {
+        assert!(parse_within("[1, 2, 3]", 4).is_ok());
+        assert!(parse_within("[1, 2, 3, 4]", 4).is_err());
+        assert!(parse_within("a: &a [1, 2, 3, 4]\nb: [*a, *a, *a, *a]\n", 16).is_err(), "aliases count");
+        for (text, is_text) in [("y", true), ("no", true), ("on", true), ("true", false), ("False", false)] {
+            let node = parse_within(text, 4).unwrap();
+            assert_eq!(matches!(node.value, Value::Scalar(Scalar::Str(_))), is_text, "{text}");
         }
     }
 

@@ -57,9 +57,15 @@ impl fmt::Debug for Secret {
 impl Secret {
     /// The one of these fields; what `stringData` has takes the place of the same name in `data`.
     pub(crate) fn of(kind: Option<String>, data: Option<RawSecret>, texts: Option<SecretTexts>) -> Self {
-        let mut values: BTreeMap<String, Vec<u8>> =
-            data.map(|raw| raw.0).unwrap_or_default().into_iter().map(|(name, value)| (name, value.0)).collect();
-        values.extend(texts.map(|texts| texts.0).unwrap_or_default().into_iter().map(|(k, v)| (k, v.into_bytes())));
+        let mut values: BTreeMap<String, Vec<u8>> = data
+            .map(|raw| raw.0)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(name, value)| (name, value.0))
+            .collect();
+        values.extend(
+            texts.map(|texts| texts.0).unwrap_or_default().into_iter().map(|(k, v)| (k, v.into_bytes())),
+        );
         // What Kubernetes takes for a type that is not written.
         Self { kind: kind.unwrap_or_else(|| "Opaque".to_owned()), data: values }
     }

@@ -148,3 +148,25 @@ impl Mistake {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Kind;
+
+    #[test]
+    fn the_reference_page_has_every_code_kind_and_version() {
+        let page = include_str!("../../../docs/reference/resources.md");
+        for kind in ErrorKind::ALL {
+            assert!(page.contains(&format!("| `{}` |", kind.code())), "{} is not there", kind.code());
+        }
+        for kind in Kind::ALL {
+            let group = if kind.group().is_empty() { String::new() } else { format!("{}/", kind.group()) };
+            let line = page.lines().find(|line| line.starts_with(&format!("| [`{kind}`]")));
+            let line = line.unwrap_or_else(|| panic!("{kind} is not there"));
+            let (first, others) = kind.versions().split_first().unwrap();
+            assert!(line.contains(&format!("| `{group}{first}` |")), "{line}");
+            assert!(others.iter().all(|version| line.contains(&format!("`{version}`"))), "{line}");
+        }
+    }
+}

@@ -508,7 +508,9 @@ impl CorsOrigin {
             "https" => Some(443),
             _ => None,
         };
-        their_scheme.eq_ignore_ascii_case(scheme)
+        // What is no host name is nobody's origin, whatever it ends in.
+        their_host.parse::<PreciseHost>().is_ok()
+            && their_scheme.eq_ignore_ascii_case(scheme)
             && their_port.or(usual) == port.or(usual)
             && host.matches(&their_host.to_ascii_lowercase())
     }

@@ -34,7 +34,7 @@ pub(crate) fn meta(id: &ResourceId, meta: &ObjectMeta) -> Vec<Finding> {
 }
 
 fn invalid(field: &str, reason: String, cure: &str) -> Finding {
-    Finding::new(ErrorKind::InvalidValue, field, reason, cure)
+    Finding { kind: ErrorKind::InvalidValue, field: field.to_owned(), reason, cure: cure.to_owned() }
 }
 
 fn rule(label: bool) -> &'static str {

@@ -142,19 +142,18 @@ fn wanted(expected: &dyn Expected) -> String {
     }
 }
 
-/// What there is instead. Never the text itself: it may be a secret.
+/// What there is instead. Never the value itself: it may be a secret.
 fn found(unexpected: &Unexpected<'_>) -> String {
-    match unexpected {
-        Unexpected::Bool(value) => format!("`{value}`, which is true or false"),
-        Unexpected::Unsigned(value) => format!("the number {value}"),
-        Unexpected::Signed(value) => format!("the number {value}"),
-        Unexpected::Float(value) => format!("the number {value}"),
-        Unexpected::Str(_) | Unexpected::Char(_) | Unexpected::Bytes(_) => "a text".to_owned(),
-        Unexpected::Unit | Unexpected::Option => "nothing".to_owned(),
-        Unexpected::Seq => "a list".to_owned(),
-        Unexpected::Map | Unexpected::StructVariant => "a mapping".to_owned(),
-        other => other.to_string(),
-    }
+    let words = match unexpected {
+        Unexpected::Bool(_) => "true or false",
+        Unexpected::Unsigned(_) | Unexpected::Signed(_) | Unexpected::Float(_) => "a number",
+        Unexpected::Str(_) | Unexpected::Char(_) | Unexpected::Bytes(_) => "a text",
+        Unexpected::Unit | Unexpected::Option => "nothing",
+        Unexpected::Seq => "a list",
+        Unexpected::Map | Unexpected::StructVariant => "a mapping",
+        other => return other.to_string(),
+    };
+    words.to_owned()
 }
 
 fn list(names: &[&str]) -> String {
@@ -181,7 +180,7 @@ impl de::Error for Fault {
                 Unexpected::Bool(_) | Unexpected::Signed(_) | Unexpected::Unsigned(_) | Unexpected::Float(_),
                 "a text",
             ) => "write it in quotes",
-            (Unexpected::Str(_), "true or false") => "write it without quotes",
+            (Unexpected::Str(_), "true or false") => "write `true` or `false`, without quotes",
             (Unexpected::Str(_), number) if number.starts_with("a whole number") => "write it without quotes",
             (_, "a list") => "begin each item with `- `",
             (_, "a mapping") => "write its fields below it, indented",

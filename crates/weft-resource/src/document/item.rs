@@ -91,7 +91,9 @@ fn body(node: &Node, id: Option<&ResourceId>, mistakes: &mut Mistakes<'_>) -> Op
     let kind = kind(node, mistakes)?;
     let (meta, spec) = whole(kind, node, mistakes)?;
     let id = id.cloned()?;
-    for finding in check::meta(&id, &meta).into_iter().chain(check::spec(&spec)) {
+    let api_version = text(node, "apiVersion").unwrap_or_default();
+    let version = api_version.rsplit_once('/').map_or(api_version, |(_, version)| version);
+    for finding in check::meta(&id, &meta).into_iter().chain(check::spec(&spec, version)) {
         mistakes.found(finding);
     }
     let hash = hash(&id, &meta, node);
@@ -127,7 +129,14 @@ impl Mistakes<'_> {
     fn fault(&mut self, fault: Inner) {
         let (line, column) = fault.place.map_or((1, 1), |place| (place.line, place.column));
         let field = fault.field(self.path);
-        self.list.push(Mistake { kind: fault.kind, line, column, field, reason: fault.reason, cure: fault.cure });
+        self.list.push(Mistake {
+            kind: fault.kind,
+            line,
+            column,
+            field,
+            reason: fault.reason,
+            cure: fault.cure,
+        });
     }
 }
 
@@ -159,7 +168,9 @@ fn kind(node: &Node, mistakes: &mut Mistakes<'_>) -> Option<Kind> {
     }
     let same_kind = Kind::ALL.iter().find(|known| known.as_str() == name);
     let (field, reason, cure) = match same_kind {
-        Some(known) => ("apiVersion", format!("`{version}` has no {known} that is read here"), versions(*known)),
+        Some(known) => {
+            ("apiVersion", format!("`{version}` has no {known} that is read here"), versions(*known))
+        }
         None => {
             let names: Vec<&str> = Kind::ALL.iter().map(|known| known.as_str()).collect();
             let cure = match nearest(name, &names) {
@@ -336,9 +347,9 @@ fn hash(id: &ResourceId, meta: &ObjectMeta, node: &Node) -> u64 {
     meta.annotations.hash(&mut hasher);
     meta.creation_timestamp.hash(&mut hasher);
     if let Value::Map(entries) = &node.value {
-        let said = entries.iter().filter(|(key, ..)| {
-            !matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "status")
-        });
+        let said = entries
+            .iter()
+            .filter(|(key, ..)| !matches!(key.as_str(), "apiVersion" | "kind" | "metadata" | "status"));
         hash_entries(said.map(|(key, _, value)| (key.as_str(), value)).collect(), &mut hasher);
     }
     hasher.finish()

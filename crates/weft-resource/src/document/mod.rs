@@ -18,7 +18,7 @@ use weft_config::tree::{Node, Value};
 use crate::error::{DocumentError, ErrorKind, Mistake};
 use crate::{Resource, ResourceId, Source};
 
-pub(crate) use item::{Body, Item};
+pub(crate) use item::{Body, Item, hasher};
 pub(crate) use split::split;
 
 /// The largest file that is read, octets. It is many times what 5,000 routes take.
@@ -67,7 +67,8 @@ pub(crate) fn too_large(path: &Arc<Path>) -> DocumentError {
 pub fn locate(text: &str, resource: &ResourceId, field: &str) -> Option<(u32, u32)> {
     split(text).find_map(|chunk| {
         let root = weft_config::tree::parse_within(chunk.text, MAX_NODES).ok()?;
-        let node = item::nodes(&root).into_iter().find(|(node, _)| item::id(node).as_ref() == Some(resource))?.0;
+        let node =
+            item::nodes(&root).into_iter().find(|(node, _)| item::id(node).as_ref() == Some(resource))?.0;
         let (line, column) = position(node, field);
         Some((chunk.first_line + line - 1, column))
     })
@@ -162,3 +163,6 @@ fn next_step(field: &str) -> (Step<'_>, &str) {
         end => (Step::Key(&field[..end]), &field[end..]),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,8 +4,7 @@ use std::collections::HashSet;
 
 use serde::de::value::StrDeserializer;
 use serde::de::{
-    DeserializeSeed, Deserializer, Error as _, IntoDeserializer, MapAccess, SeqAccess, Unexpected,
-    Visitor,
+    DeserializeSeed, Deserializer, Error as _, IntoDeserializer, MapAccess, SeqAccess, Unexpected, Visitor,
 };
 use weft_config::Origin;
 use weft_config::tree::{Node, Scalar, Value};
@@ -51,7 +50,13 @@ impl<'n> Reader<'n> {
             Value::Scalar(scalar) => Self::scalar(scalar, visitor),
             Value::List(items) => visitor.visit_seq(Items { reader: self, items: items.iter().enumerate() }),
             Value::Map(entries) => {
-                let entries = Entries { reader: self, fields, seen: HashSet::new(), entries: entries.iter(), value: None };
+                let entries = Entries {
+                    reader: self,
+                    fields,
+                    seen: HashSet::new(),
+                    entries: entries.iter(),
+                    value: None,
+                };
                 visitor.visit_map(entries)
             }
         };
@@ -64,6 +69,19 @@ impl<'de> Deserializer<'de> for Reader<'_> {
 
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
         self.any(None, visitor)
+    }
+
+    /// Where true or false is wanted, Kubernetes takes the words of YAML 1.1 too.
+    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
+        let word = match &self.node.value {
+            Value::Scalar(Scalar::Str(text)) => text.to_ascii_lowercase(),
+            _ => String::new(),
+        };
+        match word.as_str() {
+            "yes" | "on" => visitor.visit_bool(true),
+            "no" | "off" => visitor.visit_bool(false),
+            _ => self.any(None, visitor),
+        }
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fault> {
@@ -113,7 +131,7 @@ impl<'de> Deserializer<'de> for Reader<'_> {
     }
 
     serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
         tuple_struct map identifier
     }
 }
