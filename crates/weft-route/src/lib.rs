@@ -14,13 +14,21 @@
 //! | `table` | hosts by reversed labels, paths by elements, the rest by precedence |
 //! | `request` | a request as routes see it |
 //! | `filter` | what is done to requests and answers |
+//! | `explain` | what becomes of a request, in words |
+//! | `normalize` | the one form of a path and a host |
 
+mod age;
 pub mod compile;
+pub mod explain;
 pub mod filter;
+pub mod normalize;
 pub mod program;
 pub mod request;
 pub mod table;
+#[cfg(test)]
+mod testing;
 
+pub use age::Age;
 pub use compile::{Compiled, Note, Options, Severity, compile};
 pub use program::{
     Backend, BackendProblem, Backends, Certificate, ClientValidation, Gateway, L4Rule, Listener, ListenerId,

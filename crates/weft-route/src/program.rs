@@ -265,18 +265,26 @@ impl Backends {
         self.sums.last().copied().unwrap_or(0)
     }
 
-    /// The place of the backend for a request, by shares. `None`: there is none, or all have weight 0.
-    pub fn pick(&self, rng: &mut fastrand::Rng) -> Option<usize> {
+    /// The backend for a request, by shares. `None`: there is none, or all have weight 0.
+    pub fn pick(&self, rng: &mut fastrand::Rng) -> Option<&Backend> {
+        self.get(self.place(rng)?)
+    }
+
+    /// The same by its place among all.
+    pub fn place(&self, rng: &mut fastrand::Rng) -> Option<usize> {
         match self.total() {
             0 => None,
             _ if self.list.len() == 1 => Some(0),
-            total => Some(self.at(rng.u64(..total))),
+            total => {
+                let point = rng.u64(..total);
+                Some(self.sums.partition_point(|sum| *sum <= point))
+            }
         }
     }
 
-    /// The place of the backend whose share has this point.
-    pub fn at(&self, point: u64) -> usize {
-        self.sums.partition_point(|sum| *sum <= point)
+    /// The backend whose share has this point.
+    pub fn at(&self, point: u64) -> Option<&Backend> {
+        self.get(self.sums.partition_point(|sum| *sum <= point))
     }
 
     /// The backend at a place.

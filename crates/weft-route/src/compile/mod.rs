@@ -1,11 +1,44 @@
 //! Resources to a [`Program`].
+//!
+//! | module | |
+//! |---|---|
+//! | `listeners` | gateways to listeners: conflicts, certificates, who may attach |
+//! | `attach` | routes to the listeners that their `parentRefs` name |
+//! | `http`, `grpc`, `l4` | rules of each kind of route |
+//! | `mesh` | routes of services (GAMMA) |
+//! | `filters` | filters, and those that must not be |
+//! | `backends` | references to services and `Backend`s |
+//! | `tls` | certificates, those who vouch, `BackendTLSPolicy` |
+//! | `grants` | who may refer to what |
+//! | `notes` | what is to be said |
 
+mod attach;
+mod backends;
+mod filters;
+mod grants;
+mod grpc;
+mod http;
+mod l4;
+mod listeners;
+mod mesh;
+mod notes;
+mod tls;
+
+use std::collections::HashMap;
 use std::fmt;
+use std::rc::Rc;
+use std::sync::Arc;
 
-use weft_core::DnsName;
-use weft_resource::{ResourceId, ResourceSet};
+use weft_core::{DnsName, Namespace};
+use weft_resource::{Resource, ResourceId, ResourceSet};
 
-use crate::program::Program;
+use crate::program::{Certificate, Program};
+
+use self::http::Built;
+use backends::Upstreams;
+use grants::Grants;
+use notes::Notes;
+use tls::{Pems, Policies};
 
 /// What a compilation needs besides the resources.
 #[derive(Clone, Debug)]
@@ -14,6 +47,9 @@ pub struct Options {
     pub cluster_domain: DnsName,
     /// Which gateways are this process's, as (namespace, name); `None`: all.
     pub gateway: Option<(String, String)>,
+    /// The namespace of the workload whose requests follow the routes of services: those that it has made for others' services are
+    /// for its own workloads alone. `None`: there is no such workload.
+    pub client_namespace: Option<Namespace>,
 }
 
 /// A program, and what is to be said of the resources it was made of.
@@ -26,7 +62,7 @@ pub struct Compiled {
 }
 
 /// How much a note means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Severity {
     /// It works; something is odd.
     Warning,
@@ -35,7 +71,7 @@ pub enum Severity {
 }
 
 /// Something to be said of a resource. In Kubernetes it is a condition.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Note {
     /// The resource.
     pub resource: ResourceId,
@@ -61,8 +97,58 @@ impl fmt::Display for Note {
     }
 }
 
+/// What the parts of one compilation share.
+struct Context<'a> {
+    set: &'a ResourceSet,
+    options: &'a Options,
+    notes: Notes,
+    grants: Grants<'a>,
+    policies: Policies<'a>,
+    pems: Pems,
+    upstreams: Upstreams,
+    built: BuiltRoutes,
+}
+
+/// The rules of each route, by the side from which its backends are reached.
+type BuiltRoutes = HashMap<(ResourceId, bool, Option<ResourceId>), Rc<[Built]>>;
+
+/// From where a route's backends are reached.
+#[derive(Clone, Debug)]
+struct Side {
+    /// Whether from a workload in the mesh, and not from a gateway.
+    mesh: bool,
+    /// The certificate that the gateway shows to backends.
+    client: Option<Arc<Certificate>>,
+}
+
+/// One route that is being compiled.
+#[derive(Clone, Copy)]
+struct Route<'a> {
+    resource: &'a Resource,
+    side: &'a Side,
+}
+
 /// Compiles resources. It never fails: what is wrong is left out, or answered with 500 where the Gateway API wants that, and told in
 /// notes.
-pub fn compile(_resources: &ResourceSet, _options: &Options) -> Compiled {
-    Compiled::default()
+pub fn compile(resources: &ResourceSet, options: &Options) -> Compiled {
+    let mut context = Context {
+        set: resources,
+        options,
+        notes: Notes::default(),
+        grants: Grants::new(resources),
+        policies: Policies::default(),
+        pems: Pems::default(),
+        upstreams: Upstreams::default(),
+        built: HashMap::new(),
+    };
+    context.policies = Policies::new(resources, &mut context.notes);
+    let mut gateways = listeners::gateways(&mut context);
+    let services = attach::attach(&mut context, &mut gateways);
+    let sockets = listeners::sockets(&mut context, gateways);
+    let services = mesh::services(&mut context, services);
+    let upstreams = context.upstreams.into_list();
+    Compiled { program: Program { sockets, services, upstreams }, notes: context.notes.into_list() }
 }
+
+#[cfg(test)]
+mod tests;

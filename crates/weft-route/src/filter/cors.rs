@@ -60,9 +60,7 @@ impl Cors {
             answer.remove(name);
         }
         let Some(origin) = origin else {
-            if self.depends_on_origin() {
-                answer.append(VARY, HeaderValue::from_static("origin"));
-            }
+            self.vary(answer);
             return;
         };
         self.allow(origin, answer);
@@ -76,10 +74,19 @@ impl Cors {
         self.credentials || !self.origins.contains(&CorsOrigin::Any)
     }
 
-    fn allow(&self, origin: &HeaderValue, answer: &mut HeaderMap) {
-        if self.depends_on_origin() {
+    /// Tells caches, unless the backend has told them.
+    fn vary(&self, answer: &mut HeaderMap) {
+        let says = |value: &HeaderValue| {
+            let names = value.to_str().unwrap_or_default().split(',').map(str::trim);
+            names.into_iter().any(|name| name == "*" || name.eq_ignore_ascii_case("origin"))
+        };
+        if self.depends_on_origin() && !answer.get_all(VARY).iter().any(says) {
             answer.append(VARY, HeaderValue::from_static("origin"));
         }
+    }
+
+    fn allow(&self, origin: &HeaderValue, answer: &mut HeaderMap) {
+        self.vary(answer);
         let allowed =
             origin.to_str().is_ok_and(|origin| self.origins.iter().any(|known| known.matches(origin)));
         if !allowed {

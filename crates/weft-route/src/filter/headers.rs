@@ -29,6 +29,21 @@ impl HeaderChanges {
         self.set.is_empty() && self.add.is_empty() && self.remove.is_empty()
     }
 
+    /// What takes the place of what there is.
+    pub fn set(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.set
+    }
+
+    /// What is added.
+    pub fn add(&self) -> &[(HeaderName, HeaderValue)] {
+        &self.add
+    }
+
+    /// What is taken out.
+    pub fn remove(&self) -> &[HeaderName] {
+        &self.remove
+    }
+
     /// Changes headers.
     pub fn apply(&self, headers: &mut HeaderMap) {
         for (name, value) in &self.set {

@@ -1,5 +1,6 @@
 //! Copies of requests.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::program::Upstream;
@@ -32,5 +33,15 @@ impl Share {
     /// Whether the next request is one of it.
     pub fn takes(self, rng: &mut fastrand::Rng) -> bool {
         self.numerator == self.denominator || rng.u32(..self.denominator) < self.numerator
+    }
+}
+
+impl fmt::Display for Share {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self { numerator, denominator } if numerator == denominator => f.write_str("all"),
+            Self { numerator, denominator: 100 } => write!(f, "{numerator} %"),
+            Self { numerator, denominator } => write!(f, "{numerator} of {denominator}"),
+        }
     }
 }

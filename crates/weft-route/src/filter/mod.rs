@@ -1,14 +1,16 @@
 //! What is done to requests and answers.
 //!
 //! Filters are compiled to one value for a rule or backend, so that a request looks at what is there and at nothing else. Their
-//! order is fixed, whatever the order in the resource: CORS preflight, redirect, then on the way to the backend mirror (of the
-//! request as it came), header changes and rewrite; on the way back header changes, then CORS.
+//! order is fixed, whatever the order in the resource: CORS preflight, redirect, then on the way to the backend header changes,
+//! rewrite and mirror (of the request as its backend gets it); on the way back header changes, then CORS.
 
 mod cors;
 mod headers;
 mod mirror;
 mod redirect;
 mod rewrite;
+#[cfg(test)]
+mod tests;
 
 pub use cors::Cors;
 pub use headers::HeaderChanges;

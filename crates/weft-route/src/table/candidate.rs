@@ -3,10 +3,11 @@
 use std::cmp::{Ordering, Reverse};
 use std::sync::Arc;
 
-use http::{HeaderMap, HeaderValue, Method};
+use http::{HeaderValue, Method};
 use weft_resource::http::ValueMatch;
 use weft_resource::value::{HeaderName, Regex};
 
+use crate::age::{Age, by_name};
 use crate::program::Rule;
 use crate::request::RequestView;
 
@@ -21,6 +22,13 @@ pub enum PathRule {
     Regex(Regex),
     /// gRPC: any service, this method.
     GrpcMethod(Box<str>),
+    /// gRPC: regular expressions that must match the whole service and the whole method; `None`: any.
+    GrpcRegex {
+        /// Of the service.
+        service: Option<Regex>,
+        /// Of the method.
+        method: Option<Regex>,
+    },
 }
 
 /// One match of one rule: what must hold besides the host name, and its place in the order.
@@ -34,8 +42,8 @@ pub struct Candidate {
     pub headers: Vec<(HeaderName, ValueMatch)>,
     /// Query parameters, each name once.
     pub query: Vec<(String, ValueMatch)>,
-    /// When the route was made (RFC 3339 in UTC, which sorts as a text); `None`: after every other.
-    pub created: Option<Arc<str>>,
+    /// When the route was made.
+    pub age: Age,
     /// The place of the match within its rule, from 0.
     pub index: usize,
     /// The rule.
@@ -50,23 +58,27 @@ impl Candidate {
     /// method; then the most headers, then the most query parameters; then the oldest route, then by namespace and name; then
     /// the first in the route. GRPCRoute: the longest service, then the longest method, which the same order gives where a
     /// service alone is a prefix, and a method alone stands behind those.
-    pub fn cmp(&self, other: &Self) -> Ordering {
+    pub fn order(&self, other: &Self) -> Ordering {
         let key = |c: &Self| {
+            let length =
+                |regex: &Option<Regex>| Reverse(regex.as_ref().map_or(0, |regex| regex.as_str().len()));
             let path = match &c.path {
-                PathRule::Exact(path) => (0, Reverse(path.len())),
-                PathRule::Regex(regex) => (1, Reverse(regex.as_str().len())),
-                PathRule::Prefix(path) if !path.is_empty() => (2, Reverse(path.len())),
-                PathRule::GrpcMethod(method) => (3, Reverse(method.len())),
-                PathRule::Prefix(_) => (4, Reverse(0)),
+                PathRule::Exact(path) => (0, Reverse(path.len()), Reverse(0)),
+                PathRule::Regex(regex) => (1, Reverse(regex.as_str().len()), Reverse(0)),
+                PathRule::GrpcRegex { service: service @ Some(_), method } => {
+                    (1, length(service), length(method))
+                }
+                PathRule::Prefix(path) if !path.is_empty() => (2, Reverse(path.len()), Reverse(0)),
+                PathRule::GrpcMethod(method) => (3, Reverse(method.len()), Reverse(0)),
+                PathRule::GrpcRegex { service: None, method } => (3, length(method), Reverse(0)),
+                PathRule::Prefix(_) => (4, Reverse(0), Reverse(0)),
             };
             (path, Reverse(c.method.is_some()), Reverse(c.headers.len()), Reverse(c.query.len()))
         };
-        let age = |c: &Self| (c.created.is_none(), c.created.clone());
-        let id = |c: &Self| (Arc::clone(&c.rule.id.route.namespace), Arc::clone(&c.rule.id.route.name));
         key(self)
             .cmp(&key(other))
-            .then_with(|| age(self).cmp(&age(other)))
-            .then_with(|| id(self).cmp(&id(other)))
+            .then_with(|| self.age.cmp(&other.age))
+            .then_with(|| by_name(&self.rule.id.route, &other.rule.id.route))
             .then_with(|| (self.rule.id.index, self.index).cmp(&(other.rule.id.index, other.index)))
     }
 
@@ -83,22 +95,28 @@ impl Candidate {
                 path.strip_prefix(&**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
             PathRule::Regex(regex) => regex.matches(path.as_bytes()),
-            PathRule::GrpcMethod(method) => grpc_method(path) == Some(method),
+            PathRule::GrpcMethod(method) => grpc_call(path).is_some_and(|(_, called)| *called == **method),
+            PathRule::GrpcRegex { service, method } => grpc_call(path).is_some_and(|(called, way)| {
+                let fits = |regex: &Option<Regex>, name: &str| {
+                    regex.as_ref().is_none_or(|regex| regex.matches(name.as_bytes()))
+                };
+                fits(service, called) && fits(method, way)
+            }),
         }
     }
 
     /// Whether method, headers and query hold.
     pub fn matches_rest(&self, request: &RequestView<'_>) -> bool {
         self.method.as_ref().is_none_or(|method| method == request.method)
-            && self.headers.iter().all(|(name, value)| matches_header(request.headers, name, value))
+            && self.headers.iter().all(|(name, value)| matches_header(request, name, value))
             && self.query.iter().all(|(name, value)| matches_query(request.query, name, value))
     }
 }
 
-/// The method of a path `/service/method`.
-pub(super) fn grpc_method(path: &str) -> Option<&str> {
+/// Service and method of a path `/service/method`.
+pub(super) fn grpc_call(path: &str) -> Option<(&str, &str)> {
     let (service, method) = path.strip_prefix('/')?.split_once('/')?;
-    (!service.is_empty() && !method.is_empty() && !method.contains('/')).then_some(method)
+    (!service.is_empty() && !method.is_empty() && !method.contains('/')).then_some((service, method))
 }
 
 fn holds(wanted: &ValueMatch, value: &[u8]) -> bool {
@@ -108,10 +126,13 @@ fn holds(wanted: &ValueMatch, value: &[u8]) -> bool {
     }
 }
 
-/// Whether a header has a value. Lines of one name are one value, joined by commas (RFC 9110 section 5.3).
-pub(crate) fn matches_header(headers: &HeaderMap, name: &HeaderName, wanted: &ValueMatch) -> bool {
-    let mut lines = headers.get_all(name.get()).iter();
-    let Some(first) = lines.next() else { return false };
+/// Whether a header has a value. Lines of one name are one value, joined by commas (RFC 9110 section 5.3). A request without `host`
+/// has one all the same: HTTP/2 says it in `:authority`.
+pub(crate) fn matches_header(request: &RequestView<'_>, name: &HeaderName, wanted: &ValueMatch) -> bool {
+    let mut lines = request.headers.get_all(name.get()).iter();
+    let Some(first) = lines.next() else {
+        return name.get() == http::header::HOST && holds(wanted, request.host.as_bytes());
+    };
     let rest: Vec<&HeaderValue> = lines.collect();
     if rest.is_empty() {
         return holds(wanted, first.as_bytes());

@@ -3,7 +3,7 @@
 //! A listener's rules are laid out once, when they are compiled: by host name ([`HostTable`]), then by path ([`paths`]). What a
 //! lookup costs follows from the request's own labels and path elements, and not from how many routes there are.
 //!
-//! The order of the Gateway API (HTTPRoute, "rules[].matches") is written down in one place, [`Candidate::cmp`]: all candidates of a host
+//! The order of the Gateway API (HTTPRoute, "rules[].matches") is written down in one place, [`Candidate::order`]: all candidates of a host
 //! are sorted by it, and each gets its rank. A lookup may then look where it likes first; what counts is the lowest rank.
 
 mod candidate;
@@ -21,6 +21,7 @@ use crate::program::Rule;
 use crate::request::RequestView;
 
 pub use candidate::{Candidate, PathRule};
+pub(crate) use candidate::{matches_header, matches_query};
 pub use hosts::HostTable;
 
 use paths::PathTable;

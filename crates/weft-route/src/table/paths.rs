@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use regex::bytes::RegexSet;
+use weft_resource::value::Regex;
 
 use super::Found;
-use super::candidate::{Candidate, PathRule, grpc_method};
+use super::candidate::{Candidate, PathRule, grpc_call};
 use crate::request::RequestView;
 
 /// A place in the list of candidates, which is sorted: the lower, the sooner it is asked.
@@ -47,7 +48,7 @@ const SET_FROM: usize = 3;
 
 impl PathTable {
     pub(super) fn new(mut candidates: Vec<Candidate>) -> Self {
-        candidates.sort_by(Candidate::cmp);
+        candidates.sort_by(Candidate::order);
         let mut exact: HashMap<Box<str>, Vec<Rank>> = HashMap::new();
         let mut grpc_methods: HashMap<Box<str>, Vec<Rank>> = HashMap::new();
         let (mut prefixes, mut regexes) = (Tree::default(), Vec::new());
@@ -55,7 +56,11 @@ impl PathTable {
             match &candidate.path {
                 PathRule::Exact(path) => exact.entry(path.clone()).or_default().push(rank),
                 PathRule::Prefix(prefix) => prefixes.insert(prefix, rank),
-                PathRule::Regex(regex) => regexes.push((rank, regex.anchored())),
+                PathRule::Regex(regex) => regexes.push((rank, regex.anchored().to_owned())),
+                PathRule::GrpcRegex { service, method } => {
+                    let part = |regex: &Option<_>| regex.as_ref().map_or("[^/]+", Regex::as_str).to_owned();
+                    regexes.push((rank, format!("^/(?:{})/(?:{})$", part(service), part(method))));
+                }
                 PathRule::GrpcMethod(method) => grpc_methods.entry(method.clone()).or_default().push(rank),
             }
         }
@@ -80,8 +85,8 @@ impl PathTable {
         self.regexes.offer(&mut best);
         self.prefixes.offer(&mut best);
         if !self.grpc_methods.is_empty() {
-            let method = grpc_method(request.path);
-            best.offer(method.and_then(|method| self.grpc_methods.get(method)).map(|ranks| &**ranks));
+            let called = grpc_call(request.path);
+            best.offer(called.and_then(|(_, method)| self.grpc_methods.get(method)).map(|ranks| &**ranks));
         }
         let found = self.candidates.get(best.found? as usize)?;
         Some(Found { rule: &found.rule, path: &found.path })
@@ -115,7 +120,7 @@ impl Best<'_, '_> {
 }
 
 impl Regexes {
-    fn new(list: &[(Rank, &str)]) -> Self {
+    fn new(list: &[(Rank, String)]) -> Self {
         let set = (list.len() >= SET_FROM).then(|| {
             regex::bytes::RegexSetBuilder::new(list.iter().map(|(_, pattern)| pattern))
                 .unicode(false)
@@ -133,7 +138,16 @@ impl Regexes {
         match &self.set {
             Some(set) => {
                 let matched = set.matches(path.as_bytes());
-                let ranks: Vec<Rank> = matched.iter().filter_map(|at| self.ranks.get(at).copied()).collect();
+                // A call has two elements, which its pattern alone does not say.
+                let holds = |rank: &Rank| {
+                    let candidate = best.table.candidates.get(*rank as usize);
+                    candidate.is_some_and(|candidate| match &candidate.path {
+                        PathRule::GrpcRegex { .. } => candidate.matches_path(path),
+                        _ => true,
+                    })
+                };
+                let ranks = matched.iter().filter_map(|at| self.ranks.get(at).copied()).filter(holds);
+                let ranks: Vec<Rank> = ranks.collect();
                 best.offer(Some(&ranks));
             }
             None => {
