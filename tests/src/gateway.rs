@@ -59,11 +59,11 @@ impl Gateway {
             dir = dir.path().display()
         );
         fs::write(dir.path().join("weft.yaml"), config)?;
-        let process = Self::process(&dir)?;
+        let process = Self::spawn(&dir)?;
         Ok(Self { dir, ip, process })
     }
 
-    fn process(dir: &TempDir) -> Result<Process> {
+    fn spawn(dir: &TempDir) -> Result<Process> {
         let mut command = Command::new(weft_binary()?);
         command
             .args(["gateway", "--config"])
@@ -96,7 +96,7 @@ impl Gateway {
     }
 
     /// The process.
-    pub fn process(self: &Gateway) -> &Process {
+    pub fn process(&self) -> &Process {
         &self.process
     }
 

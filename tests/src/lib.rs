@@ -26,7 +26,7 @@
 //! | `mesh`, `network`, `pod` | the node's bridge (or loopback), pods, programs in them |
 //! | `dns`, `resolve` | the authoritative server and a stub resolver |
 //! | `ca`, `sidecar` | Weft itself |
-//! | `gateway` | a gateway with its certificates and files |
+//! | `gateway`, `teller` | a gateway with its certificates and files; a backend that tells what it was asked |
 //! | `cluster` | a real Kubernetes cluster in the place of all of these |
 //! | `collector`, `otelcol` | a real collector and its build |
 //! | `capture`, `http`, `load` | what goes over the wire, and who sends it |
@@ -60,6 +60,7 @@ mod run_dir;
 mod sandbox;
 pub mod scripted;
 mod sidecar;
+mod teller;
 mod wait;
 
 pub use ca::Ca;
@@ -78,6 +79,7 @@ pub use resolve::Answer;
 pub use run_dir::{clean_stale, processes_of};
 pub(crate) use sandbox::needs_root;
 pub use sidecar::{Metrics, PROXY_UID, Sample, Sidecar, SidecarBuilder};
+pub use teller::Teller;
 pub use wait::{eventually, rest};
 
 /// The result of a story.

@@ -51,8 +51,8 @@ codes! {
     ConnectTimeout = "connect-timeout", GATEWAY_TIMEOUT, "14", "the endpoint did not accept a connection in time";
     /// Any other failure to connect.
     ConnectFailed = "connect-failed", SERVICE_UNAVAILABLE, "14", "no connection to the endpoint could be made";
-    /// The TLS handshake with the endpoint's proxy failed.
-    TlsFailed = "tls-failed", BAD_GATEWAY, "14", "mutual TLS with the endpoint failed";
+    /// The TLS handshake with the endpoint failed.
+    TlsFailed = "tls-failed", BAD_GATEWAY, "14", "TLS with the endpoint failed";
     /// The endpoint's identity is not one that the service may have.
     IdentityMismatch = "identity-mismatch", BAD_GATEWAY, "14", "the endpoint's identity is not allowed for this service";
     /// This proxy has no identity yet.

@@ -81,6 +81,22 @@ pub fn is_internal(name: &str) -> bool {
     }
 }
 
+/// Whether a name is one by which proxies tell about the client: `forwarded`, `x-forwarded-*` and `x-request-id`, with any other sign in
+/// place of the hyphens as well (see [`is_internal`]).
+pub fn is_forwarding(name: &str) -> bool {
+    let begins = |wanted: &str| {
+        let begin = name.as_bytes().get(..wanted.len());
+        begin.is_some_and(|begin| {
+            begin.iter().zip(wanted.bytes()).all(|(byte, wanted)| match wanted {
+                b'-' => !byte.is_ascii_alphanumeric(),
+                wanted => *byte == wanted,
+            })
+        })
+    };
+    let is = |wanted: &str| name.len() == wanted.len() && begins(wanted);
+    is("forwarded") || is("x-request-id") || begins("x-forwarded-")
+}
+
 /// Removes everything that concerns one connection only, and all that `Connection` lists.
 ///
 /// `TE` stays when it asks for trailers, reduced to just that: it is the one value HTTP/2 allows, and h2 refuses a
@@ -211,6 +227,16 @@ mod tests {
         let mut headers = map(&[("connection", "TE"), ("te", "trailers")]);
         strip(&mut headers);
         assert_eq!(headers, map(&[("te", "trailers")]));
+    }
+
+    #[test]
+    fn what_proxies_say_is_known_however_it_is_written() {
+        for name in ["forwarded", "x-forwarded-for", "x_forwarded_for", "x~forwarded.proto", "x-request_id"] {
+            assert!(is_forwarding(name), "{name}");
+        }
+        for name in ["forward", "x-forward", "xx-forwarded-for", "x-request-ids", "xaforwarded-for", ""] {
+            assert!(!is_forwarding(name), "{name}");
+        }
     }
 
     #[test]

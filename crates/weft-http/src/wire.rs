@@ -21,7 +21,7 @@ use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderName, TRAILER, TRANSFER_E
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 
 use crate::h1::{Login, NameCase, RawTarget, Reason, Upgrade};
-use crate::headers::{Survey, is_internal, strip_hop_by_hop};
+use crate::headers::{Survey, is_forwarding, is_internal, strip_hop_by_hop};
 use crate::{ErrorCode, WEFT_ERROR, judge};
 
 /// Marks a request whose application speaks HTTP/1.0 (`1.0`) or HTTP/2 (`2`).
@@ -95,6 +95,11 @@ pub fn has_own_login<B>(request: &Request<B>) -> bool {
 /// nobody behind them reads another.
 pub fn forget_target<B>(request: &mut Request<B>) {
     request.extensions_mut().remove::<RawTarget>();
+}
+
+/// Whether the client has sent a fragment with its target, which none may have (RFC 9112 section 3.2), and which others cut off.
+pub fn has_fragment<B>(request: &Request<B>) -> bool {
+    request.extensions().get::<RawTarget>().is_some_and(|target| target.as_bytes().contains(&b'#'))
 }
 
 /// Takes what only HTTP/1 has off a request that becomes one of HTTP/2.
@@ -361,6 +366,12 @@ pub(crate) fn clean_trailers(headers: &mut HeaderMap) {
     }
     if survey.lengths > 0 {
         headers.remove(CONTENT_LENGTH);
+    }
+    // A proxy on the way has replaced what the head says of the client: it must not come again behind its back.
+    let forwarding: Vec<HeaderName> =
+        headers.keys().filter(|name| is_forwarding(name.as_str())).cloned().collect();
+    for name in forwarding {
+        headers.remove(name);
     }
     clean(headers, survey);
 }

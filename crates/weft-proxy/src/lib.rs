@@ -26,6 +26,7 @@ mod dial;
 mod error;
 mod exchange;
 mod failure;
+mod feed;
 mod gateway;
 mod inbound;
 mod limits;

@@ -107,6 +107,11 @@ impl Shared {
         for (host, port) in hosts {
             match host {
                 BackendHost::Address(ip) => fixed.push(EndpointAddr::new((*ip, *port).into())),
+                // No name server is asked about it (RFC 6761 section 6.3).
+                BackendHost::Name(name) if name.as_str() == "localhost" => {
+                    let loopback = [IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])];
+                    fixed.extend(loopback.map(|ip| EndpointAddr::new((ip, *port).into())));
+                }
                 BackendHost::Name(name) => {
                     if let Ok(name) = name.as_str().parse() {
                         watches.push(self.discovery.watch(&ServiceKey::new(name, *port), None));

@@ -24,6 +24,7 @@ use weft_telemetry::{AccessLog, Exporter, Registry, Sampler, SpanSink};
 use crate::admin::{self, Admin, AdminListeners};
 use crate::connections::Connections;
 use crate::error::ProxyError;
+use crate::feed;
 use crate::gateway::doors::{DoorSender, Doors};
 use crate::probes::Probes;
 use crate::program::ProgramHandle;
@@ -122,6 +123,9 @@ async fn control(
     let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(export_drain, LAST_FLUSH)));
     tokio::spawn(follow_config(Arc::clone(&shared), Arc::clone(&options.log)));
     let workers = Workers::start(&shared, bound.workers)?;
+    if !shared.config.resources.paths.is_empty() {
+        tokio::spawn(feed::follow(Arc::clone(&shared)));
+    }
     if shared.config.role == Role::Gateway {
         tokio::spawn(gateway_doors(&shared, doors).run(drain.clone()));
     }

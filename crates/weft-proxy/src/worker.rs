@@ -112,7 +112,10 @@ impl Worker {
             generation: Rc::clone(&generation),
             rng: RefCell::default(),
             affinity_key: affinity_key(&shared),
-            direction: Direction::Outbound,
+            direction: match config.role {
+                Role::Gateway => Direction::Gateway,
+                Role::Sidecar => Direction::Outbound,
+            },
             handshake: config.timeouts.handshake,
         });
         let outbound = Rc::new(OutboundDoor {
@@ -122,13 +125,7 @@ impl Worker {
             destinations: Destinations::new(Arc::clone(&shared), ways),
             dialer,
         });
-        let gateway = GatewayDoor {
-            shared: Arc::clone(&shared),
-            telemetry: Rc::clone(&telemetry),
-            limits: Rc::clone(&limits),
-            outbound: Rc::clone(&outbound),
-            backends: Default::default(),
-        };
+        let gateway = GatewayDoor::new(&shared, &telemetry, &limits, &outbound);
         let inbound = InboundDoor {
             shared: Arc::clone(&shared),
             telemetry: Rc::clone(&telemetry),
@@ -140,7 +137,7 @@ impl Worker {
             telemetry,
             outbound,
             inbound: Rc::new(inbound),
-            gateway: Rc::new(gateway),
+            gateway,
             generation,
             open: OpenConnections::default(),
             seen: Cell::new(0),
@@ -152,6 +149,7 @@ impl Worker {
     /// Takes a new version of the configuration over: open connections follow it.
     fn reconfigure(&self) {
         self.outbound.destinations.follow();
+        self.gateway.follow();
         let mode = self.shared.snapshot.load().inbound.mode;
         self.inbound.plaintext.follow(mode, self.shared.config.timeouts.drain);
     }
@@ -160,7 +158,7 @@ impl Worker {
     fn sweep(&self) {
         self.outbound.destinations.sweep();
         self.inbound.applications.sweep();
-        self.gateway.backends.sweep();
+        self.gateway.sweep();
     }
 
     /// Gives back what connections have freed, once no new ones have come for a while.
@@ -268,6 +266,9 @@ async fn take_the_rest(worker: &Rc<Worker>, acceptor: &mut Acceptor, door: &Door
         // The runtime knows of them when it has looked.
         tokio::task::yield_now().await;
         let mut taken = false;
+        // Polled once a time, to the end: what the kernel lets in after that is a new connection's risk, so that no wake-up is
+        // lost that anybody waits for.
+        #[expect(clippy::disallowed_methods, reason = "nobody waits for the listener any more")]
         while let Some(accepted) = acceptor.accept().now_or_never() {
             take(worker, accepted, door);
             taken = true;
@@ -318,7 +319,17 @@ async fn follow_identity(worker: Rc<Worker>) {
 
 async fn follow_config(worker: Rc<Worker>) {
     let mut versions = worker.shared.snapshot.subscribe();
-    while versions.changed().await.is_ok() {
-        worker.reconfigure();
+    let mut programs = worker.shared.program.subscribe();
+    loop {
+        tokio::select! {
+            changed = versions.changed() => match changed {
+                Ok(()) => worker.reconfigure(),
+                Err(_) => return,
+            },
+            changed = programs.changed() => match changed {
+                Ok(()) => worker.gateway.follow(),
+                Err(_) => return,
+            },
+        }
     }
 }

@@ -6,6 +6,7 @@ mod ca;
 mod certs;
 mod check;
 mod control;
+mod explain;
 mod init;
 mod inject;
 mod install;
@@ -14,6 +15,7 @@ mod proxy;
 mod serve;
 mod status;
 mod style;
+mod validate;
 mod version;
 mod wait_ready;
 
@@ -66,6 +68,10 @@ enum Command {
     Status(status::Args),
     /// Tell the certificates and trust bundles of the sidecars.
     Certs(certs::Args),
+    /// Tell what becomes of a request, from resources in files.
+    Explain(Box<explain::Args>),
+    /// Check files and directories of resources: each document alone, then all together.
+    Validate(validate::Args),
     /// Tell the version.
     Version,
 }
@@ -86,6 +92,8 @@ fn main() -> ExitCode {
         Command::Check(args) => check::run(&args),
         Command::Status(args) => status::run(&args),
         Command::Certs(args) => certs::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Validate(args) => validate::run(&args),
         Command::Version => version::run(),
     }
 }

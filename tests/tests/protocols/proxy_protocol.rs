@@ -33,6 +33,7 @@ fn nginx(pod: &Pod) -> Result<()> {
     })
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "callers write it in its place")]
 fn announced(mesh: &Mesh, server: &Pod, ports: Value) -> Result<Sidecar> {
     mesh.sidecar(server)?.config(|yaml| yaml["inbound"] = json!({ "proxyProtocol": ports })).start()
 }

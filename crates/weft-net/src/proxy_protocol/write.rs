@@ -57,8 +57,8 @@ impl ProxyHeader {
             Self::Local | Self::Unknown => None,
         };
         match version {
-            ProxyProtocol::V1 => line(addresses),
-            ProxyProtocol::V2 => binary(*self == Self::Local, addresses),
+            ProxyProtocol::V1 => line(addresses.as_ref()),
+            ProxyProtocol::V2 => binary(*self == Self::Local, addresses.as_ref()),
         }
     }
 }
@@ -98,14 +98,14 @@ impl fmt::Display for Written {
     }
 }
 
-fn line(addresses: Option<Pair>) -> Bytes {
+fn line(addresses: Option<&Pair>) -> Bytes {
     use std::fmt::Write as _;
     let mut out = BytesMut::with_capacity(MAX_LINE);
     // A `BytesMut` takes whatever it is given.
     let _ = match addresses {
         None => out.write_str("PROXY UNKNOWN\r\n"),
         Some(Pair { source, destination, is_v6 }) => {
-            let family = if is_v6 { "TCP6" } else { "TCP4" };
+            let family = if *is_v6 { "TCP6" } else { "TCP4" };
             let (from, to) = (Written(source.0), Written(destination.0));
             write!(out, "PROXY {family} {from} {to} {} {}\r\n", source.1, destination.1)
         }
@@ -113,7 +113,7 @@ fn line(addresses: Option<Pair>) -> Bytes {
     out.freeze()
 }
 
-fn binary(local: bool, addresses: Option<Pair>) -> Bytes {
+fn binary(local: bool, addresses: Option<&Pair>) -> Bytes {
     let mut out = BytesMut::with_capacity(SIGNATURE.len() + 4 + usize::from(INET6));
     out.put_slice(SIGNATURE);
     out.put_u8(if local { LOCAL } else { PROXY });
@@ -122,8 +122,8 @@ fn binary(local: bool, addresses: Option<Pair>) -> Bytes {
         out.put_u16(0);
         return out.freeze();
     };
-    out.put_u8(if is_v6 { TCP6 } else { TCP4 });
-    out.put_u16(if is_v6 { INET6 } else { INET });
+    out.put_u8(if *is_v6 { TCP6 } else { TCP4 });
+    out.put_u16(if *is_v6 { INET6 } else { INET });
     for (ip, _) in [source, destination] {
         match ip {
             IpAddr::V4(ip) => out.put_slice(&ip.octets()),

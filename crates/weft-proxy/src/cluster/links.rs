@@ -96,7 +96,13 @@ impl Dial for Plain {
         let tcp = self.connect.plain(self.endpoint).await?;
         match &self.outside {
             None => Ok(PeerIo::Plain(tcp)),
-            Some(outside) => outside.handshake(tcp, speaks, self.handshake).await,
+            Some(outside) => {
+                let secured = outside.handshake(tcp, speaks, self.handshake).await;
+                if let Err(error) = &secured {
+                    tracing::warn!(endpoint = %self.endpoint, error = %error.detail, "no TLS with an upstream");
+                }
+                secured
+            }
         }
     }
 

@@ -228,7 +228,18 @@ impl Cluster {
 
     /// Takes the endpoint of this address, while it is one of the service's.
     pub(crate) fn pick_at(&self, now: Timestamp, addr: EndpointAddr) -> Option<Picked> {
-        self.pick_by(now, |endpoints| endpoints.iter().position(|endpoint| endpoint.addr() == addr))
+        self.pick_where(now, |other| other == addr)
+    }
+
+    /// Whether there is such an endpoint, as far as is known.
+    pub(crate) fn has(&self, is: impl Fn(EndpointAddr) -> bool) -> bool {
+        let service = self.service.borrow();
+        service.known().is_some_and(|set| set.load().endpoints.iter().any(|endpoint| is(endpoint.addr())))
+    }
+
+    /// Takes the endpoint whose address is the one that is meant.
+    pub(crate) fn pick_where(&self, now: Timestamp, is: impl Fn(EndpointAddr) -> bool) -> Option<Picked> {
+        self.pick_by(now, |endpoints| endpoints.iter().position(|endpoint| is(endpoint.addr())))
     }
 
     fn pick_by(&self, now: Timestamp, by: impl FnOnce(&[Arc<Endpoint>]) -> Option<usize>) -> Option<Picked> {

@@ -21,6 +21,7 @@ use super::retry::{Again, Spare, allow, was_refused};
 use crate::cluster::{Cluster, EndpointLinks, Link, Picked, PlainPeer};
 use crate::dial::DialError;
 use crate::failure::{Effect, Failure};
+use crate::gateway::session;
 use crate::pools::Behind;
 use crate::record::{RequestRecord, complete};
 
@@ -74,6 +75,8 @@ pub(super) struct Sender<'a> {
     pub(super) cluster: &'a Rc<Cluster>,
     pub(super) client: &'a Client,
     pub(super) tries: Tries<'a>,
+    /// What the address of the endpoint comes to that has the client's session ([`session::mark`]).
+    pub(super) session: Option<u64>,
 }
 
 /// Where a request goes: over a mesh link, or in plaintext where the mode allows it.
@@ -113,9 +116,13 @@ impl Attempt {
 }
 
 impl Sender<'_> {
-    /// The endpoint that has the client's login.
+    /// The endpoint that has the client's login or session.
     fn pick_home(&self, now: Timestamp) -> Option<Picked> {
-        self.cluster.pick_at(now, self.client.home.get()?)
+        if let Some(home) = self.client.home.get() {
+            return self.cluster.pick_at(now, home);
+        }
+        let wanted = self.session?;
+        self.cluster.pick_where(now, |addr| session::mark(addr) == wanted)
     }
 
     /// A request of the client goes to this endpoint.

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::header::ORIGIN;
 use http::{HeaderValue, Method, Request, Response, Version};
@@ -25,6 +25,7 @@ use crate::gateway::convert;
 use crate::gateway::edge::{Coverage, EdgeTls};
 use crate::gateway::forwarded::Forwarded;
 use crate::gateway::port::Port;
+use crate::gateway::session::{self, Session};
 use crate::gateway::target::Target;
 use crate::pools::Behind;
 use crate::record::{ConnectionFacts, RequestRecord};
@@ -51,6 +52,8 @@ pub(crate) struct Routed {
     cluster: Rc<Cluster>,
     /// Of a page that called, where the rule has an answer for its browser.
     origin: Option<HeaderValue>,
+    /// The endpoint that the client has had, where the rule has it keep that.
+    session: Option<Session>,
 }
 
 /// Why a request goes nowhere.
@@ -70,8 +73,8 @@ impl Gateway {
         door: &Rc<GatewayDoor>,
         port: &Arc<Port>,
         tls: Option<EdgeTls>,
-        client: SocketAddr,
-        local: SocketAddr,
+        (client, local): (SocketAddr, SocketAddr),
+        http2: bool,
     ) -> Self {
         let secure = tls.is_some();
         let series = SeriesByVersion::new(Labels {
@@ -82,7 +85,6 @@ impl Gateway {
             peer_identity: Arc::from(""),
             tls: if secure { TlsLabel::Tls } else { TlsLabel::None },
         });
-        let http2 = tls.as_ref().is_some_and(|tls| tls.h2);
         let trusted_hops = door.shared.config.resources.trusted_hops;
         Self {
             door: Rc::clone(door),
@@ -103,7 +105,7 @@ impl Gateway {
             client,
             server: (local.ip().to_string().into(), local.port()),
             service: listener.unwrap_or_else(|| local.to_string().into()),
-            source_identity: None,
+            source_identity: self.tls.as_ref().and_then(EdgeTls::client),
             destination_identity: None,
             tls: if self.tls.is_some() { TlsLabel::Tls } else { TlsLabel::None },
         })
@@ -145,7 +147,9 @@ impl Gateway {
         let rule = Arc::clone(found.rule);
         record.routed(&rule.label, rule.request_timeout);
         self.answer_at_once(&rule, found.path, request, &target, &listener)?;
-        let (backend, place) = self.pick(&rule)?;
+        let session = rule.session.as_ref();
+        let session = session.and_then(|policy| Session::of(policy, request.headers(), SystemTime::now()));
+        let (backend, place) = self.pick(&rule, session)?;
         let upstream = backend.upstream.as_ref().map_err(|problem| {
             tracing::debug!(rule = %rule.id, %problem, "a request for a backend that cannot be used");
             ErrorCode::BackendInvalid
@@ -156,8 +160,8 @@ impl Gateway {
         let grpc = rule.grpc || record.grpc;
         let version = convert::version(upstream.protocol, grpc);
         self.make_ready(request, original, &target, (&rule.filters, &backend.filters), found.path, version)?;
-        let routed = Routed { backend: place, cluster, origin, rule: Arc::clone(&rule) };
-        self.count(&listener, &routed);
+        let routed = Routed { backend: place, cluster, origin, session, rule: Arc::clone(&rule) };
+        self.door.count(&listener, &routed.rule, &routed.cluster);
         Ok(routed)
     }
 
@@ -171,11 +175,16 @@ impl Gateway {
         listener: &Listener,
     ) -> Result<(), Stop> {
         let filters = &rule.filters;
-        let preflight = filters.cors.as_ref().and_then(|cors| cors.preflight(request.method(), request.headers()));
+        let preflight =
+            filters.cors.as_ref().and_then(|cors| cors.preflight(request.method(), request.headers()));
         if let Some(response) = preflight {
             return Err(Stop::Answer(Box::new(response.map(|()| Body::Empty))));
         }
         let Some(redirect) = &filters.redirect else { return Ok(()) };
+        // Without a host the first element of the path would be read as one.
+        if redirect.host.is_none() && target.host.is_empty() {
+            return Err(ErrorCode::BadRequest.into());
+        }
         let seen = Seen {
             tls: self.tls.is_some(),
             host: &target.host,
@@ -188,8 +197,21 @@ impl Gateway {
         Err(Stop::Answer(Box::new(response.map(|()| Body::Empty))))
     }
 
-    fn pick<'r>(&self, rule: &'r Rule) -> Result<(&'r Backend, usize), ErrorCode> {
-        let place = rule.backends.pick(&mut self.door.rng.borrow_mut()).ok_or(ErrorCode::BackendInvalid)?;
+    /// The backend whose turn it is; a client that keeps its endpoint keeps the backend that has it.
+    fn pick<'r>(&self, rule: &'r Rule, session: Option<Session>) -> Result<(&'r Backend, usize), ErrorCode> {
+        let kept = session.and_then(|session| {
+            rule.backends.iter().zip(0..).find(|(backend, _)| {
+                let upstream = backend.upstream.as_ref().ok().filter(|_| backend.weight > 0);
+                upstream.is_some_and(|upstream| {
+                    let cluster = self.door.upstreams.get(upstream, &self.door.outbound.destinations);
+                    cluster.has(|addr| session::mark(addr) == session.mark())
+                })
+            })
+        });
+        if let Some(kept) = kept {
+            return Ok(kept);
+        }
+        let place = rule.backends.place(&mut self.door.rng.borrow_mut()).ok_or(ErrorCode::BackendInvalid)?;
         let backend = rule.backends.get(place).ok_or(ErrorCode::BackendInvalid)?;
         Ok((backend, place))
     }
@@ -217,12 +239,8 @@ impl Gateway {
         convert::request(request, original, version, host, uri)
     }
 
-    fn count(&self, listener: &Listener, routed: &Routed) {
-        self.door.count(listener, &routed.rule, &routed.cluster);
-    }
-
     /// What the client is told, after what the route does to answers.
-    fn filtered<B>(&self, routed: &Routed, mut response: Response<B>) -> Response<B> {
+    fn filtered<B>(&self, routed: &Routed, mut response: Response<B>, record: &RequestRecord) -> Response<B> {
         let backend = routed.rule.backends.get(routed.backend);
         let of_backend = backend.map(|backend| &backend.filters);
         let headers = response.headers_mut();
@@ -233,6 +251,10 @@ impl Gateway {
         let cors = routed.rule.filters.cors.as_ref().or(of_backend.and_then(|filters| filters.cors.as_ref()));
         if let Some(cors) = cors {
             cors.decorate(routed.origin.as_ref(), headers);
+        }
+        if let (Some(policy), Some(endpoint)) = (&routed.rule.session, record.upstream()) {
+            let secure = self.tls.is_some();
+            session::tell(policy, routed.session, endpoint, secure, SystemTime::now(), headers);
         }
         response
     }
@@ -259,7 +281,7 @@ fn sender<'a>(client: &'a Client, routed: &'a Routed) -> Sender<'a> {
             each,
         },
     };
-    Sender { cluster: &routed.cluster, client, tries }
+    Sender { cluster: &routed.cluster, client, tries, session: routed.session.map(Session::mark) }
 }
 
 impl Side for Gateway {
@@ -327,7 +349,7 @@ impl Side for Gateway {
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Failure> {
         let response = sender(&self.client, &routed).finish(pending, interim, record).await?;
-        Ok(self.filtered(&routed, response))
+        Ok(self.filtered(&routed, response, record))
     }
 
     async fn carry(
@@ -337,7 +359,7 @@ impl Side for Gateway {
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Failure> {
         let response = sender(&self.client, &routed).carry(attempt, interim, record).await?;
-        Ok(self.filtered(&routed, response))
+        Ok(self.filtered(&routed, response, record))
     }
 
     async fn open(
@@ -349,7 +371,7 @@ impl Side for Gateway {
         record: &mut RequestRecord,
     ) -> Result<Response<Behind>, Failure> {
         let response = sender(&self.client, &routed).open(request, interim, record).await?;
-        Ok(self.filtered(&routed, response))
+        Ok(self.filtered(&routed, response, record))
     }
 
     fn restore_answer<B>(&self, response: &mut Response<B>) {

@@ -104,7 +104,7 @@ async fn carry(door: &Rc<GatewayDoor>, mirror: &Mirror, mut request: Request<Bod
     let (head, body) = request.into_parts();
     let attempt = Attempt::first(Request::from_parts(head, ()), body);
     let (client, tries) = (Client::default(), Tries::harmless(1));
-    let sender = Sender { cluster: &cluster, client: &client, tries };
+    let sender = Sender { cluster: &cluster, client: &client, tries, session: None };
     let response = sender.carry(attempt, &Interim::Nowhere, &mut record).await?;
     let mut answer = record.answered(response, None).into_body();
     // To its end, so that the connection can be used again.

@@ -5,9 +5,9 @@
 //! the usual case, and its future stays small.
 
 mod attempt;
-//GW mod gateway;
+mod gateway;
 mod inbound;
-//GW mod mirror;
+mod mirror;
 mod outbound;
 mod retry;
 #[cfg(test)]
@@ -29,9 +29,9 @@ use crate::pools::Behind;
 use crate::record::{ConnectionFacts, Observed, RequestRecord};
 use crate::telemetry::WorkerTelemetry;
 
-//GW pub(crate) use gateway::Gateway;
+pub(crate) use gateway::Gateway;
 pub(crate) use inbound::{Caller, Inbound};
-//GW pub(crate) use mirror::Mirrors;
+pub(crate) use mirror::Mirrors;
 pub(crate) use outbound::Outbound;
 
 /// What differs between the sides of an exchange.
@@ -150,6 +150,9 @@ pub(crate) struct Exchange<S> {
     times: Times,
 }
 
+/// A request for an upgrade, with where it goes.
+type Taken<R> = (R, Request<Body>, Original, Box<RequestRecord>);
+
 /// How far a request has come before anything had to be waited for.
 enum Begun<S: Side> {
     Failed(Failure, Box<RequestRecord>),
@@ -157,7 +160,7 @@ enum Begun<S: Side> {
     Sent(S::Sent, Box<RequestRecord>),
     Waits(Box<(S::Waiting, Box<RequestRecord>)>),
     /// An upgrade or CONNECT.
-    TakesOver(Box<(S::Route, Request<Body>, Original, Box<RequestRecord>)>),
+    TakesOver(Box<Taken<S::Route>>),
     /// Its answer is known already.
     Answered(Box<Response<Body>>, Box<RequestRecord>),
 }

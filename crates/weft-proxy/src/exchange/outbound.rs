@@ -54,7 +54,7 @@ impl Outbound {
     fn sender(&self) -> Sender<'_> {
         let cluster = self.cluster();
         let tries = Tries::harmless(cluster.ways.retries.connect_attempts);
-        Sender { cluster, client: &self.client, tries }
+        Sender { cluster, client: &self.client, tries, session: None }
     }
 }
 

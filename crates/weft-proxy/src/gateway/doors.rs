@@ -234,11 +234,7 @@ fn state(sockets: &Arc<Sockets>, known: &mut HashMap<ListenerId, Known>, grace: 
         }
         let tls = termination(listener).and_then(|wanted| secured(listener, wanted, old.as_ref()));
         let trigger = old.map_or_else(|| drain().0, |old| old.trigger);
-        let of = ListenerState {
-            listener: Arc::clone(listener),
-            tls: tls.as_ref().map(|(tls, _)| tls.clone()),
-            drain: trigger.watch(),
-        };
+        let of = ListenerState { tls: tls.as_ref().map(|(tls, _)| tls.clone()), drain: trigger.watch() };
         listeners.insert(listener.id.clone(), of);
         known.insert(listener.id.clone(), Known { listener: Arc::clone(listener), tls, trigger });
     }

@@ -152,7 +152,7 @@ async fn a_port_that_is_taken_is_told_and_had_as_soon_as_it_is_free() {
     assert_eq!(scene.status.ports().iter().filter(|(_, bound)| *bound).count(), 1);
     drop(taken);
     let Scene { program: _program, status, doors, workers: [mut first, _second] } = scene;
-    let (trigger, drain) = weft_core::drain();
+    let (trigger, drain) = drain();
     let running = tokio::spawn(doors.run(drain));
     let (door, _socket) = first.recv().await.unwrap();
     assert!(matches!(door, Door::Gateway(port) if port.at.port == a));
@@ -170,7 +170,7 @@ async fn a_drain_of_the_process_begins_at_every_port_and_listener() {
     let came = scene.apply(&[sockets(SocketKind::Tls, &[Arc::clone(&only)])]);
     let port = Arc::clone(&came[0].0);
     let mut of_listener = port.now().state_of(&only).unwrap().drain.clone();
-    let (trigger, drain) = weft_core::drain();
+    let (trigger, drain) = drain();
     let running = tokio::spawn(scene.doors.run(drain));
     trigger.start(Duration::from_secs(1));
     port.drain.clone().draining().await;

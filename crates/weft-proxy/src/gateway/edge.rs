@@ -14,7 +14,7 @@ use weft_core::Drain;
 use weft_net::{PlainTcp, Prefixed, ReadAhead};
 use weft_route::{Listener, Sockets};
 
-use super::port::{Port, PortState};
+use super::port::Port;
 use crate::connections::Listed;
 use crate::open::OpenGuard;
 
@@ -31,8 +31,6 @@ pub(crate) struct Edge {
     pub(crate) local: SocketAddr,
     /// The port; [`Port::now`] says what it does by now.
     pub(crate) port: Arc<Port>,
-    /// What the port did when the connection came.
-    pub(crate) state: Arc<PortState>,
     /// `None`: plaintext.
     pub(crate) tls: Option<EdgeTls>,
     /// Begins when the connection is to end: its listener is gone, or the process ends.
@@ -67,6 +65,18 @@ pub(crate) enum Coverage {
 }
 
 impl EdgeTls {
+    /// The client's certificate by its fingerprint, for logs and spans.
+    pub(crate) fn client(&self) -> Option<Arc<str>> {
+        use std::fmt::Write as _;
+        let leaf = self.client_certificate.as_ref()?.first()?;
+        let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, leaf);
+        let mut text = String::from("sha256:");
+        for byte in digest.as_ref() {
+            let _ = write!(text, "{byte:02x}");
+        }
+        Some(text.into())
+    }
+
     /// Whose a request's host is, in lower case and without its port (Gateway API, "HTTPS listeners": a client that reuses a
     /// connection for another name must not be served by the wrong listener).
     pub(crate) fn coverage(&self, sockets: &Sockets, host: &str) -> Coverage {
@@ -75,11 +85,6 @@ impl EdgeTls {
             Some(_) => Coverage::Others,
             None => Coverage::Nobody,
         }
-    }
-
-    /// Whether a request for this host may be served on the connection.
-    pub(crate) fn covers(&self, sockets: &Sockets, host: &str) -> bool {
-        self.coverage(sockets, host) == Coverage::Own
     }
 }
 

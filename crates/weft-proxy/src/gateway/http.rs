@@ -1,44 +1,68 @@
-//! Requests of a gateway's clients.
+//! Connections of a gateway's clients that carry requests.
 
 use std::rc::Rc;
 
-use http::{Request, Response, StatusCode};
-use weft_http::{Abort, Answer, Body, Handler, Interim, serve_http1, serve_http2};
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite};
+use weft_core::Drain;
+use weft_http::{ResetOnClose, serve_http1, serve_http2};
+use weft_net::{Detected, Prefixed};
 
 use super::GatewayDoor;
 use super::edge::{Edge, EdgeIo};
+use crate::exchange::{Exchange, Gateway, Times};
+use crate::silence::{UNFINISHED, detect_or_give_up, silence};
 
 /// Serves the requests of one connection.
 pub(crate) async fn serve(door: Rc<GatewayDoor>, edge: Edge) {
-    let Edge { io, client, drain, tls, state, open: _open, listed, .. } = edge;
-    let handler = Rc::new(Unrouted);
-    let _ = (&state.sockets, tls.as_ref().map(|tls| (&tls.sni, &tls.client_certificate)));
-    let http2 = tls.is_some_and(|tls| tls.h2);
+    let Edge { mut io, client, local, port, tls, drain, open: _open, listed, .. } = edge;
+    let http2 = tls.as_ref().map(|tls| tls.h2);
+    let mut first = BytesMut::new();
+    // In plaintext nothing has told yet; a client that says nothing is not waited for for ever.
+    let http2 = match http2 {
+        Some(http2) => http2,
+        None => {
+            let mut drained = drain.clone();
+            tokio::select! {
+                biased;
+                detected = detect_or_give_up(&mut io, &mut first, UNFINISHED) => match detected {
+                    Some(detected) => matches!(detected, Detected::Http2),
+                    None => return,
+                },
+                () = silence(Some(door.shared.config.timeouts.idle)) => return,
+                () = drained.draining() => return,
+            }
+        }
+    };
     listed.update(|info| info.protocol = if http2 { "http/2" } else { "http/1" });
-    let served = if http2 {
-        serve_http2(io, handler, &door.limits.http2, drain).await.map_err(|error| error.to_string())
-    } else {
-        let served = serve_http1(io, EdgeIo::reset_on_close, handler, &door.limits.http1, drain).await;
-        served.map(drop).map_err(|error| error.to_string())
+    let side = Gateway::new(&door, &port, tls, (client, local), http2);
+    let facts = side.facts(client, local);
+    let timeouts = &door.shared.config.timeouts;
+    let times = Times { request: timeouts.request, tunnel_idle: timeouts.tcp_idle };
+    let handler = Exchange::new(side, &door.telemetry, facts, times);
+    let served = match first.is_empty() {
+        true => requests(&door, io, EdgeIo::reset_on_close, handler, http2, drain).await,
+        false => {
+            let io = Prefixed::new(first.freeze(), io);
+            requests(&door, io, |io| io.get_ref().reset_on_close(), handler, http2, drain).await
+        }
     };
     if let Err(error) = served {
         tracing::debug!(%error, %client, "a client's connection failed");
     }
 }
 
-/// Answers 404 for everything.
-struct Unrouted;
-
-impl Handler for Unrouted {
-    type Body = Body;
-
-    fn is_link(&self) -> bool {
-        false
+async fn requests<S: AsyncRead + AsyncWrite + Unpin + 'static>(
+    door: &GatewayDoor,
+    io: S,
+    reset_on_close: ResetOnClose<S>,
+    handler: Rc<Exchange<Gateway>>,
+    http2: bool,
+    drain: Drain,
+) -> Result<(), String> {
+    if http2 {
+        return serve_http2(io, handler, &door.limits.http2, drain).await.map_err(|error| error.to_string());
     }
-
-    async fn call(&self, _request: Request<Body>, _interim: Interim<'_>) -> Result<Answer<Body>, Abort> {
-        let mut response = Response::new(Body::Empty);
-        *response.status_mut() = StatusCode::NOT_FOUND;
-        Ok(response.into())
-    }
+    let served = serve_http1(io, reset_on_close, handler, &door.limits.http1, drain).await;
+    served.map(drop).map_err(|error| error.to_string())
 }

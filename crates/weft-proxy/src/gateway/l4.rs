@@ -1,24 +1,17 @@
 //! Connections whose bytes go to a backend as they are: TLSRoute and TCPRoute.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use weft_core::{AppProtocol, EndpointAddr, EndpointList, EndpointSource, MtlsMode, PeerRule, ServiceKey};
 use weft_net::{RelayCounters, RelayOptions, RelayOutcome, relay, relay_plain};
-use weft_resource::value::BackendHost;
-use weft_route::{L4Rule, Listener, ListenerKind, Upstream, UpstreamEndpoint};
+use weft_route::{L4Rule, Listener, ListenerKind, Upstream};
 use weft_telemetry::metrics::{Direction, TcpLabels, TlsLabel, families};
 
 use super::GatewayDoor;
 use super::edge::{Edge, EdgeIo};
-use crate::cluster::{Cluster, MeshRule};
-use crate::destination::Target;
 use crate::dial::DialError;
 use crate::outbound::tcp::{Far, Reached, reach};
 use crate::record::{ConnectionFacts, TcpRecord};
-use crate::shared::Service;
 
 /// Serves one connection by a rule; `None`: the listener has none for it.
 pub(super) async fn serve(
@@ -33,10 +26,10 @@ pub(super) async fn serve(
             Ok(reached) => drop(tokio::task::spawn_local(way.carry(edge, upstream, reached))),
             Err(error) => {
                 way.record(&edge, &upstream, None).failed(error.code);
-                way.refuse(edge, &upstream.label, "unreachable", &error.detail);
+                way.refuse(&edge, &upstream.label, "unreachable", &error.detail);
             }
         },
-        Err((outcome, why)) => way.refuse(edge, "", outcome, &why),
+        Err((outcome, why)) => way.refuse(&edge, "", outcome, &why),
     }
 }
 
@@ -51,7 +44,7 @@ impl Way {
     /// The backend whose turn it is, or why there is none.
     fn backend(&self) -> Result<Arc<Upstream>, (&'static str, String)> {
         let rule = self.rule.as_ref().ok_or(("no_route", "no route takes it".to_owned()))?;
-        let picked = rule.backends.pick(&mut self.door.backends.rng.borrow_mut());
+        let picked = rule.backends.pick(&mut self.door.rng.borrow_mut());
         let backend = picked.ok_or_else(|| ("no_backend", format!("{} has no backend", rule.id)))?;
         match &backend.upstream {
             Err(problem) => Err(("invalid_backend", format!("{}: {problem}", rule.id))),
@@ -67,19 +60,7 @@ impl Way {
     /// Connects to a backend: over a mesh link where it is in the mesh, in plaintext where it is not.
     async fn reach(&self, upstream: &Arc<Upstream>) -> Result<Reached, DialError> {
         let outbound = &self.door.outbound;
-        if let UpstreamEndpoint::Service(key) = &upstream.endpoint
-            && let Some(destination) = outbound.destinations.get(&Target::Service(key.clone()), None)
-        {
-            return reach(outbound, &destination.cluster).await;
-        }
-        let mut last = DialError::no_endpoint();
-        for cluster in self.door.backends.outside(&self.door, upstream) {
-            match reach(outbound, &cluster).await {
-                Ok(reached) => return Ok(reached),
-                Err(error) => last = error,
-            }
-        }
-        Err(last)
+        reach(outbound, &self.door.upstreams.get(upstream, &outbound.destinations)).await
     }
 
     async fn carry(self, mut edge: Edge, upstream: Arc<Upstream>, reached: Reached) {
@@ -112,7 +93,7 @@ impl Way {
         }
     }
 
-    fn refuse(&self, edge: Edge, backend: &str, outcome: &'static str, why: &str) {
+    fn refuse(&self, edge: &Edge, backend: &str, outcome: &'static str, why: &str) {
         self.count(backend, outcome);
         tracing::debug!(client = %edge.client, listener = %self.listener.label, why, "refused a connection");
         weft_net::reset_on_drop(edge.io.tcp());
@@ -163,63 +144,4 @@ async fn between(
         (near, Far::Plain(far)) => relay(near, far, options, counters).await,
         (near, Far::Mesh(far, _)) => relay(near, far, options, counters).await,
     }
-}
-
-/// The backends of routes for bytes that are outside the mesh.
-#[derive(Default)]
-pub(crate) struct Backends {
-    rng: RefCell<fastrand::Rng>,
-    outside: RefCell<HashMap<Arc<Upstream>, Vec<Rc<Cluster>>>>,
-}
-
-impl Backends {
-    /// Clusters for an upstream outside the mesh, in the order in which they are tried: one for all addresses, and one for each
-    /// name.
-    fn outside(&self, door: &GatewayDoor, upstream: &Arc<Upstream>) -> Vec<Rc<Cluster>> {
-        let mut known = self.outside.borrow_mut();
-        let made = || services(door, upstream).into_iter().map(|service| cluster(door, upstream, service));
-        let clusters = known.entry(Arc::clone(upstream)).or_insert_with(|| made().collect());
-        let mut order = clusters.clone();
-        self.rng.borrow_mut().shuffle(&mut order);
-        order
-    }
-
-    /// Forgets those that no connection uses.
-    pub(crate) fn sweep(&self) {
-        self.outside.borrow_mut().retain(|_, clusters| clusters.iter().any(|one| Rc::strong_count(one) > 1));
-    }
-}
-
-/// Whoever answers there: nobody is asked who it is.
-fn cluster(door: &GatewayDoor, upstream: &Upstream, service: Arc<Service>) -> Rc<Cluster> {
-    let anybody = PeerRule {
-        trust_domain: door.shared.identity.trust_domain().clone(),
-        namespace: None,
-        service_accounts: Vec::new(),
-    };
-    let rule = MeshRule::new(MtlsMode::Disable.into(), anybody);
-    Cluster::new(door.outbound.destinations.ways(), &upstream.label, rule, service)
-}
-
-fn services(door: &GatewayDoor, upstream: &Upstream) -> Vec<Arc<Service>> {
-    let hosts = match &upstream.endpoint {
-        UpstreamEndpoint::Service(key) => return vec![door.shared.service(key, None)],
-        UpstreamEndpoint::Listed(hosts) => hosts,
-    };
-    let mut addresses = Vec::new();
-    let mut services = Vec::new();
-    for (host, port) in hosts {
-        match host {
-            BackendHost::Address(ip) => addresses.push(EndpointAddr::new((*ip, *port).into())),
-            BackendHost::Name(name) => match name.as_str().parse() {
-                Ok(name) => services.push(door.shared.service(&ServiceKey::new(name, *port), None)),
-                Err(error) => tracing::warn!(%name, %error, "a backend's name cannot be looked up"),
-            },
-        }
-    }
-    if !addresses.is_empty() {
-        let list = EndpointList::new(1, addresses, AppProtocol::Opaque, EndpointSource::Static);
-        services.push(Service::listed(&list));
-    }
-    services
 }

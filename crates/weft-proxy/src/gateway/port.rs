@@ -61,7 +61,6 @@ pub(crate) struct PortState {
 /// A listener, with what does not come from the program.
 #[derive(Clone, Debug)]
 pub(super) struct ListenerState {
-    pub(super) listener: Arc<Listener>,
     /// For listeners that terminate TLS; `None` for those as well whose certificates cannot be used.
     pub(super) tls: Option<EdgeServer>,
     /// Begins when the listener is gone, or the whole port.
@@ -98,11 +97,6 @@ impl PortState {
     /// What clients begin with.
     pub(crate) fn kind(&self) -> SocketKind {
         self.sockets.kind
-    }
-
-    /// The listener of this id, if it is still there: its routes may be others than when a connection came.
-    pub(crate) fn listener(&self, id: &ListenerId) -> Option<&Arc<Listener>> {
-        self.listeners.get(id).map(|state| &state.listener)
     }
 
     pub(super) fn state_of(&self, listener: &Listener) -> Option<&ListenerState> {

@@ -3,14 +3,14 @@
 use std::borrow::Cow;
 
 use http::header::HOST;
-use http::{HeaderValue, Request, Uri};
-use weft_http::ErrorCode;
+use http::{HeaderValue, Method, Request, Uri, Version};
+use weft_http::{ErrorCode, wire};
 use weft_route::normalize;
 
 /// Host, path and query of a request.
 #[derive(Debug)]
 pub(crate) struct Target {
-    /// The host as the client wrote it, with its port.
+    /// The host in its one form, with the port that the client wrote.
     pub(crate) authority: HeaderValue,
     /// In lower case, without port and without the dot of the root.
     pub(crate) host: Box<str>,
@@ -27,18 +27,38 @@ impl Target {
     /// `bad-request`: host or path have no single reading.
     pub(crate) fn of<B>(request: &Request<B>) -> Result<Self, ErrorCode> {
         let uri = request.uri();
-        let authority = match uri.authority() {
-            Some(authority) => HeaderValue::from_str(authority.as_str()).map_err(|_| ErrorCode::BadRequest)?,
+        if wire::has_fragment(request) {
+            return Err(ErrorCode::BadRequest);
+        }
+        let sent = match uri.authority() {
+            Some(authority) => {
+                HeaderValue::from_str(authority.as_str()).map_err(|_| ErrorCode::BadRequest)?
+            }
             None => request.headers().get(HOST).cloned().unwrap_or(HeaderValue::from_static("")),
         };
-        let text = authority.to_str().map_err(|_| ErrorCode::BadRequest)?;
-        let host = normalize::host(text).map_err(|_| ErrorCode::BadRequest)?;
+        let mut authority = sent.clone();
+        let text = sent.to_str().map_err(|_| ErrorCode::BadRequest)?;
+        // HTTP/1.0 may come without one, and is for listeners of every name.
+        let host = match text.is_empty() {
+            true if request.version() == Version::HTTP_10 => Cow::Borrowed(""),
+            true => return Err(ErrorCode::BadRequest),
+            false => {
+                let host = normalize::host(text).map_err(|_| ErrorCode::BadRequest)?;
+                let whole = match host.port {
+                    Some(port) => format!("{}:{port}", host.name),
+                    None => host.name.clone().into_owned(),
+                };
+                authority = HeaderValue::try_from(whole).map_err(|_| ErrorCode::BadRequest)?;
+                Cow::Owned(host.name.into_owned())
+            }
+        };
         let path = match uri.path() {
             // `OPTIONS *` is about the server as a whole (RFC 9110 section 9.3.7).
+            "*" if request.method() != Method::OPTIONS => return Err(ErrorCode::BadRequest),
             "*" | "" => Cow::Borrowed("/"),
             path => normalize::path(path).map_err(|_| ErrorCode::BadRequest)?,
         };
-        let host = host.name.into();
+        let host = host.into();
         let (path, query) = (path.into(), uri.query().map(Box::from));
         Ok(Self { authority, host, path, query })
     }

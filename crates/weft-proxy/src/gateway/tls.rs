@@ -37,7 +37,7 @@ struct Refused {
     detail: String,
 }
 
-fn refused(label: &'static str, detail: impl ToString) -> Refused {
+fn refused(label: &'static str, detail: &dyn std::fmt::Display) -> Refused {
     Refused { label, detail: detail.to_string() }
 }
 
@@ -98,7 +98,7 @@ async fn terminate(visit: Visit, first: Bytes, started: Clock, deadline: Instant
     telemetry.handshake_duration.observe(started.elapsed());
     let listener = Arc::clone(&tls.listener);
     let io = EdgeIo::Tls(Box::new(stream));
-    let edge = Edge { io, client, local, port, state, tls: Some(tls), drain, open, listed };
+    let edge = Edge { io, client, local, port, tls: Some(tls), drain, open, listed };
     route(door, edge, &listener).await;
 }
 
@@ -129,10 +129,10 @@ async fn handshake(
     let Some((listener, tls, drain)) = pick(sni.as_deref().unwrap_or_default()) else {
         let (alert, why) = match &sni {
             Some(name) => {
-                (UNRECOGNIZED_NAME, refused("failed_unknown_name", format!("no listener takes {name}")))
+                (UNRECOGNIZED_NAME, refused("failed_unknown_name", &format!("no listener takes {name}")))
             }
             None => {
-                (MISSING_EXTENSION, refused("failed_no_name", "no server name, and every listener has one"))
+                (MISSING_EXTENSION, refused("failed_no_name", &"no server name, and every listener has one"))
             }
         };
         alert_and_close(start, alert).await;
@@ -140,7 +140,7 @@ async fn handshake(
     };
     let Some(server) = tls else {
         alert_and_close(start, INTERNAL_ERROR).await;
-        return Err(refused("failed_no_certificate", format!("listener {} has none", listener.label)));
+        return Err(refused("failed_no_certificate", &format!("listener {} has none", listener.label)));
     };
     let mut stream = start.into_stream(Arc::clone(&server.config)).await.map_err(|error| failed(&error))?;
     stream.get_mut().1.set_buffer_limit(Some(crate::dial::TLS_BUFFER));
@@ -148,7 +148,7 @@ async fn handshake(
     let resumed = session.handshake_kind() == Some(rustls::HandshakeKind::Resumed);
     let client_certificate = match server.client(session.peer_certificates(), resumed) {
         Ok(chain) => chain.map(Arc::from),
-        Err(error) => return Err(refused("failed_client_certificate", error)),
+        Err(error) => return Err(refused("failed_client_certificate", &error)),
     };
     let h2 = session.alpn_protocol() == Some(ALPN_H2);
     let tls = EdgeTls { sni, listener, h2, client_certificate };
@@ -163,7 +163,7 @@ fn failed(error: &std::io::Error) -> Refused {
         Some(_) => "failed_tls",
         None => "failed_client_gone",
     };
-    refused(label, weft_identity::handshake_failure(error))
+    refused(label, &weft_identity::handshake_failure(error))
 }
 
 /// Tells a client why there is no handshake. rustls has begun none, so that the record is written here (RFC 8446 sections 5.1

@@ -18,8 +18,11 @@ pub(crate) struct Upstreams {
     ways: Rc<Ways>,
     known: RefCell<HashMap<Arc<Upstream>, Known>>,
     /// The same by where the program has them, so that a request compares no names. Emptied when anything changes.
-    placed: RefCell<HashMap<usize, (Arc<Upstream>, Rc<Cluster>)>>,
+    placed: RefCell<HashMap<usize, Placed>>,
 }
+
+/// The upstream is held with its cluster, so that nothing else can come to lie in its place.
+type Placed = (Arc<Upstream>, Rc<Cluster>);
 
 /// One upstream.
 enum Known {
@@ -57,7 +60,6 @@ impl Upstreams {
             return Rc::clone(cluster);
         }
         let cluster = self.find(upstream, destinations);
-        // The upstream is held, so that nothing else can come to lie in its place.
         self.placed.borrow_mut().insert(place, (Arc::clone(upstream), Rc::clone(&cluster)));
         cluster
     }

@@ -12,6 +12,7 @@ use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Frame;
 use weft_balance::{InFlight, Outcome, Timestamp};
+use weft_core::EndpointAddr;
 use weft_http::headers::X_REQUEST_ID;
 use weft_http::{Abort, Answer, Body, ErrorCode, Refusal, is_grpc, told};
 use weft_telemetry::access::{AccessProtocol, AccessRecord};
@@ -138,6 +139,11 @@ impl RequestRecord {
 
     fn sent_bytes(&self) -> u64 {
         self.request_bytes.as_ref().map_or(0, |bytes| bytes.get())
+    }
+
+    /// The endpoint that has the request.
+    pub(crate) fn upstream(&self) -> Option<EndpointAddr> {
+        self.upstream.map(EndpointAddr::new)
     }
 
     /// Where the request went (inbound: the application).

@@ -1,0 +1,241 @@
+//! `weft explain`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use weft_core::{DnsName, Namespace, ServiceKey};
+use weft_resource::own::CertificatePair;
+use weft_resource::{Resource, ResourceSet, Spec};
+use weft_route::explain::{Door, Question, explain};
+use weft_route::{Options, Severity, compile};
+
+use crate::ask::{self, Output};
+
+/// Tell what becomes of a request, from resources in files: which listener, rule, filters and backends, and why others do not match.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// The method, such as GET.
+    method: Method,
+    /// The URL, such as https://shop.example/cart?x=1; with --service the path is enough.
+    url: String,
+    /// Files and directories with resources.
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// A header of the request, such as x-canary:1; may be given several times.
+    #[arg(long = "header", short = 'H', value_name = "NAME:VALUE", value_parser = header)]
+    headers: Vec<(HeaderName, HeaderValue)>,
+    /// The gateway that the request comes to. Without it any that listens on the URL's port.
+    #[arg(long, value_name = "NAMESPACE/NAME", value_parser = gateway, conflicts_with = "service")]
+    gateway: Option<(String, String)>,
+    /// The service that a workload of the mesh calls, such as orders.shop:80.
+    #[arg(long, value_name = "NAME.NAMESPACE:PORT", value_parser = service)]
+    service: Option<(String, u16)>,
+    /// The namespace of the workload that calls: routes of its own come before those of the service's namespace.
+    #[arg(long, value_name = "NAMESPACE", requires = "service")]
+    from: Option<Namespace>,
+    /// The cluster's domain.
+    #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
+    cluster_domain: DnsName,
+    /// How the answer looks.
+    #[arg(long, short = 'o', value_name = "FORMAT", default_value = "text")]
+    output: Output,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: &Args) -> ExitCode {
+    match told(args) {
+        Err(code) => code,
+        Ok(text) => ask::print(&text).err().unwrap_or(ExitCode::SUCCESS),
+    }
+}
+
+fn told(args: &Args) -> Result<String, ExitCode> {
+    let resources = resources(&args.paths)?;
+    let options = Options {
+        cluster_domain: args.cluster_domain.clone(),
+        gateway: args.gateway.clone(),
+        client_namespace: args.from.clone(),
+    };
+    let compiled = compile(&resources, &options);
+    for note in compiled.notes.iter().filter(|note| note.severity == Severity::Error) {
+        warn(note);
+    }
+    let door = match (&args.gateway, &args.service) {
+        (Some((namespace, name)), _) => Door::Gateway { namespace: namespace.clone(), name: name.clone() },
+        (None, Some((name, port))) => {
+            let name = format!("{name}.svc.{}", args.cluster_domain).parse().map_err(crate::usage)?;
+            Door::Service(ServiceKey::new(name, *port))
+        }
+        (None, None) => Door::AnyGateway,
+    };
+    let headers: HeaderMap = args.headers.iter().cloned().collect();
+    let question = Question { method: args.method.clone(), url: &args.url, headers, door };
+    let explanation = explain(&compiled.program, &question).map_err(crate::usage)?;
+    match args.output {
+        Output::Json => ask::json(&explanation),
+        Output::Text => Ok(explanation.to_string()),
+    }
+}
+
+/// The resources of files and directories. What is wrong with a document is told, and the others are used.
+fn resources(paths: &[PathBuf]) -> Result<ResourceSet, ExitCode> {
+    let mut set = ResourceSet::default();
+    for path in files(paths).map_err(crate::usage)? {
+        let unreadable = |error| crate::usage(format!("{}: {error}", path.display()));
+        let text = std::fs::read_to_string(&path).map_err(unreadable)?;
+        let (resources, mistakes) = weft_resource::parse(&path, &text);
+        mistakes.iter().for_each(warn);
+        for mut resource in resources {
+            read_certificate(&mut resource);
+            if let Some(before) = set.insert(Arc::new(resource)) {
+                warn(format!(
+                    "{}: {} was defined there, too, and the later is used",
+                    before.source, before.id
+                ));
+            }
+        }
+    }
+    Ok(set)
+}
+
+/// The files, and the YAML files of the directories, by name.
+fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
+    let mut files = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let entries = std::fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let entries = entries.map_err(|error| format!("{}: {error}", path.display()))?;
+        let mut within: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
+        within.retain(|path| {
+            path.is_file() && path.extension().is_some_and(|end| end == "yaml" || end == "yml")
+        });
+        within.sort();
+        files.append(&mut within);
+    }
+    Ok(files)
+}
+
+/// Puts the content of its files into a `Certificate`: a listener without one is not served.
+fn read_certificate(resource: &mut Resource) {
+    let beside = resource.source.path.parent().unwrap_or(Path::new("")).to_owned();
+    let Spec::Certificate(spec) = &mut resource.spec else { return };
+    let read = |path: &Option<PathBuf>| {
+        let path = beside.join(path.as_ref()?);
+        std::fs::read(&path).map_err(|error| warn(format!("{}: {error}", path.display()))).ok()
+    };
+    let pair = read(&spec.certificate_file).zip(read(&spec.key_file));
+    spec.content.pair = pair.map(|(chain, key)| Arc::new(CertificatePair { chain, key }));
+    spec.content.roots = read(&spec.ca_file).map(Arc::from);
+}
+
+fn warn(what: impl std::fmt::Display) {
+    ask::tell(&what.to_string());
+}
+
+fn header(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let (name, value) = text.split_once(':').ok_or("a header is NAME:VALUE")?;
+    let name = name.trim().parse().map_err(|_| format!("`{name}` is no header name"))?;
+    let value = value.trim().parse().map_err(|_| format!("`{value}` is no header value"))?;
+    Ok((name, value))
+}
+
+fn gateway(text: &str) -> Result<(String, String), String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() => {
+            Ok((namespace.to_owned(), name.to_owned()))
+        }
+        _ => Err("a gateway is NAMESPACE/NAME".to_owned()),
+    }
+}
+
+fn service(text: &str) -> Result<(String, u16), String> {
+    let wanted = || "a service is NAME.NAMESPACE:PORT, such as orders.shop:80".to_owned();
+    let (name, port) = text.rsplit_once(':').ok_or_else(wanted)?;
+    match name.split('.').collect::<Vec<_>>().as_slice() {
+        [service, namespace] if !service.is_empty() && !namespace.is_empty() => {
+            Ok((name.to_owned(), port.parse().map_err(|_| wanted())?))
+        }
+        _ => Err(wanted()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    const SHOP: &str = r#"
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: edge, namespace: shop}
+spec:
+  gatewayClassName: weft
+  listeners: [{name: http, port: 80, protocol: HTTP}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: orders, namespace: shop}
+spec: {ports: [{port: 80}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: orders, namespace: shop}
+spec:
+  parentRefs: [{name: edge}, {group: "", kind: Service, name: orders}]
+  hostnames: [shop.example]
+  rules:
+  - matches: [{path: {value: /orders}, headers: [{name: x-canary, value: "1"}]}]
+    backendRefs: [{name: orders, port: 80}]
+"#;
+
+    fn answer(more: &[&str]) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("shop.yaml"), SHOP).unwrap();
+        let path = directory.path().to_str().unwrap();
+        let line = ["explain"].into_iter().chain(more.iter().copied()).chain([path]);
+        told(&Line::try_parse_from(line).unwrap().args).unwrap()
+    }
+
+    #[test]
+    fn explains_from_files() {
+        let url = "http://shop.example/orders/1";
+        let hit = answer(&["GET", url, "-H", "x-canary: 1"]);
+        assert!(hit.contains("belongs to HTTPRoute shop/orders rule 0"), "{hit}");
+        let miss = answer(&["GET", url, "--gateway", "shop/edge"]);
+        assert!(
+            miss.contains("404: no rule matches") && miss.contains("there is no header `x-canary`"),
+            "{miss}"
+        );
+        let mesh = answer(&["GET", "/orders", "-H", "x-canary:1", "--service", "orders.shop:80"]);
+        assert!(mesh.contains("service orders.shop.svc.cluster.local:80"), "{mesh}");
+        let json = answer(&["GET", url, "-o", "json"]);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&json).unwrap()["status"], 404);
+    }
+
+    #[test]
+    fn arguments_that_are_none_are_refused() {
+        for bad in [
+            &["GET", "http://a/", "-H", "x", "p"][..],
+            &["GET", "http://a/", "--gateway", "edge", "p"],
+            &["GET", "http://a/", "--service", "orders:80", "p"],
+            &["GET", "http://a/", "--service", "a.b:x", "p"],
+            &["GET", "http://a/", "--from", "team", "p"],
+            &["G T", "http://a/", "p"],
+            &["GET", "http://a/"],
+        ] {
+            assert!(Line::try_parse_from(["explain"].iter().chain(bad)).is_err(), "{bad:?}");
+        }
+    }
+}
