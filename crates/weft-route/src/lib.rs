@@ -1,6 +1,6 @@
 //! Routes: Gateway API resources compiled to what a request needs.
 //!
-//! [`compile`] makes a [`Program`] of a [`ResourceSet`](weft_resource::ResourceSet): every name resolved, every reference
+//! [`compile()`] makes a [`Program`] of a [`ResourceSet`](weft_resource::ResourceSet): every name resolved, every reference
 //! checked against its grant, every match put in its place. A request then asks a table ([`HttpTable::find`]) and gets a rule with
 //! its filters and backends; nothing is looked up by name any more. What could not be compiled is told in notes, which
 //! are what Kubernetes calls conditions.

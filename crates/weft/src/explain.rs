@@ -18,7 +18,7 @@ use crate::ask::{self, Output};
 pub(crate) struct Args {
     /// The method, such as GET.
     method: Method,
-    /// The URL, such as https://shop.example/cart?x=1; with --service the path is enough.
+    /// The URL, such as `https://shop.example/cart?x=1`; with --service the path is enough.
     url: String,
     /// Files and directories with resources.
     #[arg(required = true, value_name = "PATH")]

@@ -7,8 +7,8 @@
 //! the same counts as a try that failed, and after some of them the workload is given up until somebody else brings about
 //! a pod with a sidecar. That it is given up stands in the condition of its pods, so the next leader knows.
 //!
-//! Like everything that decides, [`Recreation::plan`] is a function of what is seen, what is remembered and the time;
-//! [`evict`](super::evict) carries out.
+//! Like everything that decides, `Recreation::plan` is a function of what is seen, what is remembered and the time;
+//! `evict` carries out.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;

@@ -1,6 +1,6 @@
 //! Which rule a request belongs to.
 //!
-//! A listener's rules are laid out once, when they are compiled: by host name ([`HostTable`]), then by path ([`paths`]). What a
+//! A listener's rules are laid out once, when they are compiled: by host name ([`HostTable`]), then by path (`paths`). What a
 //! lookup costs follows from the request's own labels and path elements, and not from how many routes there are.
 //!
 //! The order of the Gateway API (HTTPRoute, "rules[].matches") is written down in one place, [`Candidate::order`]: all candidates of a host
