@@ -12,6 +12,24 @@ pub enum CaCertificates {
     Pem(String),
 }
 
+/// Where distributions keep the CA certificates that they trust, all in one file.
+const SYSTEM: [&str; 5] = [
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+];
+
+impl CaCertificates {
+    /// Where the machine's own may be, in the order in which to look: the first file that is there has them.
+    pub fn of_the_machine() -> impl Iterator<Item = PathBuf> {
+        // SSL_CERT_FILE is what OpenSSL, Go and others read for the same purpose.
+        let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
+        named.into_iter().chain(SYSTEM.map(PathBuf::from))
+    }
+}
+
 impl fmt::Display for CaCertificates {
     /// Names the place, for messages.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

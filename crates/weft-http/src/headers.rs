@@ -66,16 +66,9 @@ impl Survey {
 /// `x_forwarded_client_cert`, some of them `x.forwarded.client.cert`, and `x-forwarded-client-cert` to the application as one
 /// (RFC 3875 section 4.1.18).
 pub fn is_internal(name: &str) -> bool {
-    let name = name.as_bytes();
-    let reads_as = |name: &[u8], wanted: &str| {
-        name.len() == wanted.len()
-            && name.iter().zip(wanted.bytes()).all(|(byte, wanted)| {
-                if wanted == b'-' { !byte.is_ascii_alphanumeric() } else { *byte == wanted }
-            })
-    };
     // Almost every name is told apart by its first letter.
-    match name.first() {
-        Some(b'w') => name.get(..RESERVED.len()).is_some_and(|begin| reads_as(begin, RESERVED)),
+    match name.as_bytes().first() {
+        Some(b'w') => begins_as(name, RESERVED),
         Some(b'x') => reads_as(name, X_FORWARDED_CLIENT_CERT.as_str()),
         _ => false,
     }
@@ -84,17 +77,22 @@ pub fn is_internal(name: &str) -> bool {
 /// Whether a name is one by which proxies tell about the client: `forwarded`, `x-forwarded-*` and `x-request-id`, with any other sign in
 /// place of the hyphens as well (see [`is_internal`]).
 pub fn is_forwarding(name: &str) -> bool {
-    let begins = |wanted: &str| {
-        let begin = name.as_bytes().get(..wanted.len());
-        begin.is_some_and(|begin| {
-            begin.iter().zip(wanted.bytes()).all(|(byte, wanted)| match wanted {
-                b'-' => !byte.is_ascii_alphanumeric(),
-                wanted => *byte == wanted,
-            })
+    reads_as(name, "forwarded") || reads_as(name, X_REQUEST_ID.as_str()) || begins_as(name, "x-forwarded-")
+}
+
+/// Whether a name is this one to those who read any other sign as a hyphen.
+fn reads_as(name: &str, wanted: &str) -> bool {
+    name.len() == wanted.len() && begins_as(name, wanted)
+}
+
+/// Whether it begins like that.
+fn begins_as(name: &str, wanted: &str) -> bool {
+    let begin = name.as_bytes().get(..wanted.len());
+    begin.is_some_and(|begin| {
+        begin.iter().zip(wanted.bytes()).all(|(byte, wanted)| {
+            if wanted == b'-' { !byte.is_ascii_alphanumeric() } else { *byte == wanted }
         })
-    };
-    let is = |wanted: &str| name.len() == wanted.len() && begins(wanted);
-    is("forwarded") || is("x-request-id") || begins("x-forwarded-")
+    })
 }
 
 /// Removes everything that concerns one connection only, and all that `Connection` lists.

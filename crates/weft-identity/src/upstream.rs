@@ -3,7 +3,6 @@
 //! Here the names of web TLS count, not SPIFFE ids; the versions are those that servers on the internet have, 1.2 and 1.3, with
 //! ciphers that authenticate what they encrypt.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -14,6 +13,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use weft_core::CaCertificates;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -93,18 +93,8 @@ fn roots<'a>(pems: impl IntoIterator<Item = &'a [u8]>) -> Result<RootCertStore, 
     }
 }
 
-/// Where Debian, Alpine, and Red Hat and its kin have the machine's certificates.
-const SYSTEM_ROOTS: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/ssl/cert.pem",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-];
-
 fn system_roots() -> Result<RootCertStore, IdentityError> {
-    // SSL_CERT_FILE is what OpenSSL, Go and others read for the same purpose.
-    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    let found = named.into_iter().chain(SYSTEM_ROOTS.map(PathBuf::from)).find(|path| path.is_file());
+    let found = CaCertificates::of_the_machine().find(|path| path.is_file());
     let none =
         || IdentityError::Upstream("this machine has no CA certificates: name those that vouch".to_owned());
     let path = found.ok_or_else(none)?;

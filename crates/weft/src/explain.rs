@@ -1,13 +1,12 @@
 //! `weft explain`.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use weft_core::{DnsName, Namespace, ServiceKey};
-use weft_resource::own::CertificatePair;
-use weft_resource::{Resource, ResourceSet, Spec};
+use weft_resource::{ResourceHandle, ResourceSet};
 use weft_route::explain::{Door, Question, explain};
 use weft_route::{Options, Severity, compile};
 
@@ -79,58 +78,15 @@ fn told(args: &Args) -> Result<String, ExitCode> {
     }
 }
 
-/// The resources of files and directories. What is wrong with a document is told, and the others are used.
-fn resources(paths: &[PathBuf]) -> Result<ResourceSet, ExitCode> {
-    let mut set = ResourceSet::default();
-    for path in files(paths).map_err(crate::usage)? {
-        let unreadable = |error| crate::usage(format!("{}: {error}", path.display()));
-        let text = std::fs::read_to_string(&path).map_err(unreadable)?;
-        let (resources, mistakes) = weft_resource::parse(&path, &text);
-        mistakes.iter().for_each(warn);
-        for mut resource in resources {
-            read_certificate(&mut resource);
-            if let Some(before) = set.insert(Arc::new(resource)) {
-                warn(format!(
-                    "{}: {} was defined there, too, and the later is used",
-                    before.source, before.id
-                ));
-            }
-        }
+/// The resources of files and directories, read as a gateway reads them. What is wrong with a document is told, and the others
+/// are used.
+fn resources(paths: &[PathBuf]) -> Result<Arc<ResourceSet>, ExitCode> {
+    if let Some(path) = paths.iter().find(|path| !path.exists()) {
+        return Err(crate::usage(format!("{}: there is no such file or directory", path.display())));
     }
-    Ok(set)
-}
-
-/// The files, and the YAML files of the directories, by name.
-fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>, String> {
-    let mut files = Vec::new();
-    for path in paths {
-        if !path.is_dir() {
-            files.push(path.clone());
-            continue;
-        }
-        let entries = std::fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
-        let entries = entries.map_err(|error| format!("{}: {error}", path.display()))?;
-        let mut within: Vec<PathBuf> = entries.into_iter().map(|entry| entry.path()).collect();
-        within.retain(|path| {
-            path.is_file() && path.extension().is_some_and(|end| end == "yaml" || end == "yml")
-        });
-        within.sort();
-        files.append(&mut within);
-    }
-    Ok(files)
-}
-
-/// Puts the content of its files into a `Certificate`: a listener without one is not served.
-fn read_certificate(resource: &mut Resource) {
-    let beside = resource.source.path.parent().unwrap_or(Path::new("")).to_owned();
-    let Spec::Certificate(spec) = &mut resource.spec else { return };
-    let read = |path: &Option<PathBuf>| {
-        let path = beside.join(path.as_ref()?);
-        std::fs::read(&path).map_err(|error| warn(format!("{}: {error}", path.display()))).ok()
-    };
-    let pair = read(&spec.certificate_file).zip(read(&spec.key_file));
-    spec.content.pair = pair.map(|(chain, key)| Arc::new(CertificatePair { chain, key }));
-    spec.content.roots = read(&spec.ca_file).map(Arc::from);
+    let files = ResourceHandle::new(paths.to_vec());
+    files.errors().iter().for_each(warn);
+    Ok(files.load())
 }
 
 fn warn(what: impl std::fmt::Display) {

@@ -1,7 +1,6 @@
 //! The connection to the collector, in plaintext or TLS.
 
 use std::io;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,14 +16,6 @@ use weft_core::CaCertificates;
 
 use super::config::Target;
 use crate::{OtlpProtocol, TelemetryError, TracingConfig};
-
-/// Where distributions keep the CA certificates that they trust, all in one file.
-const SYSTEM_ROOTS: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 
 /// Opens connections to one collector.
 #[derive(Clone)]
@@ -56,7 +47,7 @@ fn tls(
     target: &Target,
 ) -> Result<(TlsConnector, ServerName<'static>), TelemetryError> {
     let endpoint = |reason: String| TelemetryError::Endpoint { endpoint: config.endpoint.clone(), reason };
-    let system = || system_roots().map(CaCertificates::File);
+    let system = || CaCertificates::of_the_machine().find(|path| path.is_file()).map(CaCertificates::File);
     let ca = config.ca.clone().or_else(system).ok_or_else(|| {
         let none = "https needs CA certificates: none of the system's were found, name the collector's";
         endpoint(none.to_owned())
@@ -73,12 +64,6 @@ fn tls(
     }];
     let name = ServerName::try_from(target.host.clone()).map_err(|e| endpoint(e.to_string()))?;
     Ok((TlsConnector::from(Arc::new(client)), name))
-}
-
-fn system_roots() -> Option<PathBuf> {
-    // SSL_CERT_FILE is what OpenSSL, Go and others read for the same purpose.
-    let named = std::env::var_os("SSL_CERT_FILE").map(PathBuf::from);
-    named.into_iter().chain(SYSTEM_ROOTS.map(PathBuf::from)).find(|path| path.is_file())
 }
 
 fn roots(ca: &CaCertificates) -> Result<RootCertStore, TelemetryError> {
