@@ -240,7 +240,7 @@ fn a_mirror_gets_a_copy_and_changes_nothing() -> Result<()> {
     ensure!(a.seen().iter().filter(|seen| seen.starts_with("POST /one ")).count() == 1);
     eventually("the copies to be counted", PATIENCE, || {
         let count =
-            |outcome: &str| gateway.metric(&format!("weft_gateway_mirrored_total{{outcome=\"{outcome}\"}}"));
+            |outcome: &str| gateway.metric(&format!("weft_route_mirrored_total{{outcome=\"{outcome}\"}}"));
         Ok((count("answered")? >= 1.0 && count("failed")? >= 2.0).then_some(()))
     })
 }

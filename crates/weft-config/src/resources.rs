@@ -46,13 +46,8 @@ pub(crate) fn resources(root: &Section<'_, '_>, config: &Path) -> Option<Resourc
     let paths = root.list("resources", scalar::path);
     let gateway = root.reader().role() == Role::Gateway;
     let none = paths.as_ref().is_none_or(Vec::is_empty);
-    match gateway {
-        true if none => root.missing("resources"),
-        // What nothing follows is not passed over in silence.
-        false if !none => {
-            root.reader().refuse(root.origin(), "resources", conflict("a sidecar follows no routes yet"));
-        }
-        _ => {}
+    if gateway && none {
+        root.missing("resources");
     }
     let domain = scalar::parsed::<DnsName>("write a DNS suffix such as cluster.local");
     let default = CLUSTER_DOMAIN.parse().ok()?;
@@ -161,8 +156,8 @@ mod tests {
         let identity = "identity: {files: {certificate: c, key: k, bundle: b}}\n";
         let told = load(Role::Sidecar, &format!("{identity}gateway: {{name: edge/public}}\n")).unwrap_err();
         assert!(told.contains("weft.yaml:2:17: gateway.name") && told.contains("weft gateway"), "{told}");
-        let told = load(Role::Sidecar, &format!("{identity}resources: [r]\n")).unwrap_err();
-        assert!(told.contains("resources: a sidecar follows no routes yet"), "{told}");
         assert!(load(Role::Sidecar, identity).unwrap().resources.paths.is_empty());
+        let routed = load(Role::Sidecar, &format!("{identity}resources: [r]\n")).unwrap();
+        assert_eq!(routed.resources.paths, [PathBuf::from("r")]);
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use weft_config::{AddrVerdict, ConfigHandle, NameVerdict, Outside, Snapshot};
 use weft_core::{DnsName, EndpointAddr, MtlsMode, OriginalDst, ServiceKey};
 use weft_discovery::{Judge, Standing};
+use weft_route::{HttpTable, Program};
 
 use crate::cluster::{Cluster, MeshRule, Ways};
 use crate::shared::{Service, Shared};
@@ -27,6 +28,8 @@ pub(crate) struct Destination {
     /// Whether it is in the mesh now. What has left it is no destination of new connections, which pass through; the requests
     /// of open ones go in plaintext as well, from the next on.
     in_mesh: Cell<bool>,
+    /// The routes that hang on it, as the program has them now.
+    routes: RefCell<Option<Arc<HttpTable>>>,
     /// A connection has asked for it since the last sweep.
     used: Cell<bool>,
 }
@@ -55,6 +58,11 @@ impl Destination {
         self.in_mesh.get()
     }
 
+    /// The routes of its requests; `None`: they go to its own endpoints. What is outside the mesh has none.
+    pub(crate) fn routes(&self) -> Option<Arc<HttpTable>> {
+        self.routes.borrow().as_ref().filter(|_| self.in_mesh.get()).map(Arc::clone)
+    }
+
     /// A destination for tests: a cluster, and nothing that follows a configuration.
     #[cfg(test)]
     pub(crate) fn of_cluster(cluster: &Rc<Cluster>) -> Rc<Self> {
@@ -66,6 +74,7 @@ impl Destination {
             spoken: Cell::default(),
             cluster: Rc::clone(cluster),
             in_mesh: Cell::new(true),
+            routes: RefCell::default(),
             used: Cell::default(),
         })
     }
@@ -92,8 +101,8 @@ pub(crate) struct Destinations {
 }
 
 impl Destinations {
-    pub(crate) fn new(shared: Arc<Shared>, ways: Rc<Ways>) -> Self {
-        Self { shared, ways, known: RefCell::default(), version: Cell::default() }
+    pub(crate) fn new(shared: Arc<Shared>, ways: Rc<Ways>) -> Rc<Self> {
+        Rc::new(Self { shared, ways, known: RefCell::default(), version: Cell::default() })
     }
 
     /// A mesh destination; `None`: the target is outside the mesh. Membership is asked when a destination is new and when
@@ -120,6 +129,7 @@ impl Destinations {
             spoken: Cell::default(),
             cluster: Cluster::new(&self.ways, &label, rule, service, None),
             in_mesh: Cell::new(true),
+            routes: RefCell::new(routes(&self.shared.program.load(), target)),
             used: Cell::new(true),
             label,
         });
@@ -142,9 +152,25 @@ impl Destinations {
         }
     }
 
+    /// Takes a new version of the routes over.
+    pub(crate) fn reroute(&self) {
+        let program = self.shared.program.load();
+        for (target, destination) in self.known.borrow().iter() {
+            destination.routes.replace(routes(&program, target));
+        }
+    }
+
     /// Forgets those that no connection uses, so that memory follows what the pod talks to.
     pub(crate) fn sweep(&self) {
         self.known.borrow_mut().retain(|_, known| known.used.replace(false) || Rc::strong_count(known) > 1);
+    }
+}
+
+/// The routes that hang on a destination.
+fn routes(program: &Program, target: &Target) -> Option<Arc<HttpTable>> {
+    match target {
+        Target::Service(key) => program.services.get(key).map(Arc::clone),
+        Target::Addr(_) => None,
     }
 }
 

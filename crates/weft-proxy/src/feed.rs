@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use weft_config::{IdentitySource, NameVerdict, Role};
 use weft_resource::{ResourceHandle, ResourceSet};
-use weft_route::{Compiled, Note, Options, Program, Severity, UpstreamEndpoint, compile};
+use weft_route::{Compiled, Gateways, Note, Options, Program, Severity, UpstreamEndpoint, compile};
 
 use crate::shared::Shared;
 
@@ -14,7 +14,11 @@ pub(crate) async fn follow(shared: Arc<Shared>) {
     let wanted = &shared.config.resources;
     let options = Options {
         cluster_domain: wanted.cluster_domain.clone(),
-        gateway: wanted.gateway.as_ref().map(|one| (one.namespace.clone(), one.name.clone())),
+        gateways: match (&wanted.gateway, shared.config.role) {
+            (_, Role::Sidecar) => Gateways::None,
+            (Some(one), Role::Gateway) => Gateways::One(one.namespace.clone(), one.name.clone()),
+            (None, Role::Gateway) => Gateways::All,
+        },
         // No workload's requests go by routes of services at a gateway.
         client_namespace: match shared.config.role {
             Role::Sidecar => shared.config.workload.namespace.clone(),

@@ -37,6 +37,7 @@ mod probes;
 mod program;
 mod record;
 mod rlimit;
+mod routing;
 mod shared;
 mod silence;
 mod start;

@@ -58,6 +58,8 @@ pub struct RunOptions {
 const ACCESS_QUEUE: usize = 8_192;
 /// How long the last spans and log lines may take at the end.
 const LAST_FLUSH: Duration = Duration::from_secs(2);
+/// How long the start waits for gateways and routes: many times what 5,000 of them take.
+const FIRST_ROUTES: Duration = Duration::from_secs(10);
 /// How often a drain looks whether it is done.
 const DRAIN_TICK: Duration = Duration::from_millis(25);
 
@@ -122,10 +124,8 @@ async fn control(
     let (export_trigger, export_drain) = weft_core::drain();
     let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(export_drain, LAST_FLUSH)));
     tokio::spawn(follow_config(Arc::clone(&shared), Arc::clone(&options.log)));
+    follow_resources(&shared).await;
     let workers = Workers::start(&shared, bound.workers)?;
-    if !shared.config.resources.paths.is_empty() {
-        tokio::spawn(feed::follow(Arc::clone(&shared)));
-    }
     if shared.config.role == Role::Gateway {
         tokio::spawn(gateway_doors(&shared, doors).run(drain.clone()));
     }
@@ -194,6 +194,18 @@ async fn until_stopped(
             "closing connections that did not end by themselves"
         );
         return Ok(());
+    }
+}
+
+/// Gateways and routes are in force before the first request, so that none goes another way.
+async fn follow_resources(shared: &Arc<Shared>) {
+    if shared.config.resources.paths.is_empty() {
+        return;
+    }
+    let mut versions = shared.program.subscribe();
+    tokio::spawn(feed::follow(Arc::clone(shared)));
+    if tokio::time::timeout(FIRST_ROUTES, versions.changed()).await.is_err() {
+        tracing::error!(code = "resources-late", waited = ?FIRST_ROUTES, "starting before the resources could be read");
     }
 }
 

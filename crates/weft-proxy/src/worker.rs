@@ -25,6 +25,7 @@ use crate::inbound::{self, InboundDoor, PlaintextDrain};
 use crate::limits::Limits;
 use crate::open::{OpenConnections, OpenGuard};
 use crate::outbound::{self, OutboundDoor};
+use crate::routing::Routing;
 use crate::shared::Shared;
 use crate::telemetry::WorkerTelemetry;
 
@@ -35,6 +36,7 @@ struct Worker {
     outbound: Rc<OutboundDoor>,
     inbound: Rc<InboundDoor>,
     gateway: Rc<GatewayDoor>,
+    routing: Rc<Routing>,
     /// The identity's generation.
     generation: Rc<Cell<u64>>,
     open: OpenConnections,
@@ -118,14 +120,23 @@ impl Worker {
             },
             handshake: config.timeouts.handshake,
         });
+        let destinations = Destinations::new(Arc::clone(&shared), ways);
+        let routing = Routing::new(&shared, &telemetry, &destinations);
         let outbound = Rc::new(OutboundDoor {
             shared: Arc::clone(&shared),
             telemetry: Rc::clone(&telemetry),
             limits: Rc::clone(&limits),
-            destinations: Destinations::new(Arc::clone(&shared), ways),
+            destinations,
+            routing: (!shared.config.resources.paths.is_empty()).then(|| Rc::clone(&routing)),
             dialer,
         });
-        let gateway = GatewayDoor::new(&shared, &telemetry, &limits, &outbound);
+        let gateway = Rc::new(GatewayDoor {
+            shared: Arc::clone(&shared),
+            telemetry: Rc::clone(&telemetry),
+            limits: Rc::clone(&limits),
+            outbound: Rc::clone(&outbound),
+            routing: Rc::clone(&routing),
+        });
         let inbound = InboundDoor {
             shared: Arc::clone(&shared),
             telemetry: Rc::clone(&telemetry),
@@ -138,6 +149,7 @@ impl Worker {
             outbound,
             inbound: Rc::new(inbound),
             gateway,
+            routing,
             generation,
             open: OpenConnections::default(),
             seen: Cell::new(0),
@@ -149,16 +161,22 @@ impl Worker {
     /// Takes a new version of the configuration over: open connections follow it.
     fn reconfigure(&self) {
         self.outbound.destinations.follow();
-        self.gateway.follow();
+        self.routing.follow();
         let mode = self.shared.snapshot.load().inbound.mode;
         self.inbound.plaintext.follow(mode, self.shared.config.timeouts.drain);
+    }
+
+    /// Takes a new program over: the requests of open connections follow it.
+    fn reroute(&self) {
+        self.outbound.destinations.reroute();
+        self.routing.follow();
     }
 
     /// Forgets what no connection uses, so that memory follows what the pod talks to.
     fn sweep(&self) {
         self.outbound.destinations.sweep();
         self.inbound.applications.sweep();
-        self.gateway.sweep();
+        self.routing.sweep();
     }
 
     /// Gives back what connections have freed, once no new ones have come for a while.
@@ -327,7 +345,7 @@ async fn follow_config(worker: Rc<Worker>) {
                 Err(_) => return,
             },
             changed = programs.changed() => match changed {
-                Ok(()) => worker.gateway.follow(),
+                Ok(()) => worker.reroute(),
                 Err(_) => return,
             },
         }

@@ -52,8 +52,11 @@ fn resources(hosts: usize) -> ResourceSet {
 }
 
 fn program(set: &ResourceSet) -> Program {
-    let options =
-        Options { cluster_domain: "cluster.local".parse().unwrap(), gateway: None, client_namespace: None };
+    let options = Options {
+        cluster_domain: "cluster.local".parse().unwrap(),
+        gateways: weft_route::Gateways::All,
+        client_namespace: None,
+    };
     let compiled = compile(set, &options);
     assert!(compiled.notes.is_empty(), "{:?}", compiled.notes.first());
     compiled.program

@@ -29,7 +29,7 @@ pub mod table;
 mod testing;
 
 pub use age::Age;
-pub use compile::{Compiled, Note, Options, Severity, compile};
+pub use compile::{Compiled, Gateways, Note, Options, Severity, compile};
 pub use program::{
     Backend, BackendProblem, Backends, Certificate, ClientValidation, Gateway, L4Rule, Listener, ListenerId,
     ListenerKind, Program, RetryPolicy, Rule, RuleId, SocketKind, Sockets, TlsTermination, Upstream,

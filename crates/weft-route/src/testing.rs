@@ -11,11 +11,15 @@ use serde_json::{Value, json};
 use weft_resource::core_kinds::{ConfigMap, NamespaceSpec, Secret};
 use weft_resource::{Kind, ObjectMeta, Resource, ResourceId, ResourceSet, Source, Spec};
 
-use crate::compile::{Compiled, Options, compile};
+use crate::compile::{Compiled, Gateways, Options, compile};
 
 /// The options of most tests.
 pub(crate) fn options() -> Options {
-    Options { cluster_domain: "cluster.local".parse().unwrap(), gateway: None, client_namespace: None }
+    Options {
+        cluster_domain: "cluster.local".parse().unwrap(),
+        gateways: Gateways::All,
+        client_namespace: None,
+    }
 }
 
 /// A document as a resource. A namespace that is not said is `shop`; the kind says the group.

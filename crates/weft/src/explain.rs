@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use weft_core::{DnsName, Namespace, ServiceKey};
 use weft_resource::{ResourceHandle, ResourceSet};
 use weft_route::explain::{Door, Question, explain};
-use weft_route::{Options, Severity, compile};
+use weft_route::{Gateways, Options, Severity, compile};
 
 use crate::ask::{self, Output};
 
@@ -54,7 +54,10 @@ fn told(args: &Args) -> Result<String, ExitCode> {
     let resources = resources(&args.paths)?;
     let options = Options {
         cluster_domain: args.cluster_domain.clone(),
-        gateway: args.gateway.clone(),
+        gateways: match args.gateway.clone() {
+            Some((namespace, name)) => Gateways::One(namespace, name),
+            None => Gateways::All,
+        },
         client_namespace: args.from.clone(),
     };
     let compiled = compile(&resources, &options);

@@ -83,7 +83,7 @@ fn report(args: &Args) -> Report {
     if compiled {
         let options = weft_route::Options {
             cluster_domain: args.cluster_domain.clone(),
-            gateway: None,
+            gateways: weft_route::Gateways::All,
             client_namespace: None,
         };
         let notes = weft_route::compile(&set, &options).notes;

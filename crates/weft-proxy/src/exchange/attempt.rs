@@ -21,9 +21,9 @@ use super::retry::{Again, Spare, allow, was_refused};
 use crate::cluster::{Cluster, EndpointLinks, Link, Picked, PlainPeer};
 use crate::dial::DialError;
 use crate::failure::{Effect, Failure};
-use crate::gateway::session;
 use crate::pools::Behind;
 use crate::record::{RequestRecord, complete};
+use crate::routing::session;
 
 /// What a client's connection has to do with the endpoints that its requests go to.
 #[derive(Default)]

@@ -1,4 +1,4 @@
-//! Copies of a gateway's requests that go elsewhere (`RequestMirror`). The client's request knows nothing of them: their bodies are
+//! Copies of requests that go elsewhere (`RequestMirror`). The client's request knows nothing of them: their bodies are
 //! read beside its own and may not hold it up, and their answers are thrown away.
 
 use std::cell::Cell;
@@ -12,16 +12,15 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use weft_http::wire::{self, Original};
 use weft_http::{Body, Interim};
-use weft_route::Rule;
 use weft_route::filter::Mirror;
 use weft_telemetry::metrics::{Direction, TlsLabel};
 
 use super::attempt::{Attempt, Client, Sender, Tries};
+use super::routed::Routed;
 use crate::cluster::Cluster;
 use crate::failure::Failure;
-use crate::gateway::GatewayDoor;
-use crate::gateway::convert;
 use crate::record::{ConnectionFacts, RequestRecord};
+use crate::routing::{Routing, convert};
 
 /// How far a copy's upstream may be behind the client, octets: the window that HTTP/2 gives a stream by default four times. One
 /// that is slower gets no whole copy.
@@ -54,29 +53,36 @@ impl Drop for UnderWay {
 }
 
 /// Sends copies of a request, which is ready for its own backend, wherever rule and backend want one.
-pub(super) fn send(door: &Rc<GatewayDoor>, rule: &Rule, backend: usize, request: &mut Request<Body>) {
-    let of_backend = rule.backends.get(backend).map(|backend| backend.filters.mirrors.as_slice());
-    for mirror in rule.filters.mirrors.iter().chain(of_backend.unwrap_or_default()) {
-        if !mirror.share.takes(&mut door.rng.borrow_mut()) {
+pub(super) fn send(
+    routing: &Rc<Routing>,
+    direction: Direction,
+    routed: &Routed,
+    request: &mut Request<Body>,
+) {
+    let of_backend = routed.rule.backends.get(routed.backend);
+    let of_backend = of_backend.map(|backend| backend.filters.mirrors.as_slice());
+    for mirror in routed.rule.filters.mirrors.iter().chain(of_backend.unwrap_or_default()) {
+        if !mirror.share.takes(&mut routing.rng.borrow_mut()) {
             continue;
         }
-        match door.mirrors.begin() {
+        match routing.mirrors.begin() {
             Some(under_way) => {
                 let copy = copy(request);
-                let door = Rc::clone(door);
+                let routing = Rc::clone(routing);
                 let mirror = mirror.clone();
                 tokio::task::spawn_local(async move {
-                    let sending = tokio::time::timeout(LONGEST, carry(&door, &mirror, copy)).await;
+                    let sending =
+                        tokio::time::timeout(LONGEST, carry(&routing, direction, &mirror, copy)).await;
                     let outcome = match sending {
                         Ok(Ok(())) => "answered",
                         Ok(Err(_)) => "failed",
                         Err(_) => "timeout",
                     };
-                    door.mirrored.inc(outcome);
+                    routing.mirrored.inc(outcome);
                     drop(under_way);
                 });
             }
-            None => door.mirrored.inc("left_out"),
+            None => routing.mirrored.inc("left_out"),
         }
     }
 }
@@ -91,16 +97,25 @@ fn copy(request: &mut Request<Body>) -> Request<Body> {
     copy
 }
 
-async fn carry(door: &Rc<GatewayDoor>, mirror: &Mirror, mut request: Request<Body>) -> Result<(), Failure> {
-    let cluster = door.upstreams.get(&mirror.upstream, &door.outbound.destinations);
-    let version = convert::version(mirror.upstream.protocol, weft_http::is_grpc(request.headers()));
+async fn carry(
+    routing: &Routing,
+    direction: Direction,
+    mirror: &Mirror,
+    mut request: Request<Body>,
+) -> Result<(), Failure> {
+    let cluster = routing.cluster(&mirror.upstream);
+    let version = match direction {
+        // The upstream's sidecar takes what the application speaks.
+        Direction::Outbound => convert::kept(mirror.upstream.protocol, request.version()),
+        _ => convert::version(mirror.upstream.protocol, weft_http::is_grpc(request.headers())),
+    };
     if version != request.version() {
         reversion(&mut request, version)?;
     }
     wire::to_link(&mut request, None);
-    let facts = facts(&cluster);
-    let series = cluster.unserved.get(&door.telemetry.shard, version);
-    let mut record = RequestRecord::begin(&door.telemetry, &facts, series, &request, version);
+    let facts = facts(&cluster, direction);
+    let series = cluster.unserved.get(&routing.telemetry.shard, version);
+    let mut record = RequestRecord::begin(&routing.telemetry, &facts, series, &request, version);
     let (head, body) = request.into_parts();
     let attempt = Attempt::first(Request::from_parts(head, ()), body);
     let (client, tries) = (Client::default(), Tries::harmless(1));
@@ -125,9 +140,9 @@ fn reversion(request: &mut Request<Body>, version: Version) -> Result<(), Failur
     Ok(convert::request(request, &mut original, version, &host, uri)?)
 }
 
-fn facts(cluster: &Cluster) -> Rc<ConnectionFacts> {
+fn facts(cluster: &Cluster, direction: Direction) -> Rc<ConnectionFacts> {
     Rc::new(ConnectionFacts {
-        direction: Direction::Gateway,
+        direction,
         client: ([0, 0, 0, 0], 0).into(),
         server: (Arc::clone(&cluster.label), 0),
         service: Arc::clone(&cluster.label),

@@ -10,6 +10,7 @@ mod inbound;
 mod mirror;
 mod outbound;
 mod retry;
+mod routed;
 #[cfg(test)]
 mod tests;
 

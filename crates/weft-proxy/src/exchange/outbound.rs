@@ -1,36 +1,48 @@
-//! Requests of the own application, over mesh links.
+//! Requests of the own application, over mesh links: to the service that it calls, or wherever the routes of that service lead.
 
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{Request, Response, Version};
+use http::{Method, Request, Response, Version};
 use weft_balance::Timestamp;
 use weft_core::MtlsMode;
 use weft_http::wire::{self, Original};
-use weft_http::{Body, ErrorCode, Interim};
+use weft_http::{Body, ErrorCode, Interim, judge};
+use weft_route::{HttpTable, RequestView};
 use weft_telemetry::HttpSeries;
 use weft_telemetry::metrics::{Direction, TlsLabel};
 
 use super::attempt::{Attempt, Client, Pending, Sender, Tries};
-use super::{Side, Start, Verdict, as_sent};
+use super::routed::{Routed, Stop, answer_at_once};
+use super::{Side, Start, Verdict, as_sent, mirror};
 use crate::cluster::Cluster;
 use crate::destination::Destination;
 use crate::failure::Failure;
 use crate::pools::Behind;
 use crate::record::{ConnectionFacts, RequestRecord};
+use crate::routing::target::Target;
+use crate::routing::{Routing, convert};
 
 /// The side of an application that calls a mesh destination.
 pub(crate) struct Outbound {
     /// Holds it: what the configuration changes about it reaches this connection.
     destination: Rc<Destination>,
+    /// `None`: this process follows no routes.
+    routing: Option<Rc<Routing>>,
     /// The connection came to a listener that stands for the service, and not to an address of it.
     listener: bool,
+    http2: bool,
     client: Client,
 }
 
 impl Outbound {
-    pub(crate) fn new(destination: Rc<Destination>, listener: bool) -> Self {
-        Self { destination, listener, client: Client::default() }
+    pub(crate) fn new(
+        destination: Rc<Destination>,
+        routing: Option<Rc<Routing>>,
+        listener: bool,
+        http2: bool,
+    ) -> Self {
+        Self { destination, routing, listener, http2, client: Client::default() }
     }
 
     /// What the requests of one connection have in common.
@@ -51,18 +63,69 @@ impl Outbound {
         &self.destination.cluster
     }
 
-    fn sender(&self) -> Sender<'_> {
+    /// To the service itself, or where its routes say.
+    fn sender<'a>(&'a self, routed: &'a Way) -> Sender<'a> {
+        if let Some(routed) = routed {
+            return routed.sender(&self.client);
+        }
         let cluster = self.cluster();
         let tries = Tries::harmless(cluster.ways.retries.connect_attempts);
         Sender { cluster, client: &self.client, tries, session: None }
     }
+
+    /// Finds the way of a request among the routes of the service, and makes it ready for it.
+    fn find(
+        &self,
+        (routing, table): (&Rc<Routing>, &HttpTable),
+        request: &mut Request<Body>,
+        original: &mut Original,
+        record: &mut RequestRecord,
+    ) -> Result<Box<Routed>, Stop> {
+        // A tunnel has no path that a route could look at.
+        if judge::asks_for_tunnel(request) {
+            return Err(ErrorCode::MethodNotAllowed.into());
+        }
+        let target = Target::of(request)?;
+        let view = RequestView {
+            host: &target.host,
+            method: if judge::asks_for_protocol(request) { &Method::GET } else { request.method() },
+            path: &target.path,
+            query: target.query.as_deref(),
+            headers: request.headers(),
+        };
+        let found = table.find(&view).ok_or(ErrorCode::NoRoute)?;
+        let rule = found.rule;
+        record.routed(&rule.label, rule.request_timeout);
+        answer_at_once(rule, found.path, request, &target, (false, self.destination.server.1))?;
+        let routed = Routed::choose(routing, rule, request.headers())?;
+        let version = convert::kept(routed.upstream.protocol, request.version());
+        let (host, uri) = routed.change(request.headers_mut(), &target, found.path)?;
+        if version == request.version() {
+            convert::readdress(request, host, uri)?;
+        } else {
+            convert::request(request, original, version, host, uri)?;
+        }
+        routing.count(&self.destination.label, rule, &routed.cluster);
+        Ok(Box::new(routed))
+    }
+
+    /// What the application is told.
+    fn filtered<B>(&self, routed: &Way, response: Response<B>, record: &RequestRecord) -> Response<B> {
+        match routed {
+            Some(routed) => routed.filtered(response, record, false),
+            None => response,
+        }
+    }
 }
+
+/// Where a request goes; `None`: to the service that was called.
+type Way = Option<Box<Routed>>;
 
 impl Side for Outbound {
     const DIRECTION: Direction = Direction::Outbound;
-    type Route = ();
-    type Sent = Box<Pending>;
-    type Waiting = Attempt;
+    type Route = Way;
+    type Sent = (Way, Box<Pending>);
+    type Waiting = (Way, Attempt);
 
     fn is_link(&self) -> bool {
         false
@@ -90,54 +153,78 @@ impl Side for Outbound {
         request: &mut Request<Body>,
         original: &mut Original,
         record: &mut RequestRecord,
-    ) -> Verdict<()> {
+    ) -> Verdict<Way> {
         if self.listener && !self.destination.is_in_mesh() {
             return Verdict::Refuse(ErrorCode::NoEndpoints);
         }
+        let routes = self.routing.as_ref().and_then(|routing| Some((routing, self.destination.routes()?)));
+        let way = match routes {
+            None => None,
+            Some((routing, table)) => match self.find((routing, &table), request, original, record) {
+                Ok(routed) => Some(routed),
+                Err(stop) => return stop.into(),
+            },
+        };
         record.trace.inject(request.headers_mut());
+        if let (Some(routing), Some(routed), None) = (&self.routing, &way, &original.upgrade) {
+            mirror::send(routing, Direction::Outbound, routed, request);
+        }
         wire::to_link(request, original.upgrade.clone());
-        self.cluster().budget.deposit(Timestamp::at(record.started()));
-        Verdict::Go(())
+        let cluster = way.as_ref().map_or(self.cluster(), |routed| &routed.cluster);
+        cluster.budget.deposit(Timestamp::at(record.started()));
+        Verdict::Go(way)
     }
 
     fn send(
         &self,
-        (): (),
+        way: Way,
         request: Request<Body>,
         version: Version,
         record: &mut RequestRecord,
-    ) -> Start<Box<Pending>, Attempt> {
-        self.sender().start(request, version, record)
+    ) -> Start<Self::Sent, Self::Waiting> {
+        match self.sender(&way).start(request, version, record) {
+            Start::Sent(pending) => Start::Sent((way, pending)),
+            Start::Waits(attempt) => Start::Waits((way, attempt)),
+            Start::Failed(failure) => Start::Failed(failure),
+        }
     }
 
     async fn finish(
         &self,
-        pending: Box<Pending>,
+        (way, pending): Self::Sent,
         interim: &Interim<'_>,
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Failure> {
-        self.sender().finish(pending, interim, record).await
+        let response = self.sender(&way).finish(pending, interim, record).await?;
+        Ok(self.filtered(&way, response, record))
     }
 
     async fn carry(
         &self,
-        attempt: Attempt,
+        (way, attempt): Self::Waiting,
         interim: &Interim<'_>,
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Failure> {
-        self.sender().carry(attempt, interim, record).await
+        let response = self.sender(&way).carry(attempt, interim, record).await?;
+        Ok(self.filtered(&way, response, record))
     }
 
     async fn open(
         &self,
-        (): (),
+        way: Way,
         request: Request<Body>,
         _original: Original,
         interim: &Interim<'_>,
         record: &mut RequestRecord,
     ) -> Result<Response<Behind>, Failure> {
-        self.sender().open(request, interim, record).await
+        let response = self.sender(&way).open(request, interim, record).await?;
+        Ok(self.filtered(&way, response, record))
     }
 
-    fn restore_answer<B>(&self, _response: &mut Response<B>) {}
+    /// A route may have led to a backend of another version than the application's.
+    fn restore_answer<B>(&self, response: &mut Response<B>) {
+        if self.http2 {
+            convert::answer(response);
+        }
+    }
 }

@@ -218,7 +218,7 @@ impl Scene {
     /// A client's connection.
     fn client(&self) -> DuplexStream {
         let (client, io) = duplex(1 << 16);
-        let side = Outbound::new(Destination::of_cluster(&self.cluster), false);
+        let side = Outbound::new(Destination::of_cluster(&self.cluster), None, false, false);
         let facts = side.facts(([127, 0, 0, 1], 1).into());
         let ways = &self.cluster.ways;
         let handler = Exchange::new(side, &ways.telemetry, facts, self.times);

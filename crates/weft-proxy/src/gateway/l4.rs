@@ -44,7 +44,7 @@ impl Way {
     /// The backend whose turn it is, or why there is none.
     fn backend(&self) -> Result<Arc<Upstream>, (&'static str, String)> {
         let rule = self.rule.as_ref().ok_or(("no_route", "no route takes it".to_owned()))?;
-        let picked = rule.backends.pick(&mut self.door.rng.borrow_mut());
+        let picked = rule.backends.pick(&mut self.door.routing.rng.borrow_mut());
         let backend = picked.ok_or_else(|| ("no_backend", format!("{} has no backend", rule.id)))?;
         match &backend.upstream {
             Err(problem) => Err(("invalid_backend", format!("{}: {problem}", rule.id))),
@@ -60,7 +60,7 @@ impl Way {
     /// Connects to a backend: over a mesh link where it is in the mesh, in plaintext where it is not.
     async fn reach(&self, upstream: &Arc<Upstream>) -> Result<Reached, DialError> {
         let outbound = &self.door.outbound;
-        reach(outbound, &self.door.upstreams.get(upstream, &outbound.destinations)).await
+        reach(outbound, &self.door.routing.cluster(upstream)).await
     }
 
     async fn carry(self, mut edge: Edge, upstream: Arc<Upstream>, reached: Reached) {

@@ -4,22 +4,16 @@
 //! what both share: what it does changes in place. On a worker a connection goes through [`tls`] where its port has any, and
 //! then to [`http`] or [`l4`] as an [`edge::Edge`].
 
-pub(crate) mod convert;
 pub(crate) mod doors;
 pub(crate) mod edge;
 pub(crate) mod forwarded;
 mod http;
 mod l4;
 pub(crate) mod port;
-pub(crate) mod session;
-pub(crate) mod target;
 #[cfg(test)]
 mod testing;
 mod tls;
-mod upstream;
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -27,21 +21,18 @@ use bytes::Bytes;
 use tokio::net::TcpStream;
 use weft_core::Drain;
 use weft_net::{Accepted, Prefixed};
-use weft_route::{Listener, ListenerKind, Rule, SocketKind};
-use weft_telemetry::Counter;
-use weft_telemetry::metrics::{CodeCounters, Direction, families};
+use weft_route::{Listener, ListenerKind, SocketKind};
+use weft_telemetry::metrics::Direction;
 
-use crate::cluster::Cluster;
 use crate::connections::Listed;
-use crate::exchange::Mirrors;
 use crate::limits::Limits;
 use crate::open::OpenGuard;
 use crate::outbound::OutboundDoor;
+use crate::routing::Routing;
 use crate::shared::Shared;
 use crate::telemetry::WorkerTelemetry;
 use edge::{Edge, EdgeIo};
 use port::{Port, PortState};
-use upstream::Upstreams;
 
 /// What a gateway's connections of one worker need.
 pub(crate) struct GatewayDoor {
@@ -50,68 +41,8 @@ pub(crate) struct GatewayDoor {
     pub(crate) limits: Rc<Limits>,
     /// The ways to destinations, which are those of a sidecar.
     pub(crate) outbound: Rc<OutboundDoor>,
-    /// What routes lead to.
-    pub(crate) upstreams: Upstreams,
-    pub(crate) rng: RefCell<fastrand::Rng>,
-    /// Copies of requests that are under way, and what became of the others.
-    pub(crate) mirrors: Mirrors,
-    pub(crate) mirrored: CodeCounters,
-    requests: RefCell<HashMap<Place, Counted>>,
-}
-
-/// Where a request went: listener, rule and cluster, by where they lie.
-type Place = [usize; 3];
-
-/// A counter of requests with what it counts for, which is held so that nothing else can come to lie in its place.
-struct Counted {
-    counter: Counter,
-    _of: (Arc<Listener>, Arc<Rule>, Rc<Cluster>),
-}
-
-impl GatewayDoor {
-    pub(crate) fn new(
-        shared: &Arc<Shared>,
-        telemetry: &Rc<WorkerTelemetry>,
-        limits: &Rc<Limits>,
-        outbound: &Rc<OutboundDoor>,
-    ) -> Rc<Self> {
-        let ways = Rc::clone(outbound.destinations.ways());
-        Rc::new(Self {
-            shared: Arc::clone(shared),
-            limits: Rc::clone(limits),
-            outbound: Rc::clone(outbound),
-            upstreams: Upstreams::new(Arc::clone(shared), ways),
-            rng: RefCell::default(),
-            mirrors: Mirrors::default(),
-            mirrored: CodeCounters::new(&telemetry.shard, &families::GATEWAY_MIRRORED, &[]),
-            requests: RefCell::default(),
-            telemetry: Rc::clone(telemetry),
-        })
-    }
-
-    /// Counts a request that has found its way.
-    pub(crate) fn count(&self, listener: &Arc<Listener>, rule: &Arc<Rule>, cluster: &Rc<Cluster>) {
-        let place = [Arc::as_ptr(listener).addr(), Arc::as_ptr(rule).addr(), Rc::as_ptr(cluster).addr()];
-        let mut requests = self.requests.borrow_mut();
-        let counted = requests.entry(place).or_insert_with(|| {
-            let labels = [&*listener.label, &*rule.label, &*cluster.label];
-            let counter = self.telemetry.shard.counter(&families::GATEWAY_REQUESTS, &labels);
-            Counted { counter, _of: (Arc::clone(listener), Arc::clone(rule), Rc::clone(cluster)) }
-        });
-        counted.counter.inc();
-    }
-
-    /// Routes or membership have changed.
-    pub(crate) fn follow(&self) {
-        self.requests.borrow_mut().clear();
-        self.upstreams.follow();
-    }
-
-    /// Forgets what nothing uses.
-    pub(crate) fn sweep(&self) {
-        self.requests.borrow_mut().clear();
-        self.upstreams.sweep();
-    }
+    /// Where requests go.
+    pub(crate) routing: Rc<Routing>,
 }
 
 /// A connection that was accepted, with all that hangs on it.

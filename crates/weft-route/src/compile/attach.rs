@@ -72,7 +72,7 @@ fn attach_to_gateway<'a>(
     let namespace = parent.namespace.as_deref().unwrap_or(&route.id.namespace);
     let Some(places) = gateways.by_name.get(&(namespace, parent.name.as_str())) else {
         // A gateway that another process serves is no concern of this one.
-        if context.options.gateway.is_none() {
+        if context.options.gateways == super::Gateways::All {
             let message = format!("there is no Gateway {namespace}/{}", parent.name);
             context.notes.error(route, field, "NoMatchingParent", message, "add it, or correct the name");
         }

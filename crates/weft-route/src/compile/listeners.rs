@@ -52,8 +52,7 @@ pub(super) fn gateways<'a>(context: &mut Context<'a>) -> Gateways<'a> {
     let mut gateways = Gateways { drafts: Vec::new(), by_name: HashMap::new() };
     for (resource, spec) in all {
         let id = &resource.id;
-        let ours = context.options.gateway.as_ref();
-        if ours.is_some_and(|(namespace, name)| (**namespace != *id.namespace) || **name != *id.name) {
+        if !context.options.gateways.has(id) {
             continue;
         }
         let first = gateways.drafts.len();

@@ -45,11 +45,33 @@ use tls::{Pems, Policies};
 pub struct Options {
     /// The domain under which a `Service` is `{name}.{namespace}.svc.{domain}`.
     pub cluster_domain: DnsName,
-    /// Which gateways are this process's, as (namespace, name); `None`: all.
-    pub gateway: Option<(String, String)>,
+    /// Which gateways are this process's.
+    pub gateways: Gateways,
     /// The namespace of the workload whose requests follow the routes of services: those that it has made for others' services are
     /// for its own workloads alone. `None`: there is no such workload.
     pub client_namespace: Option<Namespace>,
+}
+
+/// Which gateways are a process's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Gateways {
+    /// All there are.
+    #[default]
+    All,
+    /// The one of this namespace and name.
+    One(String, String),
+    /// None: it is the sidecar of a workload.
+    None,
+}
+
+impl Gateways {
+    fn has(&self, id: &ResourceId) -> bool {
+        match self {
+            Self::All => true,
+            Self::One(namespace, name) => **namespace == *id.namespace && **name == *id.name,
+            Self::None => false,
+        }
+    }
 }
 
 /// A program, and what is to be said of the resources it was made of.

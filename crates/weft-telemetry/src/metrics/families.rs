@@ -160,10 +160,10 @@ families! {
     GATEWAY_CONNECTIONS = Kind::Counter, "weft_gateway_connections_total",
         ["listener", "route", "backend", "outcome"],
         "Connections of a gateway's TLS and TCP listeners by the route and backend they went to: relayed, or why not.";
-    GATEWAY_REQUESTS = Kind::Counter, "weft_gateway_requests_total",
-        ["listener", "route", "backend"],
-        "Requests of a gateway's clients that were sent to a backend, by listener, route and backend.";
-    GATEWAY_MIRRORED = Kind::Counter, "weft_gateway_mirrored_total",
+    ROUTE_REQUESTS = Kind::Counter, "weft_route_requests_total",
+        ["parent", "route", "backend"],
+        "Requests that a route sent to a backend, by what the route hangs on (a listener or a service), route and backend.";
+    ROUTE_MIRRORED = Kind::Counter, "weft_route_mirrored_total",
         ["outcome"],
         "Copies of requests (RequestMirror): answered, failed, timeout, or left_out because too many were under way.";
     GATEWAY_PORTS = Kind::Gauge, "weft_gateway_port_bound",

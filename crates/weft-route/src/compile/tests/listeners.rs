@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::{listener, route_of, rule, rule_at};
-use crate::compile::compile;
+use crate::compile::{Gateways, compile};
 use crate::program::{ListenerKind, SocketKind};
 use crate::testing::{compiled, edge, options, route, said, service, set, with};
 
@@ -136,7 +136,7 @@ fn a_process_serves_its_own_gateway() {
         route("r", json!([{}])),
     ]);
     let mut options = options();
-    options.gateway = Some(("else".to_owned(), "other".to_owned()));
+    options.gateways = Gateways::One("else".to_owned(), "other".to_owned());
     let compiled = compile(&resources, &options);
     assert_eq!(compiled.program.sockets.len(), 1);
     assert_eq!(compiled.program.sockets[0].port, 81);

@@ -20,6 +20,37 @@ pub(crate) fn version(protocol: UpstreamProtocol, grpc: bool) -> Version {
     }
 }
 
+/// Which version a backend is spoken to in by a sidecar, whose application has chosen one already: that one, unless the backend
+/// is known to speak another.
+pub(crate) fn kept(protocol: UpstreamProtocol, spoken: Version) -> Version {
+    match protocol {
+        UpstreamProtocol::Http2 => Version::HTTP_2,
+        UpstreamProtocol::Http1 if spoken == Version::HTTP_2 => Version::HTTP_11,
+        UpstreamProtocol::Any | UpstreamProtocol::Http1 | UpstreamProtocol::Tcp => spoken,
+    }
+}
+
+/// Makes a request of any version one for `uri` (path and query) at `host`, and leaves all else as it is.
+///
+/// # Errors
+/// It cannot be one.
+pub(crate) fn readdress(request: &mut Request<Body>, host: &HeaderValue, uri: Uri) -> Result<(), ErrorCode> {
+    // A target that is no URI was read in the form that is one, and goes on in it.
+    wire::forget_target(request);
+    if request.version() == Version::HTTP_2 {
+        let scheme = request.uri().scheme().cloned();
+        request.headers_mut().remove(HOST);
+        *request.uri_mut() = absolute(scheme.unwrap_or(Scheme::HTTP), host, uri)?;
+        return Ok(());
+    }
+    // An HTTP/1.0 client may come without.
+    if !host.is_empty() {
+        request.headers_mut().insert(HOST, host.clone());
+    }
+    *request.uri_mut() = uri;
+    Ok(())
+}
+
 /// Makes a request one of `version` for `uri` (path and query) at `host`.
 ///
 /// # Errors
@@ -42,7 +73,7 @@ pub(crate) fn request(
         }
         wire::forget_http1(request);
         request.headers_mut().remove(HOST);
-        *request.uri_mut() = absolute(host, uri)?;
+        *request.uri_mut() = absolute(Scheme::HTTP, host, uri)?;
     } else {
         if original.version == Version::HTTP_2 {
             join_cookies(request);
@@ -56,10 +87,10 @@ pub(crate) fn request(
     Ok(())
 }
 
-fn absolute(host: &HeaderValue, uri: Uri) -> Result<Uri, ErrorCode> {
+fn absolute(scheme: Scheme, host: &HeaderValue, uri: Uri) -> Result<Uri, ErrorCode> {
     let mut parts = uri.into_parts();
     parts.authority = Some(Authority::try_from(host.as_bytes()).map_err(|_| ErrorCode::BadRequest)?);
-    parts.scheme = Some(Scheme::HTTP);
+    parts.scheme = Some(scheme);
     Uri::from_parts(parts).map_err(|_| ErrorCode::BadRequest)
 }
 
