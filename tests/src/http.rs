@@ -1,6 +1,9 @@
-//! A small HTTP client for stories: one request over a connection of its own, HTTP/1.1 or HTTP/2 by prior knowledge.
+//! A small HTTP client for stories: one request over a connection of its own, HTTP/1.1 or HTTP/2 by prior knowledge, or
+//! over TLS with a CA that the request trusts.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -8,8 +11,13 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode, Uri, Version};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
 
 use crate::resolve::Resolver;
 
@@ -27,6 +35,7 @@ pub struct Request {
     headers: Vec<(String, String)>,
     body: Bytes,
     http2: bool,
+    roots: RootCertStore,
 }
 
 impl Request {
@@ -43,7 +52,14 @@ impl Request {
     /// Any method. One that is not a token is sent as GET.
     pub fn new(method: &str, url: &str) -> Self {
         let method = method.parse().unwrap_or(Method::GET);
-        Self { method, url: url.to_owned(), headers: Vec::new(), body: Bytes::new(), http2: false }
+        Self {
+            method,
+            url: url.to_owned(),
+            headers: Vec::new(),
+            body: Bytes::new(),
+            http2: false,
+            roots: RootCertStore::empty(),
+        }
     }
 
     /// Adds a header.
@@ -64,12 +80,13 @@ impl Request {
         self
     }
 
-    pub(crate) fn url(&self) -> &str {
-        &self.url
-    }
-
-    pub(crate) fn is_http2(&self) -> bool {
-        self.http2
+    /// Trusts the CA of this PEM file, where the URL is `https://`.
+    ///
+    /// # Errors
+    /// It is no certificate.
+    pub fn trust(mut self, pem: &Path) -> Result<Self> {
+        self.roots.add(CertificateDer::from_pem_file(pem).context("reading a CA certificate")?)?;
+        Ok(self)
     }
 
     /// Uses HTTP/2 by prior knowledge (RFC 9113 section 3.3).
@@ -170,7 +187,7 @@ impl Client {
     pub async fn connect(&self, url: &str) -> Result<TcpStream> {
         let uri: Uri = url.parse().with_context(|| format!("URL {url}"))?;
         let host = uri.host().context("a URL without a host")?;
-        let port = uri.port_u16().unwrap_or(80);
+        let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
         let mut last = None;
         for ip in self.names.resolve(host).await? {
             let attempt = timeout(CONNECT_DEADLINE, TcpStream::connect(SocketAddr::new(ip, port)));
@@ -193,7 +210,7 @@ impl Client {
     pub async fn send(&self, request: Request) -> Result<Response> {
         let what = format!("{} {}", request.method, request.url);
         let work = async {
-            let mut connection = self.open(&request.url, request.http2).await?;
+            let mut connection = self.open(&request).await?;
             connection.send(&request).await
         };
         timeout(DEADLINE, work)
@@ -202,8 +219,25 @@ impl Client {
             .context(what)
     }
 
-    pub(crate) async fn open(&self, url: &str, http2: bool) -> Result<Connection> {
-        let io = TokioIo::new(self.connect(url).await?);
+    pub(crate) async fn open(&self, request: &Request) -> Result<Connection> {
+        let stream = self.connect(&request.url).await?;
+        if !request.url.starts_with("https:") {
+            return Connection::over(stream, request.http2).await;
+        }
+        let uri: Uri = request.url.parse()?;
+        let host = ServerName::try_from(uri.host().unwrap_or_default().to_owned())?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let versions = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let mut config = versions.with_root_certificates(request.roots.clone()).with_no_client_auth();
+        config.alpn_protocols = vec![if request.http2 { b"h2".to_vec() } else { b"http/1.1".to_vec() }];
+        let stream = TlsConnector::from(Arc::new(config)).connect(host, stream).await.context("TLS")?;
+        Connection::over(stream, request.http2).await
+    }
+}
+
+impl Connection {
+    async fn over(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, http2: bool) -> Result<Self> {
+        let io = TokioIo::new(stream);
         let sender = if http2 {
             let (sender, connection) =
                 hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;
@@ -214,11 +248,9 @@ impl Client {
             tokio::spawn(connection);
             Sender::Http1(sender)
         };
-        Ok(Connection { sender })
+        Ok(Self { sender })
     }
-}
 
-impl Connection {
     /// Whether it takes another request.
     pub(crate) async fn is_usable(&mut self) -> bool {
         match &mut self.sender {

@@ -271,7 +271,7 @@ impl Lanes {
                 Err(_) => {}
             }
         }
-        let mut connection = self.client.open(self.request.url(), self.request.is_http2()).await?;
+        let mut connection = self.client.open(&self.request).await?;
         let response = connection.send(&self.request).await?;
         *kept = self.keep.then_some(connection);
         Ok(response)

@@ -37,6 +37,7 @@ pub struct SidecarBuilder {
     init: Vec<String>,
     proxy: Vec<String>,
     interception: bool,
+    command: &'static str,
 }
 
 impl SidecarBuilder {
@@ -78,7 +79,25 @@ impl SidecarBuilder {
             config["dns"]["servers"] = json!([pod.dns_server()]);
         }
         let interception = !pod.is_loopback();
-        Ok(Self { pod: pod.clone(), config, init: Vec::new(), proxy: Vec::new(), interception })
+        Ok(Self {
+            pod: pod.clone(),
+            config,
+            init: Vec::new(),
+            proxy: Vec::new(),
+            interception,
+            command: "proxy",
+        })
+    }
+
+    /// Makes it a gateway of its own (`weft gateway`) instead of a sidecar: with these resources, and without an application.
+    pub fn gateway(mut self, resources: &Path) -> Self {
+        self.command = "gateway";
+        self.interception = false;
+        self.config["resources"] = json!([resources]);
+        if let Some(bind) = self.config["bind"].as_object_mut() {
+            bind.retain(|name, _| ["admin", "metrics", "health"].contains(&name.as_str()));
+        }
+        self
     }
 
     /// Changes `weft.yaml`: `edit` gets it as a tree.
@@ -153,6 +172,7 @@ impl SidecarBuilder {
             pod: self.pod,
             config,
             proxy: self.proxy,
+            command: self.command,
             process: Mutex::default(),
             yaml: self.config,
         };
@@ -182,6 +202,7 @@ pub struct Sidecar {
     pod: Pod,
     config: PathBuf,
     proxy: Vec<String>,
+    command: &'static str,
     process: Mutex<Option<Arc<Process>>>,
     yaml: Value,
 }
@@ -190,7 +211,7 @@ impl Sidecar {
     fn launch(&mut self) -> Result<()> {
         let config = self.config.display().to_string();
         let weft = self.pod.weft()?;
-        let mut command = vec![weft.as_str(), "proxy", "--config", &config];
+        let mut command = vec![weft.as_str(), self.command, "--config", &config];
         command.extend(self.proxy.iter().map(String::as_str));
         // On loopback nothing tells the proxy's traffic from the application's, so it need not be another user.
         let uid = (!self.pod.is_loopback()).then_some(PROXY_UID);

@@ -40,10 +40,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// Reads the captures of all pods and looks for anything but TLS.
 pub(super) fn wire(shop: &mut Shop) -> Result<Fact> {
     const CLAIM: &str = "every hop between pods is TLS, no plaintext on the wire";
-    let names: BTreeMap<_, _> = shop
-        .members()
-        .flat_map(|m| m.pod.addresses().into_iter().map(|ip| (ip, m.pod.account().to_owned())))
-        .collect();
+    let pods = shop.members().map(|member| &member.pod).chain([&shop.shopper]);
+    let names: BTreeMap<_, _> =
+        pods.flat_map(|pod| pod.addresses().into_iter().map(|ip| (ip, pod.account().to_owned()))).collect();
     let mut problems = Vec::new();
     let mut edges: BTreeMap<String, usize> = BTreeMap::new();
     let (mut packets_seen, mut bytes) = (0, 0);
@@ -69,7 +68,15 @@ pub(super) fn wire(shop: &mut Shop) -> Result<Fact> {
             }
         }
     }
-    for edge in ["shopper to web", "web to orders", "orders to inventory", "inventory to redis"] {
+    for edge in [
+        "shopper to gateway",
+        "gateway to web",
+        "web to orders",
+        "web to orders-canary",
+        "orders to inventory",
+        "orders-canary to inventory",
+        "inventory to redis",
+    ] {
         if !edges.contains_key(edge) {
             problems.push(format!("no connection from {edge} was seen"));
         }
@@ -104,10 +111,10 @@ pub(super) fn whole_trace(spans: &[Span]) -> Option<Vec<Span>> {
     }
     let whole = |spans: &Vec<Span>| {
         // The server's span of each service, below the client's span of its caller.
-        ["web", "orders", "inventory"]
+        ["gateway", "web", "orders", "inventory"]
             .iter()
             .all(|name| spans.iter().any(|s| s.kind == "server" && is_of(&s.service, name)))
-            && spans.iter().filter(|span| span.kind == "client").count() >= 3
+            && spans.iter().filter(|span| span.kind == "client").count() >= 2
     };
     let mut found: Vec<Vec<Span>> =
         traces.into_values().filter(whole).filter_map(|spans| tree(&spans).ok()).collect();
@@ -122,7 +129,7 @@ fn is_of(service: &str, name: &str) -> bool {
 
 /// Waits for such a trace.
 pub(super) fn trace(collector: &Collector) -> Fact {
-    const CLAIM: &str = "the spans of a request are joined in one trace";
+    const CLAIM: &str = "the spans of a request are joined in one trace, from the edge to redis";
     match collector.wait_for("a trace through all services", |spans| whole_trace(spans).is_some()) {
         Ok(spans) => {
             let own = whole_trace(&spans).unwrap_or_default();
@@ -173,11 +180,17 @@ fn knock(door: SocketAddr) -> Option<String> {
 /// each proxy that was called has made handshakes.
 pub(super) fn callers(scrapes: &BTreeMap<String, Metrics>) -> Fact {
     const CLAIM: &str = "each callee saw mutual TLS and the identity of its caller";
-    let callers = [("web", "shopper"), ("orders", "web"), ("inventory", "orders"), ("redis", "inventory")];
+    let callers: [(&str, &[&str]); 4] = [
+        ("web", &["edge/sa/gateway"]),
+        ("orders", &["shop/sa/web"]),
+        ("inventory", &["shop/sa/orders", "shop/sa/orders-canary"]),
+        ("redis", &["shop/sa/inventory"]),
+    ];
     let mut problems = Vec::new();
     let mut handshakes = 0.0;
-    for (service, caller) in callers {
-        let expected = format!("spiffe://weft.local/ns/shop/sa/{caller}");
+    for (service, callers) in callers {
+        let expected = callers.iter().map(|caller| format!("spiffe://weft.local/ns/{caller}"));
+        let expected: Vec<String> = expected.collect();
         let mut series = 0;
         for (pod, metrics) in scrapes.iter().filter(|(pod, _)| pod.starts_with(service)) {
             for name in ["http_server_request_duration_seconds_count", "weft_tcp_connections_opened_total"] {
@@ -186,7 +199,7 @@ pub(super) fn callers(scrapes: &BTreeMap<String, Metrics>) -> Fact {
                 for sample in inbound {
                     series += 1;
                     let (tls, identity) = (sample.label("tls"), sample.label("peer_identity"));
-                    if tls != "mutual" || identity != expected {
+                    if tls != "mutual" || !expected.iter().any(|expected| expected == identity) {
                         problems.push(format!("{pod}: tls={tls} identity={identity}"));
                     }
                 }
@@ -247,4 +260,43 @@ pub(super) fn balance(counts: &BTreeMap<String, f64>) -> Fact {
     let held = counts.len() == 3 && counts.values().all(|count| *count > 0.0);
     let seen: Vec<String> = counts.iter().map(|(name, count)| format!("{name} {count:.0}")).collect();
     fact(held, "all replicas of orders take part", seen.join(", "))
+}
+
+/// What the gateway's clients and the gateway's own way into the mesh are.
+pub(super) fn edge(shop: &Shop, scrapes: &BTreeMap<String, Metrics>) -> Fact {
+    const CLAIM: &str = "the gateway takes HTTPS, from this machine as well, and leads into the mesh";
+    let none = Metrics::default();
+    let metrics = scrapes.get(shop.gateway.pod.name()).unwrap_or(&none);
+    let handshakes = ["full", "resumed"]
+        .map(|outcome| metrics.sum("weft_gateway_handshakes_total", &[("outcome", outcome)]));
+    let handshakes = handshakes.iter().sum::<f64>();
+    let sent = metrics.sum("weft_route_requests_total", &[("route", "shop/shop")]);
+    let asked = shop.edge.ask_from_here();
+    let held = handshakes > 0.0 && sent > 0.0 && !matches!(asked, Some(Err(_)));
+    let here = match asked {
+        None => "curl is not here".to_owned(),
+        Some(Ok(_)) => "curl: 200".to_owned(),
+        Some(Err(error)) => format!("curl: {error:#}"),
+    };
+    fact(held, CLAIM, format!("{handshakes:.0} handshakes, {sent:.0} requests; {here}"))
+}
+
+/// Requests of web for orders that went to each backend of the route.
+pub(super) fn shares(web: &Metrics) -> (f64, f64) {
+    let sent = |backend: &str| {
+        let labels = [("route", "shop/orders"), ("backend", backend)];
+        web.sum("weft_route_requests_total", &labels)
+    };
+    (sent("orders.shop.svc.cluster.local:80"), sent("orders-canary.shop.svc.cluster.local:80"))
+}
+
+/// The canary gets the share that its route says.
+pub(super) fn canary(scrapes: &BTreeMap<String, Metrics>) -> Fact {
+    let (stable, canary) = scrapes.get("web").map_or((0.0, 0.0), shares);
+    let total = stable + canary;
+    // Six standard deviations of as many draws of one in five.
+    let spread = 6.0 * (0.2 * 0.8 / total.max(1.0)).sqrt();
+    let share = canary / total.max(1.0);
+    let seen = format!("{canary:.0} of {total:.0} requests, {:.0} %", share * 100.0);
+    fact(canary > 0.0 && (share - 0.2).abs() <= spread, "the canary of orders gets one request in five", seen)
 }

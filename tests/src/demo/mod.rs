@@ -1,4 +1,4 @@
-//! The demo: a shop in seven pods, live in the terminal. Where nobody may make namespaces, the pods are on loopback, and
+//! The demo: a shop behind a gateway, in ten pods, live in the terminal. Where nobody may make namespaces, the pods are on loopback, and
 //! what is not shown then is said first.
 //!
 //! It is built from the same parts as the tests, and it is a test itself: with `--once` it exits 0 only if everything
@@ -6,6 +6,7 @@
 //! each link saw it), spans joined in one trace, and no failed request,
 //! also while a replica is killed.
 
+mod edge;
 mod facts;
 mod shop;
 mod view;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::demo::facts::Fact;
-use crate::demo::shop::{Shop, url};
+use crate::demo::shop::Shop;
 use crate::demo::view::{Picture, draw, is_terminal, print};
 use crate::{Collector, Load, Mesh, Metrics};
 
@@ -216,7 +217,8 @@ fn tell(asked: Asked, loopback: bool) -> Result<bool> {
             print(&mesh.report_failure());
         }
     })?;
-    told(&format!("steady traffic: {RATE} requests a second to {}", url(&shop.shopper.pod)))?;
+    told(&format!("steady traffic: {RATE} requests a second from the shopper, by HTTPS"))?;
+    told(&format!("try it from another terminal:  {}", shop.edge.curl()))?;
     let live = !once && is_terminal();
     let mut demo =
         Demo { mesh: &mesh, collector, receiver, stop: stop.clone(), live, history: VecDeque::new() };
@@ -240,7 +242,7 @@ impl Demo<'_> {
     /// Traffic, the kill, the verdict; the live view then goes on until Ctrl-C.
     fn run(&mut self, mut shop: Shop, once: bool) -> Result<bool> {
         // The first request meets cold caches and handshakes; it is part of the claim all the same.
-        let load = shop.shopper.pod.load(&url(&shop.shopper.pod)).rate(RATE).start()?;
+        let load = shop.shopper.load_of(shop.edge.request()?).rate(RATE).start()?;
         let (before, after) = if once { (BEFORE, AFTER) } else { (LIVE_BEFORE, LIVE_AFTER) };
         self.watch(&shop, &load, before, "all replicas are up", &[])?;
 
@@ -251,7 +253,9 @@ impl Demo<'_> {
 
         let scrapes = self.scrape(&shop);
         let first = if self.mesh.is_loopback() { facts::doors(&shop) } else { facts::wire(&mut shop)? };
-        let mut facts = vec![first, facts::identities(&scrapes), facts::callers(&scrapes), balance];
+        let mut facts =
+            vec![facts::edge(&shop, &scrapes), first, facts::identities(&scrapes), facts::callers(&scrapes)];
+        facts.extend([balance, facts::canary(&scrapes)]);
         facts.push(facts::trace(self.collector));
         if !once {
             facts.push(facts::requests(&load.so_far(), u64::from(RATE), &killed));

@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
+use serde_json::json;
 
+use crate::demo::edge::{self, Edge};
 use crate::mesh::find_program;
 use crate::{Capture, Mesh, Pod, Service, Sidecar, SidecarBuilder};
 
@@ -18,9 +20,14 @@ pub(super) struct Member {
 /// Everybody, in the order of the calls.
 #[derive(Debug)]
 pub(super) struct Shop {
-    pub(super) shopper: Member,
+    /// Outside the mesh: no sidecar.
+    pub(super) shopper: Pod,
+    capture: Option<Capture>,
+    pub(super) edge: Edge,
+    pub(super) gateway: Member,
     pub(super) web: Member,
     pub(super) orders: Vec<Member>,
+    pub(super) canary: Member,
     pub(super) inventory: Member,
     pub(super) redis: Member,
 }
@@ -29,6 +36,7 @@ pub(super) struct Shop {
 #[derive(Debug)]
 struct Role {
     name: &'static str,
+    application: &'static str,
     /// The port of the service, and of its pods.
     port: u16,
     target: u16,
@@ -36,11 +44,15 @@ struct Role {
     calls: Option<&'static str>,
 }
 
-const ROLES: [Role; 4] = [
-    Role { name: "web", port: 80, target: 8080, calls: Some("orders") },
-    Role { name: "orders", port: 80, target: 8080, calls: Some("inventory") },
-    Role { name: "inventory", port: 50051, target: 50051, calls: Some("redis") },
-    Role { name: "redis", port: 6379, target: 6379, calls: None },
+const ORDERS: Role =
+    Role { name: "orders", application: "orders", port: 80, target: 8080, calls: Some("inventory") };
+
+const ROLES: [Role; 5] = [
+    Role { name: "web", application: "web", port: 80, target: 8080, calls: Some("orders") },
+    ORDERS,
+    Role { name: "orders-canary", ..ORDERS },
+    Role { name: "inventory", application: "inventory", port: 50051, target: 50051, calls: Some("redis") },
+    Role { name: "redis", application: "redis", port: 6379, target: 6379, calls: None },
 ];
 
 /// On loopback each pod has three ports beside the proxy's own: the target is the sidecar's, so that callers come to it;
@@ -56,9 +68,10 @@ const REPLICAS: usize = 3;
 impl Shop {
     /// Makes pods, applications, names, rules and sidecars. `told` hears of each step.
     pub(super) fn open(mesh: &Mesh, told: impl Fn(&str) -> Result<()>) -> Result<Self> {
-        told("pods: shopper, web, orders x3, inventory, redis")?;
+        told("pods: shopper (outside the mesh), gateway, web, orders x3, orders-canary, inventory, redis")?;
         let pod = |name: &str| mesh.pod(&format!("{name}.shop")).start();
-        let (shopper, web) = (pod("shopper")?, pod("web")?);
+        let (shopper, gateway) = (pod("shopper")?, mesh.pod("gateway.edge").start()?);
+        let (web, canary) = (pod("web")?, pod("orders-canary")?);
         let orders: Vec<Pod> = (1..=REPLICAS).map(|n| pod(&format!("orders-{n}"))).collect::<Result<_>>()?;
         let (inventory, redis) = (pod("inventory")?, pod("redis")?);
 
@@ -69,49 +82,65 @@ impl Shop {
             _ => "a real redis-server",
         };
         told(&format!("applications: web, orders (HTTP), inventory (gRPC), {redis_server}"))?;
-        [&web, &inventory, &redis].into_iter().chain(&orders).try_for_each(start_application)?;
+        [&web, &canary, &inventory, &redis].into_iter().chain(&orders).try_for_each(start_application)?;
 
         told(&format!(
-            "names: web, orders, inventory and redis in shop.svc.cluster.local, served by {}",
+            "names: web, orders, orders-canary, inventory and redis in shop.svc.cluster.local, and {}, served by {}",
+            edge::HOST,
             mesh.dns().server()
         ))?;
         set_names(mesh, "web", &[&web])?;
         set_names(mesh, "orders", &orders.iter().collect::<Vec<_>>())?;
+        set_names(mesh, "orders-canary", &[&canary])?;
         set_names(mesh, "inventory", &[&inventory])?;
         set_names(mesh, "redis", &[&redis])?;
 
         told(if mesh.is_loopback() {
             "the mesh CA, and beside each application a sidecar (weft proxy) with a listener for each way"
         } else {
-            "the mesh CA, and in each pod: interception rules (weft init) and a sidecar (weft proxy)"
+            "the mesh CA, and in each pod of the mesh: interception rules (weft init) and a sidecar (weft proxy)"
         })?;
-        let join = |pod: Pod| -> Result<Member> {
-            // The captures begin before any sidecar can send a byte, so that nothing escapes them.
-            let capture = (!mesh.is_loopback()).then(|| pod.capture(&between_pods())).transpose()?;
-            let sidecar = with_listeners(mesh.sidecar(&pod)?, &pod).start()?;
+        // The captures begin before any sidecar can send a byte, so that nothing escapes them.
+        let captured = |pod: &Pod| (!mesh.is_loopback()).then(|| pod.capture(&between_pods())).transpose();
+        let join_as = |pod: Pod, edit: &dyn Fn(SidecarBuilder) -> SidecarBuilder| -> Result<Member> {
+            let capture = captured(&pod)?;
+            let sidecar = edit(mesh.sidecar(&pod)?).start()?;
             Ok(Member { pod, sidecar, capture })
         };
-        Ok(Self {
-            redis: join(redis)?,
-            inventory: join(inventory)?,
-            orders: orders.into_iter().map(join).collect::<Result<_>>()?,
-            web: join(web)?,
-            shopper: join(shopper)?,
-        })
+        let join = |pod: Pod| {
+            let own = pod.clone();
+            join_as(pod, &|sidecar| with_listeners(sidecar, &own))
+        };
+        let capture = captured(&shopper)?;
+        let (redis, inventory) = (join(redis)?, join(inventory)?);
+        let orders = orders.into_iter().map(join).collect::<Result<_>>()?;
+        let canary = join(canary)?;
+        told(
+            "a route of orders, which the sidecar of web follows: 80 in 100 to orders, 20 to orders-canary",
+        )?;
+        let (routes, own) = (edge::canary(&web)?, web.clone());
+        let web = join_as(web, &|sidecar| {
+            with_listeners(sidecar, &own).config(|config| config["resources"] = json!([routes]))
+        })?;
+        told("the edge: weft gateway with HTTPS, a certificate of its own, and a route to web")?;
+        let (edge, resources) = Edge::prepare(mesh, &gateway)?;
+        let gateway = join_as(gateway, &|sidecar| sidecar.gateway(&resources))?;
+        Ok(Self { redis, inventory, orders, canary, web, gateway, edge, shopper, capture })
     }
 
     /// Every member.
     pub(super) fn members(&self) -> impl Iterator<Item = &Member> {
-        [&self.shopper, &self.web].into_iter().chain(&self.orders).chain([&self.inventory, &self.redis])
+        let before = [&self.gateway, &self.web].into_iter().chain(&self.orders);
+        before.chain([&self.canary, &self.inventory, &self.redis])
     }
 
     /// The captures of all links, once.
     pub(super) fn captures(&mut self) -> Vec<(String, Capture)> {
-        let all = [&mut self.shopper, &mut self.web]
-            .into_iter()
-            .chain(&mut self.orders)
-            .chain([&mut self.inventory, &mut self.redis]);
-        all.filter_map(|member| Some((member.pod.name().to_owned(), member.capture.take()?))).collect()
+        let before = [&mut self.gateway, &mut self.web].into_iter().chain(&mut self.orders);
+        let all = before.chain([&mut self.canary, &mut self.inventory, &mut self.redis]);
+        let of = |pod: &Pod, capture: &mut Option<Capture>| Some((pod.name().to_owned(), capture.take()?));
+        let members = all.filter_map(|member| of(&member.pod, &mut member.capture));
+        members.chain(of(&self.shopper, &mut self.capture)).collect()
     }
 
     /// Kills the second replica, programs and all, and takes it out of DNS a moment later, as a cluster does.
@@ -134,16 +163,7 @@ impl Member {
     }
 }
 
-/// What the shopper asks for; without interception, the shopper's own sidecar instead of the name.
-pub(super) fn url(shopper: &Pod) -> String {
-    if shopper.is_loopback() {
-        format!("http://{}:{}/checkout", shopper.ip(), shopper.port(CALLEE))
-    } else {
-        "http://web.shop/checkout".to_owned()
-    }
-}
-
-/// What a pod is; the shopper is none of the services.
+/// What a pod is; the shopper and the gateway are none of the services.
 fn role(pod: &Pod) -> Option<&'static Role> {
     ROLES.iter().find(|role| role.name == pod.account())
 }
@@ -160,7 +180,7 @@ fn start_application(pod: &Pod) -> Result<()> {
     let callee = SocketAddr::new(pod.ip(), pod.port(CALLEE));
     let calls: Vec<_> =
         role.calls.filter(|_| pod.is_loopback()).map(|name| (name, callee)).into_iter().collect();
-    pod.app_calling(role.name, port, &calls).map(drop)
+    pod.app_calling(role.application, port, &calls).map(drop)
 }
 
 fn set_names(mesh: &Mesh, name: &str, pods: &[&Pod]) -> Result<()> {
@@ -180,8 +200,7 @@ fn with_listeners(sidecar: SidecarBuilder, pod: &Pod) -> SidecarBuilder {
         Some(role) => sidecar.inbound_listener(at(role.target), at(APPLICATION)),
         None => sidecar,
     };
-    let callee = own.map_or(Some("web"), |role| role.calls);
-    match callee.and_then(|name| ROLES.iter().find(|role| role.name == name)) {
+    match own.and_then(|role| role.calls).and_then(|name| ROLES.iter().find(|role| role.name == name)) {
         Some(Role { name, port, .. }) => {
             sidecar.outbound_listener(at(CALLEE), &format!("{name}.shop.svc.cluster.local:{port}"))
         }

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
-use crate::demo::facts::{Fact, whole_trace};
+use crate::demo::facts::{Fact, shares, whole_trace};
 use crate::demo::shop::Shop;
 use crate::{Metrics, Report, Span};
 
@@ -48,8 +48,9 @@ pub(super) fn draw(text: &str) {
 
 impl Picture<'_> {
     pub(super) fn text(&self, shop: &Shop) -> String {
-        let mut text =
-            String::from("Weft demo: shopper > web > orders x3 > inventory (gRPC) > redis (TCP)\n");
+        let mut text = String::from(
+            "Weft demo: shopper > gateway (HTTPS) > web > orders x3 and a canary > inventory (gRPC) > redis (TCP)\n",
+        );
         if self.loopback {
             text.push_str(
                 "LOOPBACK PODS: no interception, no capture of the wire, no isolation between pods\n",
@@ -66,7 +67,9 @@ impl Picture<'_> {
         );
         self.edges(&mut text);
         self.links(&mut text);
+        let _ = writeln!(text, "from here: {}\n", shop.edge.curl());
         self.balance(shop, &mut text);
+        self.canary(shop, &mut text);
         waterfall(self.spans, &mut text);
         let _ = writeln!(text, "{}", self.event);
         for fact in self.facts {
@@ -99,7 +102,11 @@ impl Picture<'_> {
                 let _ = writeln!(text, "{edge:NAME$} {rate:>6.1} KB per s, {open:.0} open (opaque TCP)");
                 continue;
             }
-            let name = "http_client_request_duration_seconds";
+            // A gateway measures what its clients see.
+            let name = match from {
+                "gateway" => "http_server_request_duration_seconds",
+                _ => "http_client_request_duration_seconds",
+            };
             let change = Metrics::merged(&of(self.change, &format!("{name}_count")));
             let labels = change.values_of(&format!("{name}_count"), "destination_service");
             let Some(dialed) = labels.iter().find(|dialed| dialed.starts_with(&format!("{service}."))) else {
@@ -128,8 +135,10 @@ impl Picture<'_> {
                 ids.find(|id| id.ends_with(&format!("/sa/{other}"))).unwrap_or_else(|| "-".to_owned())
             };
             let inbound = ["http_server_request_duration_seconds_count", "weft_tcp_connections_opened_total"];
-            let outbound =
-                ["http_client_request_duration_seconds_count", "weft_tcp_connections_opened_total"];
+            let outbound = match from {
+                "gateway" => inbound,
+                _ => ["http_client_request_duration_seconds_count", "weft_tcp_connections_opened_total"],
+            };
             let _ = writeln!(text, "  {} > {}", ids(service, inbound, from), ids(from, outbound, service));
         }
         text.push('\n');
@@ -157,10 +166,27 @@ impl Picture<'_> {
     }
 }
 
+impl Picture<'_> {
+    fn canary(&self, shop: &Shop, text: &mut String) {
+        text.push_str("route shop/orders in the sidecar of web\n");
+        let (stable, canary) = self.now.get(shop.web.pod.name()).map_or((0.0, 0.0), shares);
+        let all = (stable + canary).max(1.0);
+        for (name, weight, count) in [("orders", 80, stable), ("orders-canary", 20, canary)] {
+            let bar = "#".repeat(part(count / all, BAR));
+            let _ = writeln!(
+                text,
+                "  {name:13} weight {weight} {bar:BAR$} {count:.0} ({:.0} %)",
+                count / all * 100.0
+            );
+        }
+        text.push('\n');
+    }
+}
+
 /// Caller, callee, and the beginnings of the caller's pod names.
 fn edges() -> [(&'static str, &'static str, &'static [&'static str]); 4] {
     [
-        ("shopper", "web", &["shopper"]),
+        ("gateway", "web", &["gateway"]),
         ("web", "orders", &["web"]),
         ("orders", "inventory", &["orders"]),
         ("inventory", "redis", &["inventory"]),
