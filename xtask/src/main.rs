@@ -55,6 +55,9 @@ enum Command {
     /// Open idle connections and hold them (run by `bench` inside a namespace).
     #[command(hide = true)]
     Hold(bench::hold::Options),
+    /// Change a gateway's routes and look when they are in force (run by `bench` inside a namespace).
+    #[command(hide = true)]
+    Changes(bench::gateway::changes::ChangesOptions),
 }
 
 fn main() -> ExitCode {
@@ -68,6 +71,7 @@ fn main() -> ExitCode {
         Command::Fuzz(options) => fuzz::run(&options),
         Command::Pgo(options) => pgo::run(&options),
         Command::Hold(options) => bench::hold::run(&options),
+        Command::Changes(options) => bench::gateway::changes::run(&options),
     };
     match outcome {
         Ok(code) => code,

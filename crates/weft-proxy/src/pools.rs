@@ -47,6 +47,14 @@ pub(crate) struct Pools<D> {
     http2_connections: ConnectionCounts,
 }
 
+/// A request that was sent over an open connection.
+pub(crate) enum Started {
+    /// Over an idle one: the usual case.
+    Http1(Sending),
+    /// Beside others. (Apart from the future of the request, as the other.)
+    Http2(Box<Sent>),
+}
+
 /// An answer, or what begins behind one.
 pub(crate) enum Behind {
     /// An ordinary answer's body.
@@ -68,20 +76,45 @@ impl<D: Dial> Pools<D> {
         }
     }
 
-    /// Sends an HTTP/1 request at once over an idle connection, or gives it back where there is something to wait for.
+    /// Whether a request of this version could be sent at once.
+    pub(crate) fn is_open(&self, version: Version) -> bool {
+        if version == Version::HTTP_2 { self.http2.is_connected() } else { self.http1.idle() > 0 }
+    }
+
+    /// Sends a request in the version its caller speaks over a connection that is open (HTTP/2: only one without a body), or gives
+    /// it back where there is something to wait for.
     ///
     /// # Errors
-    /// The request.
-    pub(crate) fn send_now(&self, request: Request<Body>) -> Result<Sending, Box<Request<Body>>> {
-        self.http1.send_now(request)
+    /// The request. (Within: it could not be sent.)
+    pub(crate) fn start(
+        &self,
+        request: Request<Body>,
+    ) -> Result<Result<Started, Failure>, Box<Request<Body>>> {
+        if request.version() != Version::HTTP_2 {
+            return self.http1.send_now(request).map(|sending| Ok(Started::Http1(sending)));
+        }
+        if !request.body().is_end_stream() {
+            return Err(Box::new(request));
+        }
+        let Some(lease) = self.http2.try_acquire(|_| true) else { return Err(Box::new(request)) };
+        let sent = lease.slot.send_now(request.map(|_| ()));
+        Ok(sent.map(|sent| Started::Http2(Box::new(sent))).map_err(Failure::from))
     }
 
     /// Waits for the answer of a request that was sent at once.
     pub(crate) async fn finish(
         self: &Rc<Self>,
-        sending: Sending,
+        started: Started,
         interim: &Interim<'_>,
     ) -> Result<Response<Body>, Failure> {
+        let sending = match started {
+            Started::Http1(sending) => sending,
+            Started::Http2(sent) => {
+                let mut response = sent.head(interim).await?;
+                wire::strip_internal(response.headers_mut());
+                return Ok(response);
+            }
+        };
         match sending.answer(interim).await {
             Ok(mut response) => {
                 wire::response_to_link(&mut response);
@@ -92,21 +125,6 @@ impl<D: Dial> Pools<D> {
             Err(Unanswered::Failed(fault)) => Err(Http1Error::Exchange(fault).into()),
             Err(Unanswered::RequestBody(error)) => Err(Http1Error::RequestBody(error).into()),
         }
-    }
-
-    /// Sends an HTTP/2 request without a body at once over an open connection, or gives it back.
-    ///
-    /// # Errors
-    /// The request.
-    pub(crate) fn open_now(
-        &self,
-        request: Request<Body>,
-    ) -> Result<Result<Sent, Failure>, Box<Request<Body>>> {
-        if !request.body().is_end_stream() {
-            return Err(Box::new(request));
-        }
-        let Some(lease) = self.http2.try_acquire(|_| true) else { return Err(Box::new(request)) };
-        Ok(lease.slot.send_now(request.map(|_| ())).map_err(Failure::from))
     }
 
     /// Sends a request in the version its caller speaks.

@@ -18,7 +18,8 @@ pub(crate) const TINY: &str = "woven\n";
 /// The port of the application for a listener.
 pub(crate) fn port(listener: Listener) -> u16 {
     match listener {
-        Listener::Http1 => 8080,
+        // Gateways speak HTTP/1.1 to it whatever their clients do.
+        Listener::Http1 | Listener::Edge => 8080,
         Listener::Http2 => 8082,
         Listener::Tcp => 8090,
     }

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use crate::bench::report::Results;
+use crate::bench::work::Work;
 use crate::cargo;
 
 /// Where the bars are, from the workspace root.
@@ -42,6 +43,14 @@ enum Measure {
     IdleMb,
     /// PSS that 5,000 idle connections add to both proxies, MB.
     IdleConnectionsMb,
+    /// What is done in a second of CPU.
+    PerCpu,
+    /// PSS under load, MB.
+    PssMb,
+    /// Requests that failed while routes changed.
+    Failed,
+    /// How long until a change of routes is in force, 99th percentile, ms.
+    VisibleMs,
 }
 
 /// A bar with what was measured.
@@ -54,8 +63,14 @@ pub(crate) struct Verdict {
     pub(crate) held: bool,
 }
 
-/// Reads the bars of this checkout.
-pub(crate) fn load() -> Result<Vec<Bar>> {
+/// Reads the bars of this checkout that are about these works.
+pub(crate) fn load(works: &[Work]) -> Result<Vec<Bar>> {
+    let mut bars = all()?;
+    bars.retain(|bar| works.iter().any(|work| work.id() == bar.work));
+    Ok(bars)
+}
+
+fn all() -> Result<Vec<Bar>> {
     let file = cargo::root().join(FILE);
     let text = fs::read_to_string(&file).with_context(|| format!("cannot read {FILE}"))?;
     parse(&text).with_context(|| format!("{FILE} is not a list of bars"))
@@ -67,9 +82,9 @@ fn parse(text: &str) -> Result<Vec<Bar>> {
         if bar.at_most.is_some() == bar.at_least.is_some() {
             bail!("{}: a bar has either at_most or at_least", bar.work);
         }
-        let ratio = matches!(bar.measure, Measure::Cpu | Measure::Rate);
+        let ratio = matches!(bar.measure, Measure::Cpu | Measure::Rate | Measure::PerCpu);
         if ratio != bar.against.is_some() {
-            bail!("{}: cpu and rate have a peer in `against`, memory has none", bar.work);
+            bail!("{}: cpu, per_cpu and rate have a peer in `against`, others have none", bar.work);
         }
     }
     Ok(bars)
@@ -94,7 +109,11 @@ impl Bar {
             (Measure::Rate, Some(peer)) => results.rate_ratio(&self.work, "weft", peer),
             (Measure::IdleMb, _) => results.memory("weft").map(|memory| memory.idle_mb),
             (Measure::IdleConnectionsMb, _) => results.memory("weft").map(|memory| memory.connections_add_mb),
-            (Measure::Cpu | Measure::Rate, None) => None,
+            (Measure::PerCpu, Some(peer)) => results.cpu_ratio(&self.work, peer, "weft"),
+            (Measure::PssMb, _) => results.loaded_mb(&self.work, "weft"),
+            (Measure::Failed, _) => results.changes.as_ref().map(|changes| changes.failed as f64),
+            (Measure::VisibleMs, _) => results.changes.as_ref().map(|changes| changes.p99_us / 1e3),
+            (Measure::Cpu | Measure::Rate | Measure::PerCpu, None) => None,
         }
     }
 
@@ -104,6 +123,10 @@ impl Bar {
             Measure::Rate => "rate",
             Measure::IdleMb => "idle PSS per proxy, MB",
             Measure::IdleConnectionsMb => "5,000 idle connections add, MB",
+            Measure::PerCpu => "done in a second of CPU",
+            Measure::PssMb => "PSS, MB",
+            Measure::Failed => "failed requests",
+            Measure::VisibleMs => "in force after, p99, ms",
         };
         let against = self.against.as_deref().map(|peer| format!(" against {peer}")).unwrap_or_default();
         let limit = match (self.at_most, self.at_least) {
@@ -119,18 +142,15 @@ impl Bar {
 mod tests {
     use super::*;
     use crate::bench::report::tests::results;
-    use crate::bench::work::Work;
 
     #[test]
     fn the_bars_of_this_checkout_name_works_and_peers_that_exist() {
-        let ids: Vec<&str> = Work::ALL.iter().filter_map(|work| work.spec()).map(|spec| spec.id).collect();
-        let bars = load().unwrap();
-        assert!(!bars.is_empty());
-        for bar in bars {
-            assert!(ids.contains(&bar.work.as_str()) || bar.work == "memory", "{}", bar.work);
-            if let Some(peer) = bar.against {
-                assert!(crate::bench::peers::NAMES.contains(&peer.as_str()), "{peer}");
-            }
+        let (pair, gateway) = (load(&Work::PAIR).unwrap(), load(&Work::GATEWAY).unwrap());
+        assert!(!pair.is_empty() && !gateway.is_empty());
+        assert_eq!(pair.len() + gateway.len(), all().unwrap().len(), "a bar is about no work");
+        for peer in pair.into_iter().chain(gateway).filter_map(|bar| bar.against) {
+            let names = &crate::bench::peers::NAMES;
+            assert!(names.contains(&peer.as_str()) || peer == crate::bench::report::FEW_ROUTES, "{peer}");
         }
     }
 
@@ -146,6 +166,10 @@ mod tests {
             !judge_one(r#"[{"work":"http1","measure":"rate","against":"haproxy","at_least":1.51}]"#).held
         );
         assert!(judge_one(r#"[{"work":"memory","measure":"idle_mb","at_most":6}]"#).held);
+        assert!(judge_one(r#"[{"work":"http1","measure":"per_cpu","against":"haproxy","at_least":2}]"#).held);
+        assert!(judge_one(r#"[{"work":"http1","measure":"pss_mb","at_most":0.0021}]"#).held);
+        assert!(!judge_one(r#"[{"work":"gw-changes","measure":"failed","at_most":0}]"#).held);
+        assert!(judge_one(r#"[{"work":"gw-changes","measure":"visible_ms","at_most":30}]"#).held);
         let missing = judge_one(r#"[{"work":"http1","measure":"cpu","against":"envoy","at_most":9}]"#);
         assert!(!missing.held && missing.value.is_none());
     }

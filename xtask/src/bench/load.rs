@@ -9,8 +9,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
+use crate::bench::certs::SERVER_NAME;
 use crate::bench::topology::{Bed, Core};
-use crate::bench::work::{Load, Spec};
+use crate::bench::work::{Listener, Load, Protocol, Spec};
 use crate::process;
 
 /// What one load saw.
@@ -53,10 +54,13 @@ pub(crate) fn run(
         Load::Wrk { connections, keep_alive } => {
             wrk(bed, spec, address, seconds, (connections, keep_alive), during)
         }
-        Load::H2load { connections, streams } => {
-            h2load(bed, spec, address, seconds, (connections, streams), during)
-        }
+        Load::H2load { .. } => h2load(bed, spec, address, seconds, &[], during),
     }
+}
+
+/// The same at a fixed rate: so many connections, each of which sends so many requests a second.
+pub(crate) fn paced(bed: &Bed, spec: &Spec, address: &str, seconds: u64, each: u32) -> Result<Seen> {
+    h2load(bed, spec, address, seconds, &[format!("--rps={each}")], || Ok(()))
 }
 
 fn wrk(
@@ -91,21 +95,19 @@ fn h2load(
     spec: &Spec,
     address: &str,
     seconds: u64,
-    (connections, streams): (u32, u32),
+    more: &[String],
     during: impl FnOnce() -> Result<()>,
 ) -> Result<Seen> {
+    let Load::H2load { how, connections, streams } = spec.load else {
+        bail!("{} is no load of h2load", spec.id)
+    };
     let log = bed.scratch.join("h2load.log");
     // h2load appends.
     let _ = fs::remove_file(&log);
-    let words = [
-        "h2load".to_owned(),
-        "--threads=1".to_owned(),
-        format!("--clients={connections}"),
-        format!("--max-concurrent-streams={streams}"),
-        format!("--duration={seconds}s"),
-        format!("--log-file={}", log.display()),
-        format!("http://{address}{}", spec.path),
-    ];
+    let mut words = h2load_words(how, connections, streams);
+    words.extend([format!("--duration={seconds}s"), format!("--log-file={}", log.display())]);
+    words.extend_from_slice(more);
+    words.extend(target(spec.listener, address, spec.path));
     let text = run_tool(bed, &words, seconds, during)?;
     let mut seen = parse_h2load(&text).with_context(|| format!("h2load said: {text}"))?;
     let latencies = fs::read_to_string(&log).context("h2load wrote no log")?;
@@ -113,29 +115,43 @@ fn h2load(
     Ok(seen)
 }
 
-/// How the connections of a fixed load are used.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Fixed {
-    /// HTTP/1.1, kept alive.
-    Http1,
-    /// HTTP/1.1, one for each request.
-    Close,
-    /// HTTP/2, eight streams each.
-    Http2,
+fn h2load_words(how: Protocol, connections: u32, streams: u32) -> Vec<String> {
+    let mut words = vec!["h2load".to_owned(), "--threads=1".to_owned(), format!("--clients={connections}")];
+    words.extend(match how {
+        Protocol::Http1 => vec!["--h1".to_owned()],
+        // h2load dials again where its connection was closed, and never resumes a session.
+        Protocol::Close => vec!["--h1".to_owned(), "--header=Connection: close".to_owned()],
+        Protocol::Http2 => vec![format!("--max-concurrent-streams={streams}")],
+    });
+    words
+}
+
+/// What is asked for, and where. Towards a gateway the client offers one group and one cipher suite, which all programs have: so
+/// all do the same cryptography, whatever they would prefer.
+fn target(listener: Listener, address: &str, path: &str) -> Vec<String> {
+    if listener != Listener::Edge {
+        return vec![format!("http://{address}{path}")];
+    }
+    vec![
+        "--groups=X25519".to_owned(),
+        "--tls13-ciphers=TLS_AES_128_GCM_SHA256".to_owned(),
+        format!("--connect-to={address}"),
+        format!("https://{SERVER_NAME}{path}"),
+    ]
 }
 
 /// A fixed number of requests, with this body each; all must be answered with 2xx.
-pub(crate) fn fixed(bed: &Bed, how: Fixed, address: &str, requests: u64, body: Option<&Path>) -> Result<()> {
-    let mut words = vec!["h2load".to_owned(), "--threads=1".to_owned(), "--clients=4".to_owned()];
-    words.extend(match how {
-        Fixed::Http1 => vec!["--h1".to_owned()],
-        // h2load dials again where its connection was closed.
-        Fixed::Close => vec!["--h1".to_owned(), "--header=Connection: close".to_owned()],
-        Fixed::Http2 => vec!["--max-concurrent-streams=8".to_owned()],
-    });
+pub(crate) fn fixed(
+    bed: &Bed,
+    how: Protocol,
+    (listener, address): (Listener, &str),
+    requests: u64,
+    body: Option<&Path>,
+) -> Result<()> {
+    let mut words = h2load_words(how, 4, 8);
     words.extend(body.map(|file| format!("--data={}", file.display())));
     words.push(format!("--requests={requests}"));
-    words.push(format!("http://{address}/tiny"));
+    words.extend(target(listener, address, "/tiny"));
     let output = process::text(&mut bed.client.program(Core::Load, None, &words))?;
     let counts = parse_counts(&output).with_context(|| format!("h2load said: {output}"))?;
     if counts.succeeded != requests {
@@ -203,12 +219,15 @@ fn parse_seconds(text: &str) -> Option<f64> {
 /// Median and 99th percentile of the third column: microseconds until the end of each answer.
 fn parse_h2load_log(text: &str) -> (f64, f64) {
     let mut times: Vec<u32> = text.lines().filter_map(|line| line.split('\t').nth(2)?.parse().ok()).collect();
-    if times.is_empty() {
-        return (0.0, 0.0);
-    }
+    let [median, late] = percentiles(&mut times, [0.50, 0.99]);
+    (median, late)
+}
+
+/// The values below which these shares of the times lie; zeroes where there are none.
+pub(crate) fn percentiles<const N: usize>(times: &mut [u32], shares: [f64; N]) -> [f64; N] {
     times.sort_unstable();
-    let at = |share: f64| f64::from(times[((times.len() - 1) as f64 * share) as usize]);
-    (at(0.50), at(0.99))
+    let last = times.len().saturating_sub(1) as f64;
+    shares.map(|share| times.get((last * share) as usize).copied().map_or(0.0, f64::from))
 }
 
 #[cfg(test)]

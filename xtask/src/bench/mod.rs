@@ -4,10 +4,13 @@
 //! plaintext. All pairs stand on the same ground (`topology`), serve the same backend (`backend`) under the same load
 //! (`load`), on one core of their own. All pairs are up during a round; within each kind of work they take turns, and
 //! the order rotates from round to round, so that no peer always runs first or last.
+//!
+//! `--gateway` measures the same programs where clients come in (`gateway`), on the same ground and by the same rounds.
 
 mod backend;
 mod bars;
 pub(crate) mod certs;
+pub(crate) mod gateway;
 pub(crate) mod hold;
 mod instructions;
 mod load;
@@ -28,14 +31,17 @@ use crate::setup::{self, Missing};
 use crate::{bench, dist, process};
 use bench::backend::Backend;
 use bench::certs::{Certificates, Side};
-use bench::peers::{Pair, Peer};
+use bench::peers::{Peer, Proxies};
 use bench::report::{MemorySample, PeerInfo, Results, Sample};
 use bench::topology::{Bed, Core};
-use bench::work::{Listener, Spec, Unit, Work};
+use bench::work::{Listener, Load, Spec, Unit, Work};
 
 /// Options of `cargo xtask bench`.
 #[derive(clap::Args)]
 pub(crate) struct Options {
+    /// Measure gateways instead of sidecar pairs.
+    #[arg(long)]
+    gateway: bool,
     /// How often everything is measured.
     #[arg(long, default_value_t = 5, value_name = "N")]
     rounds: usize,
@@ -45,7 +51,7 @@ pub(crate) struct Options {
     /// Only these kinds of work.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "WORKS")]
     only: Vec<Work>,
-    /// Only these peers: weft, haproxy, envoy, nginx, haproxy-h2, envoy-h2.
+    /// Only these peers: weft, haproxy, envoy, nginx; of pairs also haproxy-h2, envoy-h2.
     #[arg(long, value_delimiter = ',', value_name = "PEERS")]
     peers: Vec<String>,
     /// Measure this binary instead of building one.
@@ -61,7 +67,7 @@ pub(crate) struct Options {
     /// Put the tables into docs/benchmarks.md.
     #[arg(long)]
     write_docs: bool,
-    /// Instead: instructions per request of one Weft sidecar, under callgrind.
+    /// Instead: instructions per request of one Weft sidecar (or gateway), under callgrind.
     #[arg(long)]
     instructions: bool,
     /// With --instructions: keep callgrind's files here, for `callgrind_annotate`.
@@ -97,21 +103,67 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         open_to_all(&copy)?;
         weft = Some(copy);
     }
-    let peers = peers::by_names(&names, weft.as_ref())?;
     let certificates = Certificates::make(scratch.path())?;
     open_keys(&certificates)?;
     if options.instructions {
-        let weft = peers::Weft::new(weft.context("no binary to measure")?);
-        return instructions::run(weft, scratch.path(), &certificates, options.keep.as_deref());
+        let weft = weft.context("no binary to measure")?;
+        return instructions::run(
+            weft,
+            options.gateway,
+            scratch.path(),
+            &certificates,
+            options.keep.as_deref(),
+        );
     }
-    let results = measure_all(options, &peers, scratch.path(), &certificates)?;
-    finish(options, &results)
+    let scene = if options.gateway { Scene::GATEWAY } else { Scene::PAIR };
+    let peers = (scene.peers)(&names, weft.as_ref())?;
+    let mut results = measure_all(options, &scene, &peers, scratch.path(), &certificates)?;
+    if let (true, Some(weft)) = (options.gateway, &weft) {
+        gateway::alone(options, weft, scratch.path(), &certificates, &mut results)?;
+    }
+    finish(options, &scene, &results)
+}
+
+/// What is measured.
+struct Scene {
+    /// What one program is here, for people.
+    what: &'static str,
+    works: &'static [Work],
+    peers: fn(&[String], Option<&PathBuf>) -> Result<Vec<Box<dyn Peer>>>,
+    /// Whether a program does what it should, before it is measured.
+    check: fn(&dyn Peer, &Bed, &Certificates) -> Result<()>,
+    /// Around its tables on the page.
+    begin: &'static str,
+}
+
+impl Scene {
+    const PAIR: Self = Self {
+        what: "pair",
+        works: &Work::PAIR,
+        peers: peers::by_names,
+        check: check_mutual_tls,
+        begin: report::BEGIN,
+    };
+    const GATEWAY: Self = Self {
+        what: "gateway",
+        works: &Work::GATEWAY,
+        peers: gateway::by_names,
+        check: gateway::check,
+        begin: report::BEGIN_GATEWAY,
+    };
 }
 
 fn prepare(options: &Options) -> Result<()> {
     ground("cargo xtask bench", setup::BENCH)?;
     if options.instructions {
         setup::ensure("cargo xtask bench --instructions", &[setup::CALLGRIND])?;
+    }
+    let works = if options.gateway { Scene::GATEWAY.works } else { Scene::PAIR.works };
+    if options.only.iter().any(|work| !works.contains(work)) {
+        bail!(
+            "--only names a work that is not measured {} --gateway",
+            if options.gateway { "with" } else { "without" }
+        );
     }
     if options.rounds == 0 || options.seconds == 0 {
         bail!("--rounds and --seconds are at least 1");
@@ -176,20 +228,28 @@ pub(crate) fn open_keys(certificates: &Certificates) -> Result<()> {
     Ok(())
 }
 
+/// Whether this run is to measure it.
+fn wanted(options: &Options, work: Work) -> bool {
+    options.only.is_empty() || options.only.contains(&work)
+}
+
 fn measure_all(
     options: &Options,
+    scene: &Scene,
     peers: &[Box<dyn Peer>],
     scratch: &Path,
     certificates: &Certificates,
 ) -> Result<Results> {
-    let wanted = |work: Work| options.only.is_empty() || options.only.contains(&work);
+    let wanted = |work: Work| scene.works.contains(&work) && wanted(options, work);
     let mut results = Results {
+        what: scene.what.to_owned(),
         machine: machine(),
         rounds: options.rounds,
         seconds: options.seconds,
         peers: peers.iter().map(|peer| describe(peer.as_ref())).collect::<Result<_>>()?,
         samples: Vec::new(),
         memory: Vec::new(),
+        changes: None,
     };
     let mut beds = Vec::new();
     for peer in peers {
@@ -209,11 +269,16 @@ fn measure_all(
         let mut pairs = Vec::new();
         for (peer, (bed, _)) in peers.iter().zip(&beds) {
             let start = || peer.start(bed, certificates);
-            pairs.push(start().with_context(|| format!("cannot start the pair of {}", peer.name()))?);
-            check_mutual_tls(peer.as_ref(), bed, certificates)
-                .with_context(|| format!("the pair of {} does not do what it should", peer.name()))?;
+            pairs.push(
+                start().with_context(|| format!("cannot start the {} of {}", scene.what, peer.name()))?,
+            );
+            (scene.check)(peer.as_ref(), bed, certificates).with_context(|| {
+                format!("the {} of {} does not do what it should", scene.what, peer.name())
+            })?;
         }
-        for spec in Work::ALL.into_iter().filter(|work| wanted(*work)).filter_map(Work::spec) {
+        // What many routes cost is measured of two gateways of Weft.
+        let loads = scene.works.iter().filter(|work| wanted(**work) && **work != Work::GwRoutes);
+        for spec in loads.filter_map(|work| work.spec()) {
             for &at in &order {
                 progress(round, options, spec.id, peers[at].name());
                 let sample =
@@ -245,7 +310,7 @@ fn describe(peer: &dyn Peer) -> Result<PeerInfo> {
 /// One load: a second to warm up, then the measured time.
 fn sample(
     peer: &dyn Peer,
-    pair: &mut Pair,
+    pair: &mut Proxies,
     bed: &Bed,
     spec: &Spec,
     round: usize,
@@ -255,17 +320,16 @@ fn sample(
     load::run(bed, spec, &address, 1, || Ok(()))?;
     pair.check()?;
     let ids = pair.ids();
-    let mut pss_kib = [0, 0];
+    let mut pss_kib = Vec::new();
     let before = measure::cpu_nanoseconds(&ids)?;
     let seen = load::run(bed, spec, &address, seconds, || {
-        pss_kib = [measure::pss_kib(ids[0])?, measure::pss_kib(ids[1])?];
+        pss_kib = pair.pss_kib()?;
         Ok(())
     })?;
     let cpu_us = (measure::cpu_nanoseconds(&ids)? - before) as f64 / 1e3;
     pair.check()?;
     if seen.requests == 0 || seen.errors as f64 > seen.requests as f64 * MOST_ERRORS {
-        let logs = format!("side A:\n{}\nside B:\n{}", pair.client.log_tail(), pair.server.log_tail());
-        bail!("{} of {} requests failed\n{logs}", seen.errors, seen.requests + seen.errors);
+        bail!("{} of {} requests failed\n{}", seen.errors, seen.requests + seen.errors, pair.logs());
     }
     let units = match spec.unit {
         Unit::Request => seen.requests as f64,
@@ -290,9 +354,7 @@ fn memory(peer: &dyn Peer, bed: &Bed, certificates: &Certificates, round: usize)
     let mut pair = peer.start(bed, certificates)?;
     // Until start-up work is over.
     process::pause(Duration::from_secs(2));
-    let ids = pair.ids();
-    let both = || -> Result<[u64; 2]> { Ok([measure::pss_kib(ids[0])?, measure::pss_kib(ids[1])?]) };
-    let idle_kib = both()?;
+    let idle_kib = pair.pss_kib()?;
     let ready = bed.scratch.join("held");
     let _ = std::fs::remove_file(&ready);
     let own = std::env::current_exe()?;
@@ -310,27 +372,37 @@ fn memory(peer: &dyn Peer, bed: &Bed, certificates: &Certificates, round: usize)
         Ok(ready.exists())
     })?;
     process::pause(IDLE_FOR);
-    Ok(MemorySample { peer: peer.name().to_owned(), round, idle_kib, connected_kib: both()? })
+    Ok(MemorySample { peer: peer.name().to_owned(), round, idle_kib, connected_kib: pair.pss_kib()? })
 }
 
 /// That the pair answers at all, and that side B takes nobody without a certificate: a bench of a pair that is not
 /// set up for mutual TLS would be worth nothing.
 fn check_mutual_tls(peer: &dyn Peer, bed: &Bed, certificates: &Certificates) -> Result<()> {
-    let probe = Spec {
-        load: work::Load::Wrk { connections: 1, keep_alive: true },
-        ..Work::One.spec().context("no such work")?
-    };
-    let seen = load::run(bed, &probe, &peer.address(Listener::Http1), 1, || Ok(()))?;
-    if seen.requests == 0 || seen.errors > 0 {
-        bail!("{} answers and {} errors in a second of single requests", seen.requests, seen.errors);
-    }
-    let with = handshake(peer, bed, certificates, true)?;
+    one_at_a_time(peer, bed, Work::One)?;
+    let (pem, key) = (certificates.certificate(Side::Client), certificates.key(Side::Client));
+    let (pem, key) = (pem.display().to_string(), key.display().to_string());
+    let alpn = ["-alpn", "http/1.1,h2,weft/http"];
+    let with = s_client(peer, bed, &[&alpn[..], &["-cert", &pem, "-key", &key]].concat())?;
     if !with.contains("TLSv1.3") || with.contains("alert") {
         bail!("side B does not take TLS 1.3 with our certificate: {with}");
     }
-    let without = handshake(peer, bed, certificates, false)?;
+    let without = s_client(peer, bed, &alpn)?;
     if !REFUSALS.iter().any(|refusal| without.contains(refusal)) {
         bail!("side B does not refuse a client without a certificate: {without}");
+    }
+    Ok(())
+}
+
+/// A second of single requests, of which none may fail.
+fn one_at_a_time(peer: &dyn Peer, bed: &Bed, work: Work) -> Result<()> {
+    let spec = work.spec().context("no such work")?;
+    let load = match spec.load {
+        Load::Wrk { .. } => Load::Wrk { connections: 1, keep_alive: true },
+        Load::H2load { how, .. } => Load::H2load { how, connections: 1, streams: 1 },
+    };
+    let seen = load::run(bed, &Spec { load, ..spec }, &peer.address(spec.listener), 1, || Ok(()))?;
+    if seen.requests == 0 || seen.errors > 0 {
+        bail!("{} answers and {} errors in a second of single requests", seen.requests, seen.errors);
     }
     Ok(())
 }
@@ -339,22 +411,12 @@ fn check_mutual_tls(peer: &dyn Peer, bed: &Bed, certificates: &Certificates) -> 
 /// nginx finishes the handshake and answers the first request so.
 const REFUSALS: [&str; 2] = ["alert certificate required", "400 No required SSL certificate was sent"];
 
-/// What `openssl s_client` says about a handshake with side B and a request on it.
-fn handshake(
-    peer: &dyn Peer,
-    bed: &Bed,
-    certificates: &Certificates,
-    with_certificate: bool,
-) -> Result<String> {
-    let address = peer.mutual_tls_address();
-    let (pem, key) = (certificates.certificate(Side::Client), certificates.key(Side::Client));
-    let (pem, key) = (pem.display().to_string(), key.display().to_string());
-    // It ends when side B closes the connection; a side B that goes on gets a second.
-    let mut words = vec!["timeout", "1", "openssl", "s_client", "-ign_eof", "-alpn", "http/1.1,h2,weft/http"];
-    words.extend(["-connect", &address]);
-    if with_certificate {
-        words.extend(["-cert", &pem, "-key", &key]);
-    }
+/// What `openssl s_client` says about a handshake where a program ends TLS, and a request on it.
+fn s_client(peer: &dyn Peer, bed: &Bed, more: &[&str]) -> Result<String> {
+    let address = peer.tls_address();
+    // It ends when the other side closes the connection; one that goes on gets a second.
+    let mut words = vec!["timeout", "1", "openssl", "s_client", "-ign_eof", "-connect", &address];
+    words.extend_from_slice(more);
     let request = bed.write("request", "GET /tiny HTTP/1.1\r\nHost: bench\r\nConnection: close\r\n\r\n")?;
     let mut command = bed.client.program(Core::Load, peer.user(), &words);
     let output = command.stdin(std::fs::File::open(request)?).output()?;
@@ -371,8 +433,8 @@ pub(crate) fn machine() -> String {
     format!("{} ({cores} cores), Linux {release}", model.unwrap_or("an unknown processor").trim())
 }
 
-fn finish(options: &Options, results: &Results) -> Result<ExitCode> {
-    let verdicts = bars::judge(&bars::load()?, results);
+fn finish(options: &Options, scene: &Scene, results: &Results) -> Result<ExitCode> {
+    let verdicts = bars::judge(&bars::load(scene.works)?, results);
     let tables = results.markdown(&verdicts);
     println!("\n{tables}");
     if let Some(file) = &options.json {
@@ -380,7 +442,7 @@ fn finish(options: &Options, results: &Results) -> Result<ExitCode> {
             .with_context(|| format!("cannot write {}", file.display()))?;
     }
     if options.write_docs {
-        report::write_section(report::BEGIN, report::END, &tables)?;
+        report::write_section(scene.begin, report::END, &tables)?;
     }
     if !options.check {
         return Ok(ExitCode::SUCCESS);

@@ -10,7 +10,8 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 use crate::bench::bars::Verdict;
-use crate::bench::work::{Unit, Work};
+use crate::bench::gateway::changes::Changes;
+use crate::bench::work::{HANDSHAKE, ROUTES, Spec, Unit, Work};
 use crate::cargo;
 
 /// One load on one pair in one round.
@@ -34,8 +35,8 @@ pub(crate) struct Sample {
     pub(crate) p50_us: f64,
     /// 99th percentile, microseconds.
     pub(crate) p99_us: f64,
-    /// PSS of side A and side B under load, KiB.
-    pub(crate) pss_kib: [u64; 2],
+    /// PSS of each process under load, KiB; of a pair side A first.
+    pub(crate) pss_kib: Vec<u64>,
 }
 
 /// The memory of one pair in one round, KiB of PSS for side A and side B.
@@ -46,9 +47,9 @@ pub(crate) struct MemorySample {
     /// From 0.
     pub(crate) round: usize,
     /// After start, before any connection.
-    pub(crate) idle_kib: [u64; 2],
+    pub(crate) idle_kib: Vec<u64>,
     /// With the idle connections open.
-    pub(crate) connected_kib: [u64; 2],
+    pub(crate) connected_kib: Vec<u64>,
 }
 
 /// A peer as it was measured.
@@ -65,6 +66,8 @@ pub(crate) struct PeerInfo {
 /// Everything of a run.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Results {
+    /// What one program was: a pair, or a gateway.
+    pub(crate) what: String,
     /// Processor, kernel, cores.
     pub(crate) machine: String,
     /// How many rounds.
@@ -77,6 +80,8 @@ pub(crate) struct Results {
     pub(crate) samples: Vec<Sample>,
     /// All memory measurements.
     pub(crate) memory: Vec<MemorySample>,
+    /// Changes of routes under load.
+    pub(crate) changes: Option<Changes>,
 }
 
 /// Medians of a peer's memory, MB (10^6 bytes).
@@ -115,6 +120,13 @@ fn mb(kib: u64) -> f64 {
     kib as f64 * 1024.0 / 1e6
 }
 
+fn largest_mb(kib: &[u64]) -> f64 {
+    kib.iter().copied().max().map_or(0.0, mb)
+}
+
+/// A gateway of Weft with few routes, beside whose work with many is measured.
+pub(crate) const FEW_ROUTES: &str = "weft-10";
+
 impl Results {
     fn of<'a>(&'a self, work: &'a str, peer: &'a str) -> impl Iterator<Item = &'a Sample> {
         self.samples.iter().filter(move |sample| sample.work == work && sample.peer == peer)
@@ -140,11 +152,16 @@ impl Results {
     /// A peer's memory; none where it was not measured.
     pub(crate) fn memory(&self, peer: &str) -> Option<Memory> {
         let of_peer = || self.memory.iter().filter(|sample| sample.peer == peer);
-        let idle_mb = median(of_peer().map(|sample| mb(sample.idle_kib[0].max(sample.idle_kib[1]))))?;
+        let idle_mb = median(of_peer().map(|sample| largest_mb(&sample.idle_kib)))?;
         let connections_add_mb = median(of_peer().map(|sample| {
             mb(sample.connected_kib.iter().sum::<u64>()) - mb(sample.idle_kib.iter().sum::<u64>())
         }))?;
         Some(Memory { idle_mb, connections_add_mb })
+    }
+
+    /// PSS of a peer's larger process under a load, MB.
+    pub(crate) fn loaded_mb(&self, work: &str, peer: &str) -> Option<f64> {
+        median(self.of(work, peer).map(|sample| largest_mb(&sample.pss_kib)))
     }
 
     fn figures(&self, work: &str, peer: &str) -> Option<Figures> {
@@ -154,14 +171,14 @@ impl Results {
             cpu_us: of(|sample| sample.cpu_us)?,
             p50_us: of(|sample| sample.p50_us)?,
             p99_us: of(|sample| sample.p99_us)?,
-            loaded_mb: of(|sample| mb(sample.pss_kib[0].max(sample.pss_kib[1])))?,
+            loaded_mb: self.loaded_mb(work, peer)?,
         })
     }
 
-    /// Works that were measured, in order.
-    fn works(&self) -> impl Iterator<Item = crate::bench::work::Spec> + '_ {
-        let specs = Work::ALL.into_iter().filter_map(Work::spec);
-        specs.filter(|spec| self.samples.iter().any(|sample| sample.work == spec.id))
+    /// Works that all were measured in, in order.
+    fn works(&self) -> impl Iterator<Item = Spec> + '_ {
+        let works = Work::PAIR.into_iter().chain(Work::GATEWAY).filter(|work| *work != Work::GwRoutes);
+        works.filter_map(Work::spec).filter(|spec| self.samples.iter().any(|sample| sample.work == spec.id))
     }
 
     /// The peer that others are divided by.
@@ -216,7 +233,9 @@ impl Results {
         }
         self.ratio_table(&mut out);
         self.figure_tables(&mut out);
+        self.handshake_table(&mut out);
         self.memory_table(&mut out);
+        self.alone_table(&mut out);
         if !verdicts.is_empty() {
             let _ = writeln!(out, "\n### Bars\n\n| bar | measured | |\n|---|---|---|");
             for bar in verdicts {
@@ -253,7 +272,8 @@ impl Results {
         if self.works().next().is_none() {
             return;
         }
-        let _ = writeln!(out, "\n### CPU time of a pair, as a ratio to {base} (less is better)\n");
+        let what = &self.what;
+        let _ = writeln!(out, "\n### CPU time of a {what}, as a ratio to {base} (less is better)\n");
         self.head(out, "work");
         for spec in self.works() {
             let title = format!("{} (per {})", spec.title, spec.unit.name());
@@ -288,16 +308,69 @@ impl Results {
         }
     }
 
+    /// What gateways are asked besides: connections of clients they have never seen.
+    fn handshake_table(&self, out: &mut String) {
+        if self.of(HANDSHAKE, self.base()).next().is_none() {
+            return;
+        }
+        let _ = writeln!(out, "\n### Full handshakes, each with one request, in a second of CPU\n");
+        self.head(out, "");
+        self.row(out, "as a ratio (more is better)", |peer| {
+            Some(format!("{:.2}", self.cpu_ratio(HANDSHAKE, self.base(), peer)?))
+        });
+        self.row(out, "of this machine", |peer| {
+            Some(format!("{:.0}", 1e6 / self.figures(HANDSHAKE, peer)?.cpu_us))
+        });
+    }
+
+    /// What was measured of Weft's gateway alone.
+    fn alone_table(&self, out: &mut String) {
+        let routes = self.cpu_ratio(ROUTES, "weft", FEW_ROUTES).zip(self.loaded_mb(ROUTES, "weft"));
+        if routes.is_none() && self.changes.is_none() {
+            return;
+        }
+        let _ = writeln!(out, "\n### Weft alone\n\n| | |\n|---|---|");
+        if let Some((ratio, mb)) = routes {
+            let _ = writeln!(out, "| 5,000 routes on 500 hosts: PSS, MB | {mb:.1} |");
+            if let Some(few) = self.loaded_mb(ROUTES, FEW_ROUTES) {
+                let _ = writeln!(out, "| 10 routes on one host: PSS, MB | {few:.1} |");
+            }
+            let _ = writeln!(out, "| CPU per request with the 5,000, as a ratio to the 10 | {ratio:.2} |");
+        }
+        if let Some(Changes { changes, rate, failed, p50_us, p99_us, longest_us }) = &self.changes {
+            let [p50, p99, longest] = [p50_us, p99_us, longest_us].map(|us| us / 1e3);
+            let _ = writeln!(
+                out,
+                "| {changes} changes of a route under {rate:.0} requests/s: failed | {failed} |"
+            );
+            let _ = writeln!(
+                out,
+                "| in force after, p50 / p99 / longest, ms | {p50:.1} / {p99:.1} / {longest:.1} |"
+            );
+        }
+    }
+
     fn memory_table(&self, out: &mut String) {
+        let works = self.works().next().is_some();
+        if self.memory.is_empty() && !works {
+            return;
+        }
         let _ = writeln!(out, "\n### Memory (PSS, MB)\n");
         self.head(out, "");
-        self.row(out, "idle, the larger of the two proxies", |peer| {
-            Some(format!("{:.1}", self.memory(peer)?.idle_mb))
-        });
-        self.row(out, "5,000 idle HTTP/1.1 connections add, both proxies", |peer| {
-            Some(format!("{:.1}", self.memory(peer)?.connections_add_mb))
-        });
-        self.row(out, "under load, the larger of the two, worst work", |peer| {
+        if !self.memory.is_empty() {
+            self.row(out, "idle, the larger of the two proxies", |peer| {
+                Some(format!("{:.1}", self.memory(peer)?.idle_mb))
+            });
+            self.row(out, "5,000 idle HTTP/1.1 connections add, both proxies", |peer| {
+                Some(format!("{:.1}", self.memory(peer)?.connections_add_mb))
+            });
+        }
+        let title = if self.what == "pair" {
+            "under load, the larger of the two, worst work"
+        } else {
+            "under load, worst work"
+        };
+        self.row(out, title, |peer| {
             let worst = self.works().filter_map(|spec| Some(self.figures(spec.id, peer)?.loaded_mb));
             worst.max_by(f64::total_cmp).map(|value| format!("{value:.1}"))
         });
@@ -307,6 +380,9 @@ impl Results {
 const PAGE: &str = "docs/benchmarks.md";
 /// Around the tables of this command.
 pub(crate) const BEGIN: &str = "<!-- results: written by `cargo xtask bench --write-docs` -->\n";
+/// The same with `--gateway`.
+pub(crate) const BEGIN_GATEWAY: &str =
+    "<!-- gateways: written by `cargo xtask bench --gateway --write-docs` -->\n";
 /// As above.
 pub(crate) const END: &str = "<!-- end of results -->";
 
@@ -341,7 +417,7 @@ pub(crate) mod tests {
             cpu_us,
             p50_us: 1.0,
             p99_us: 2.0,
-            pss_kib: [1, 2],
+            pss_kib: vec![1, 2],
         }
     }
 
@@ -357,11 +433,28 @@ pub(crate) mod tests {
         let memory = vec![MemorySample {
             peer: "weft".to_owned(),
             round: 0,
-            idle_kib: [5000, 4000],
-            connected_kib: [9000, 4000],
+            idle_kib: vec![5000, 4000],
+            connected_kib: vec![9000, 4000],
         }];
         let peers = vec![peer("weft"), peer("haproxy")];
-        Results { machine: "a test".to_owned(), rounds: 3, seconds: 1, peers, samples, memory }
+        let changes = Changes {
+            changes: 1000,
+            rate: 2000.0,
+            failed: 1,
+            p50_us: 4000.0,
+            p99_us: 30_000.0,
+            longest_us: 31_000.0,
+        };
+        Results {
+            what: "pair".to_owned(),
+            machine: "a test".to_owned(),
+            rounds: 3,
+            seconds: 1,
+            peers,
+            samples,
+            memory,
+            changes: Some(changes),
+        }
     }
 
     #[test]

@@ -17,6 +17,18 @@ pub(crate) enum Work {
     Tcp,
     /// Memory: idle, and with 5,000 idle HTTP/1.1 connections.
     Memory,
+    /// A gateway: HTTPS, HTTP/1.1, 64 connections, tiny body.
+    GwHttp1,
+    /// A gateway: HTTPS, HTTP/2, 8 connections of 8 streams, tiny body.
+    GwHttp2,
+    /// A gateway: HTTPS, HTTP/1.1, 64 connections, 64 KiB bodies.
+    GwBody,
+    /// A gateway: full handshakes, a connection per request.
+    GwHandshake,
+    /// A gateway of Weft: 5,000 routes on 500 hosts against 10 on one.
+    GwRoutes,
+    /// A gateway of Weft: 1,000 changes of routes under load.
+    GwChanges,
 }
 
 /// Which of a pair's listeners a load talks to.
@@ -28,6 +40,8 @@ pub(crate) enum Listener {
     Http2,
     /// Bytes.
     Tcp,
+    /// A gateway's: TLS, HTTP/1.1 or HTTP/2 as ALPN says.
+    Edge,
 }
 
 /// How a load is made.
@@ -35,8 +49,19 @@ pub(crate) enum Listener {
 pub(crate) enum Load {
     /// `wrk`: this many HTTP/1.1 connections, kept alive or one per request.
     Wrk { connections: u32, keep_alive: bool },
-    /// `h2load`: HTTP/2 connections and streams at once on each.
-    H2load { connections: u32, streams: u32 },
+    /// `h2load`: connections, and streams at once on each of HTTP/2.
+    H2load { how: Protocol, connections: u32, streams: u32 },
+}
+
+/// What `h2load` speaks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Protocol {
+    /// HTTP/1.1, kept alive.
+    Http1,
+    /// HTTP/1.1, a connection for each request.
+    Close,
+    /// HTTP/2.
+    Http2,
 }
 
 /// What the CPU time is divided by.
@@ -76,59 +101,70 @@ pub(crate) struct Spec {
 }
 
 impl Work {
-    /// All, in the order of the tables.
-    pub(crate) const ALL: [Self; 7] =
+    /// Of sidecar pairs, in the order of the tables.
+    pub(crate) const PAIR: [Self; 7] =
         [Self::Http1, Self::Http2, Self::Http1Body, Self::One, Self::Close, Self::Tcp, Self::Memory];
 
-    /// The load; none for [`Work::Memory`], which is measured without one.
+    /// Of gateways.
+    pub(crate) const GATEWAY: [Self; 6] =
+        [Self::GwHttp1, Self::GwHttp2, Self::GwBody, Self::GwHandshake, Self::GwRoutes, Self::GwChanges];
+
+    /// The load; none for what is measured in its own way.
     pub(crate) fn spec(self) -> Option<Spec> {
-        let wrk = |connections, keep_alive| Load::Wrk { connections, keep_alive };
-        let (id, title, listener, path, load, unit) = match self {
-            Self::Http1 => (
-                "http1",
-                "HTTP/1.1, 64 connections, tiny body",
-                Listener::Http1,
-                "/tiny",
-                wrk(64, true),
-                Unit::Request,
-            ),
-            Self::Http2 => (
-                "http2",
-                "HTTP/2, 8 connections of 8 streams, tiny body",
-                Listener::Http2,
-                "/tiny",
-                Load::H2load { connections: 8, streams: 8 },
-                Unit::Request,
-            ),
-            Self::Http1Body => (
-                "http1-body",
-                "HTTP/1.1, 64 connections, 64 KiB bodies",
-                Listener::Http1,
-                "/64k",
-                wrk(64, true),
-                Unit::Request,
-            ),
-            Self::One => {
-                ("one", "one connection at a time", Listener::Http1, "/tiny", wrk(1, true), Unit::Request)
+        let (id, title) = self.names();
+        let (listener, load) = match self {
+            Self::Http1 | Self::Http1Body => (Listener::Http1, WRK),
+            Self::One => (Listener::Http1, Load::Wrk { connections: 1, keep_alive: true }),
+            Self::Close => (Listener::Http1, Load::Wrk { connections: 64, keep_alive: false }),
+            Self::Tcp => (Listener::Tcp, Load::Wrk { connections: 16, keep_alive: true }),
+            Self::Http2 => (Listener::Http2, H2),
+            Self::GwHttp1 | Self::GwBody | Self::GwRoutes => {
+                (Listener::Edge, Load::H2load { how: Protocol::Http1, connections: 64, streams: 1 })
             }
-            Self::Close => (
-                "close",
-                "HTTP/1.1, a connection per request",
-                Listener::Http1,
-                "/tiny",
-                wrk(64, false),
-                Unit::Request,
-            ),
-            Self::Tcp => (
-                "tcp",
-                "TCP relay of 1 MiB objects, 16 connections",
-                Listener::Tcp,
-                "/1m",
-                wrk(16, true),
-                Unit::Megabyte,
-            ),
-            Self::Memory => return None,
+            Self::GwHttp2 => (Listener::Edge, H2),
+            Self::GwHandshake => {
+                (Listener::Edge, Load::H2load { how: Protocol::Close, connections: 64, streams: 1 })
+            }
+            Self::Memory | Self::GwChanges => return None,
         };
+        let path = match self {
+            Self::Http1Body | Self::GwBody => "/64k",
+            Self::Tcp => "/1m",
+            _ => "/tiny",
+        };
+        let unit = if self == Self::Tcp { Unit::Megabyte } else { Unit::Request };
         Some(Spec { id, title, listener, path, load, unit })
     }
+
+    /// Name in bars and JSON.
+    pub(crate) fn id(self) -> &'static str {
+        self.names().0
+    }
+
+    /// For programs and for people.
+    fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Http1 => ("http1", "HTTP/1.1, 64 connections, tiny body"),
+            Self::Http2 => ("http2", "HTTP/2, 8 connections of 8 streams, tiny body"),
+            Self::Http1Body => ("http1-body", "HTTP/1.1, 64 connections, 64 KiB bodies"),
+            Self::One => ("one", "one connection at a time"),
+            Self::Close => ("close", "HTTP/1.1, a connection per request"),
+            Self::Tcp => ("tcp", "TCP relay of 1 MiB objects, 16 connections"),
+            Self::GwHttp1 => ("gw-http1", "HTTPS, HTTP/1.1, 64 connections, tiny body"),
+            Self::GwHttp2 => ("gw-http2", "HTTPS, HTTP/2, 8 connections of 8 streams, tiny body"),
+            Self::GwBody => ("gw-body", "HTTPS, HTTP/1.1, 64 connections, 64 KiB bodies"),
+            Self::GwHandshake => (HANDSHAKE, "HTTPS, a full handshake and one request per connection"),
+            Self::GwRoutes => (ROUTES, "HTTPS, HTTP/1.1, many routes, tiny body"),
+            Self::Memory => ("memory", "memory"),
+            Self::GwChanges => (CHANGES, "1,000 changes of routes under 2,000 requests/s"),
+        }
+    }
 }
+
+/// What is measured of Weft alone, or is more than a ratio, by the name that bars and JSON have for it.
+pub(crate) const HANDSHAKE: &str = "gw-handshake";
+pub(crate) const ROUTES: &str = "gw-routes";
+pub(crate) const CHANGES: &str = "gw-changes";
+
+const WRK: Load = Load::Wrk { connections: 64, keep_alive: true };
+const H2: Load = Load::H2load { how: Protocol::Http2, connections: 8, streams: 8 };

@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use crate::bench::certs::{Certificates, Side};
-use crate::bench::peers::{Pair, Peer as _, Weft};
+use crate::bench::peers::{Peer as _, Proxies, Weft};
 use crate::bench::topology::{Bed, Core};
 use crate::bench::{self, open_keys, open_to_all};
 use crate::cargo::{self, Profile};
@@ -190,7 +190,7 @@ const BEDS: [&str; 2] = ["direct", "weft"];
 struct Ground {
     plain: Bed,
     mesh: Bed,
-    pair: Pair,
+    pair: Proxies,
 }
 
 impl Ground {

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Version;
 use tokio::net::TcpStream;
 use weft_balance::{Endpoint, Timestamp};
 use weft_core::{EndpointAddr, PeerRule, SpiffeId};
@@ -83,7 +84,7 @@ pub(crate) type PlainPeer = Pools<Plain>;
 
 /// Dials an endpoint without a sidecar.
 pub(crate) struct Plain {
-    endpoint: EndpointAddr,
+    endpoint: Arc<Endpoint>,
     connect: Rc<dyn Connect>,
     outside: Option<Rc<Outside>>,
     handshake: Duration,
@@ -93,17 +94,19 @@ impl Dial for Plain {
     type Io = PeerIo;
 
     async fn dial(&self, speaks: Speaks) -> Result<PeerIo, DialError> {
-        let tcp = self.connect.plain(self.endpoint).await?;
-        match &self.outside {
-            None => Ok(PeerIo::Plain(tcp)),
+        let endpoint = self.endpoint.addr();
+        let tcp = self.connect.plain(endpoint).await?;
+        let io = match &self.outside {
+            None => PeerIo::Plain(tcp),
             Some(outside) => {
                 let secured = outside.handshake(tcp, speaks, self.handshake).await;
-                if let Err(error) = &secured {
-                    tracing::warn!(endpoint = %self.endpoint, error = %error.detail, "no TLS with an upstream");
-                }
-                secured
+                secured.inspect_err(
+                    |error| tracing::warn!(%endpoint, error = %error.detail, "no TLS with an upstream"),
+                )?
             }
-        }
+        };
+        self.endpoint.connected();
+        Ok(io)
     }
 
     fn reset_on_close(io: &PeerIo) {
@@ -162,13 +165,18 @@ impl EndpointLinks {
     pub(crate) fn plain(&self, cluster: &Cluster) -> Rc<PlainPeer> {
         let made = self.plain.get_or_init(|| {
             let ways = &cluster.ways;
-            let endpoint = self.endpoint.addr();
+            let endpoint = Arc::clone(&self.endpoint);
             let (connect, outside) = (Rc::clone(&ways.connect), cluster.outside.clone());
             let dial = Plain { endpoint, connect, outside, handshake: ways.handshake };
             let most = ways.max_connections;
-            Rc::new(Pools::new(endpoint, dial, &ways.limits, most, &ways.telemetry.shard))
+            Rc::new(Pools::new(self.endpoint.addr(), dial, &ways.limits, most, &ways.telemetry.shard))
         });
         Rc::clone(made)
+    }
+
+    /// The same, where one is open that a request of this version can be sent over.
+    pub(crate) fn plain_now(&self, version: Version) -> Option<Rc<PlainPeer>> {
+        self.plain.get().filter(|plain| plain.is_open(version)).cloned()
     }
 
     /// Whether a permissive client should try plaintext at once.

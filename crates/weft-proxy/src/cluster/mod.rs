@@ -157,7 +157,7 @@ impl Cluster {
         self.rule.borrow().mode.of_all()
     }
 
-    /// Reaches an endpoint by mutual TLS, or in plaintext where the mode towards it allows that: the one place that decides.
+    /// Reaches an endpoint by mutual TLS, or in plaintext where the mode towards it allows that: [`is_plaintext`] alone decides.
     pub(crate) async fn by_mode<T>(
         &self,
         links: &EndpointLinks,
@@ -166,7 +166,7 @@ impl Cluster {
     ) -> Result<T, DialError> {
         let now = Timestamp::now();
         let mode = self.mode_towards(links.endpoint.addr());
-        if mode == MtlsMode::Disable || (mode == MtlsMode::Permissive && links.is_plaintext(now)) {
+        if is_plaintext(mode, links, now) {
             return plain().await;
         }
         match mutual().await {
@@ -176,6 +176,18 @@ impl Cluster {
             }
             reached => reached,
         }
+    }
+
+    /// The same where nothing has to be waited for: over what is open.
+    pub(crate) fn by_mode_now<T>(
+        &self,
+        links: &EndpointLinks,
+        now: Timestamp,
+        mutual: impl FnOnce() -> Option<T>,
+        plain: impl FnOnce() -> Option<T>,
+    ) -> Option<T> {
+        let mode = self.mode_towards(links.endpoint.addr());
+        if is_plaintext(mode, links, now) { plain() } else { mutual() }
     }
 
     /// Which identities its endpoints may have.
@@ -324,6 +336,15 @@ impl Cluster {
             endpoint.failed_connect(Timestamp::now());
             self.service().refresh_soon();
         }
+    }
+}
+
+/// Whether an endpoint is called in plaintext at once.
+fn is_plaintext(mode: MtlsMode, links: &EndpointLinks, now: Timestamp) -> bool {
+    match mode {
+        MtlsMode::Strict => false,
+        MtlsMode::Permissive => links.is_plaintext(now),
+        MtlsMode::Disable => true,
     }
 }
 

@@ -12,11 +12,11 @@ use std::time::Duration;
 use http::{HeaderMap, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use weft_balance::Timestamp;
-use weft_core::{EndpointAddr, MtlsMode};
+use weft_core::EndpointAddr;
 use weft_http::wire::{self, Original};
-use weft_http::{Body, ErrorCode, Interim, Lease, Opened, Replay, Sent, UpgradeIo, unanswered};
+use weft_http::{Body, ErrorCode, Interim, Lease, Opened, Replay, UpgradeIo, unanswered};
+use weft_telemetry::trace::TraceContext;
 
-use super::Start;
 use super::retry::{Again, Spare, allow, was_refused};
 use crate::cluster::{Cluster, EndpointLinks, Link, Picked, PlainPeer};
 use crate::dial::DialError;
@@ -60,7 +60,7 @@ impl Tries<'_> {
     }
 
     /// Whether one sending says it all, so that it can be made without waiting.
-    fn is_plain(&self) -> bool {
+    pub(super) fn is_plain(&self) -> bool {
         self.codes.is_empty() && self.each.is_none()
     }
 
@@ -85,14 +85,6 @@ enum Way {
     Plain(Rc<PlainPeer>),
 }
 
-/// A request that is on its way, and what it may still need. (Apart from the future of the request, which would have room
-/// for it in each of its steps.)
-pub(crate) struct Pending {
-    sent: Sent,
-    links: Rc<EndpointLinks>,
-    spare: Spare,
-}
-
 /// A request to be sent, and what became of it so far.
 pub(crate) struct Attempt {
     request: Request<()>,
@@ -107,7 +99,12 @@ impl Attempt {
         Self { request, body, replay: None, tried: Vec::new(), because: None }
     }
 
-    fn after(again: Again, links: &EndpointLinks) -> Self {
+    /// Of a request whose body is put aside already.
+    pub(super) fn keeping(self, replay: Option<Replay>) -> Self {
+        Self { replay, ..self }
+    }
+
+    pub(super) fn after(again: Again, links: &EndpointLinks) -> Self {
         let Again { request, body, replay, because } = again;
         let because = Some(because);
         let tried = if was_refused(&because) { Vec::new() } else { vec![links.endpoint.addr()] };
@@ -117,7 +114,7 @@ impl Attempt {
 
 impl Sender<'_> {
     /// The endpoint that has the client's login or session.
-    fn pick_home(&self, now: Timestamp) -> Option<Picked> {
+    pub(super) fn pick_home(&self, now: Timestamp) -> Option<Picked> {
         if let Some(home) = self.client.home.get() {
             return self.cluster.pick_at(now, home);
         }
@@ -126,7 +123,7 @@ impl Sender<'_> {
     }
 
     /// A request of the client goes to this endpoint.
-    fn settle(&self, picked: &Picked) {
+    pub(super) fn settle(&self, picked: &Picked) {
         if self.client.login.get() {
             self.client.home.set(Some(picked.links.endpoint.addr()));
         }
@@ -291,53 +288,19 @@ impl Sender<'_> {
         if asked { Failure { effect: Effect::AskedFor, ..failure } } else { failure }
     }
 
-    /// Sends a request, if nothing has to be waited for. This is no async function, because the future of one keeps room for
-    /// all it ever held.
-    pub(super) fn start(
+    /// Tells what came of a sending, or goes on with the request elsewhere.
+    pub(super) async fn conclude(
         &self,
-        request: Request<Body>,
-        version: Version,
-        record: &mut RequestRecord,
-    ) -> Start<Box<Pending>, Attempt> {
-        let cluster = self.cluster;
-        if !request.body().is_end_stream() || !self.tries.is_plain() {
-            let (head, body) = request.into_parts();
-            return Start::Waits(Attempt::first(Request::from_parts(head, ()), body));
-        }
-        let request = request.map(drop);
-        let strict = cluster.mode() == MtlsMode::Strict;
-        let now = Timestamp::at(record.started());
-        let picked = strict.then(|| self.pick_home(now).or_else(|| cluster.pick_now(now, &[]))).flatten();
-        let found = picked.and_then(|picked| Some((picked.links.link_now(&cluster.ways)?, picked)));
-        let Some((Lease { connection: link, slot }, picked)) = found else {
-            return Start::Waits(Attempt::first(request, Body::Empty));
-        };
-        self.settle(&picked);
-        let links = Rc::clone(&picked.links);
-        let spare = Spare::head(&request, self.tries.most > 1);
-        Serving { cluster, picked, record: &mut *record }.over_link(&link, version);
-        match slot.send_now(request) {
-            Ok(sent) => Start::Sent(Box::new(Pending { sent, links, spare })),
-            Err(error) => match spare.again(error.into(), cluster, &links, record) {
-                Ok(again) => Start::Waits(Attempt::after(again, &links)),
-                Err(failure) => Start::Failed(failure),
-            },
-        }
-    }
-
-    /// Brings the answer of a request that was sent.
-    pub(super) async fn finish(
-        &self,
-        pending: Box<Pending>,
+        answer: Result<Response<Body>, Failure>,
+        spare: Spare,
+        links: &EndpointLinks,
         interim: &Interim<'_>,
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Failure> {
-        let Pending { sent, links, spare } = *pending;
-        let answer = sent.head(interim).await.map_err(Failure::from).and_then(cleaned);
-        match self.judge_answer(answer, spare, &links, record) {
+        match self.judge_answer(answer, spare, links, record) {
             ControlFlow::Break(done) => done,
             ControlFlow::Continue(again) => {
-                Box::pin(self.carry(Attempt::after(again, &links), interim, record)).await
+                Box::pin(self.carry(Attempt::after(again, links), interim, record)).await
             }
         }
     }
@@ -375,29 +338,40 @@ fn is_asked_for(because: &Option<Failure>) -> bool {
 }
 
 /// The endpoint that is to serve one sending.
-struct Serving<'a> {
-    cluster: &'a Cluster,
-    picked: Picked,
-    record: &'a mut RequestRecord,
+pub(super) struct Serving<'a> {
+    pub(super) cluster: &'a Cluster,
+    pub(super) picked: Picked,
+    pub(super) record: &'a mut RequestRecord,
 }
 
 impl Serving<'_> {
-    fn over_link(self, link: &Link, version: Version) {
+    pub(super) fn over_link(self, link: &Link, version: Version) {
         let series = link.series.get(&self.cluster.ways.telemetry.shard, version);
         let endpoint = self.picked.links.endpoint.addr().get();
         self.record.served_by(series, Some(self.picked.in_flight), endpoint, Some(Arc::clone(&link.peer)));
     }
 
-    /// Restores a request for an application without a sidecar.
-    fn in_plaintext(self, request: &mut Request<Body>) -> Result<Original, ErrorCode> {
-        let series = self.cluster.unserved.get(&self.cluster.ways.telemetry.shard, request.version());
+    /// By an application without a sidecar.
+    pub(super) fn over_plain(self, version: Version) {
+        let series = self.cluster.unserved.get(&self.cluster.ways.telemetry.shard, version);
         let endpoint = self.picked.links.endpoint.addr().get();
         self.record.served_by(series, Some(self.picked.in_flight), endpoint, None);
-        let original = wire::from_link(request)?;
-        // Nobody behind us will.
-        complete(self.record.trace.context, request.headers_mut());
-        Ok(original)
     }
+
+    /// The same, with its request restored for it.
+    fn in_plaintext(self, request: &mut Request<Body>) -> Result<Original, ErrorCode> {
+        let original = restored(request, self.record.trace.context);
+        self.over_plain(request.version());
+        original
+    }
+}
+
+/// Restores a request for an application without a sidecar.
+pub(super) fn restored(request: &mut Request<Body>, trace: TraceContext) -> Result<Original, ErrorCode> {
+    let original = wire::from_link(request)?;
+    // Nobody behind us will.
+    complete(trace, request.headers_mut());
+    Ok(original)
 }
 
 /// One sending of an ordinary request.
@@ -423,7 +397,7 @@ async fn send(
 }
 
 /// An answer without what only the mesh may say.
-fn cleaned(mut response: Response<Body>) -> Result<Response<Body>, Failure> {
+pub(super) fn cleaned(mut response: Response<Body>) -> Result<Response<Body>, Failure> {
     wire::clean_answer(&mut response)?;
     Ok(response)
 }

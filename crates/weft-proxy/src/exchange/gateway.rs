@@ -12,7 +12,8 @@ use weft_route::{HttpTable, Listener, ListenerKind, RequestView};
 use weft_telemetry::HttpSeries;
 use weft_telemetry::metrics::{Direction, TlsLabel};
 
-use super::attempt::{Attempt, Client, Pending};
+use super::at_once::Pending;
+use super::attempt::{Attempt, Client};
 use super::routed::{Routed, Stop, answer_at_once};
 use super::{Side, Start, Verdict, as_sent, mirror};
 use crate::failure::Failure;

@@ -10,7 +10,7 @@ use http::{HeaderValue, Request, Response, Version};
 use weft_config::ConfigHandle;
 use weft_http::headers::{X_FORWARDED_CLIENT_CERT, add_forwarded_for};
 use weft_http::wire::{self, Original};
-use weft_http::{Body, ErrorCode, Interim, Sending, Sent, judge};
+use weft_http::{Body, ErrorCode, Interim, judge};
 use weft_identity::PeerIdentity;
 use weft_telemetry::HttpSeries;
 use weft_telemetry::metrics::Direction;
@@ -18,7 +18,7 @@ use weft_telemetry::metrics::Direction;
 use super::{Side, Start, Verdict, as_sent};
 use crate::application::Application;
 use crate::failure::Failure;
-use crate::pools::Behind;
+use crate::pools::{Behind, Started};
 use crate::record::{ConnectionFacts, RequestRecord, complete};
 use crate::telemetry::{Labels, SeriesByVersion, WorkerTelemetry, workload_of};
 
@@ -46,14 +46,6 @@ pub(crate) struct Inbound {
     client_addr: HeaderValue,
     /// What is to live as long as the connection.
     _held: Box<dyn Any>,
-}
-
-/// A request to the application that is on its way.
-pub(crate) enum OnItsWay {
-    /// Over an idle connection: the usual case.
-    Http1(Sending),
-    /// Over an open HTTP/2 connection. (Apart from the future of the request, as the other.)
-    Http2(Box<Sent>),
 }
 
 impl Inbound {
@@ -105,7 +97,7 @@ impl Inbound {
 impl Side for Inbound {
     const DIRECTION: Direction = Direction::Inbound;
     type Route = ();
-    type Sent = OnItsWay;
+    type Sent = Started;
     type Waiting = Request<Body>;
 
     fn is_link(&self) -> bool {
@@ -151,37 +143,23 @@ impl Side for Inbound {
         &self,
         (): (),
         request: Request<Body>,
-        version: Version,
+        _version: Version,
         _record: &mut RequestRecord,
-    ) -> Start<OnItsWay, Request<Body>> {
-        let pools = &self.application.pools;
-        if version == Version::HTTP_2 {
-            return match pools.open_now(request) {
-                Ok(Ok(sent)) => Start::Sent(OnItsWay::Http2(Box::new(sent))),
-                Ok(Err(failure)) => Start::Failed(failure),
-                Err(request) => Start::Waits(*request),
-            };
-        }
-        match pools.send_now(request) {
-            Ok(sending) => Start::Sent(OnItsWay::Http1(sending)),
+    ) -> Start<Started, Request<Body>> {
+        match self.application.pools.start(request) {
+            Ok(Ok(started)) => Start::Sent(started),
+            Ok(Err(failure)) => Start::Failed(failure),
             Err(request) => Start::Waits(*request),
         }
     }
 
     async fn finish(
         &self,
-        sent: OnItsWay,
+        started: Started,
         interim: &Interim<'_>,
         _record: &mut RequestRecord,
     ) -> Result<Response<Body>, Failure> {
-        match sent {
-            OnItsWay::Http1(sending) => self.application.pools.finish(sending, interim).await,
-            OnItsWay::Http2(sent) => {
-                let mut response = sent.head(interim).await?;
-                wire::strip_internal(response.headers_mut());
-                Ok(response)
-            }
-        }
+        self.application.pools.finish(started, interim).await
     }
 
     async fn carry(

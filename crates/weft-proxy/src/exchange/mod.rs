@@ -4,11 +4,14 @@
 //! wire, who the peer is, and where it is sent. A side that can send at once does so before anything is waited for; that is
 //! the usual case, and its future stays small.
 
+mod at_once;
 mod attempt;
 mod gateway;
 mod inbound;
 mod mirror;
 mod outbound;
+#[cfg(test)]
+mod plain_tests;
 mod retry;
 mod routed;
 #[cfg(test)]

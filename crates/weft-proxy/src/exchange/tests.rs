@@ -153,6 +153,45 @@ async fn act(
     }
 }
 
+/// What clusters have in common whose connections come about so.
+pub(super) fn ways(connect: Rc<dyn Connect>, budget: RetryBudget) -> (Rc<Ways>, Registry) {
+    let text = "identity: {trustDomain: mesh.test, files: {certificate: c, key: k, bundle: b}}\n";
+    let mut config = ProxyConfig::from_text(Path::new("weft.yaml"), text, &Env::empty()).unwrap();
+    config.retries.budget = budget;
+    let registry = Registry::default();
+    let sampler = Arc::new(Sampler::new(0.0).unwrap());
+    let target = AccessLogTarget::File("/dev/null".into());
+    let (access, _writer) = AccessLog::start(&target, AccessLogMode::Off, 1, &registry).unwrap();
+    let telemetry = Rc::new(WorkerTelemetry::new(&registry, &sampler, None, &access));
+    let ways = Rc::new(Ways {
+        connect,
+        telemetry,
+        limits: Rc::new(Limits::new(&config)),
+        retries: config.retries,
+        max_connections: 4,
+        generation: Rc::new(Cell::new(0)),
+        rng: RefCell::new(fastrand::Rng::with_seed(1)),
+        affinity_key: 1,
+        direction: Direction::Outbound,
+        handshake: SECOND,
+    });
+    (ways, registry)
+}
+
+/// Serves a client's requests to a cluster.
+pub(super) fn client_of(cluster: &Rc<Cluster>, times: Times) -> DuplexStream {
+    let (client, io) = duplex(1 << 16);
+    let side = Outbound::new(Destination::of_cluster(cluster), None, false, false);
+    let facts = side.facts(([127, 0, 0, 1], 1).into());
+    let ways = &cluster.ways;
+    let handler = Exchange::new(side, &ways.telemetry, facts, times);
+    let limits = ways.limits.http1;
+    tokio::task::spawn_local(async move {
+        let _ = serve_http1(io, |_| (), handler, &limits, Drain::never()).await;
+    });
+    client
+}
+
 /// A client whose connection an exchange serves.
 struct Scene {
     peers: Rc<Peers>,
@@ -165,7 +204,7 @@ fn endpoint(last: u8) -> EndpointAddr {
     EndpointAddr::new(([10, 0, 0, last], 80).into())
 }
 
-fn rule(namespace: &str) -> MeshRule {
+pub(super) fn rule(namespace: &str) -> MeshRule {
     let peer = PeerRule {
         trust_domain: "mesh.test".parse().unwrap(),
         namespace: Some(namespace.parse().unwrap()),
@@ -181,29 +220,10 @@ impl Scene {
     }
 
     fn with_budget(does: &[Does], budget: RetryBudget) -> Self {
-        let text = "identity: {trustDomain: mesh.test, files: {certificate: c, key: k, bundle: b}}\n";
-        let mut config = ProxyConfig::from_text(Path::new("weft.yaml"), text, &Env::empty()).unwrap();
-        config.retries.budget = budget;
-        let registry = Registry::default();
-        let sampler = Arc::new(Sampler::new(0.0).unwrap());
-        let target = AccessLogTarget::File("/dev/null".into());
-        let (access, _writer) = AccessLog::start(&target, AccessLogMode::Off, 1, &registry).unwrap();
-        let telemetry = Rc::new(WorkerTelemetry::new(&registry, &sampler, None, &access));
         let peers = Rc::new(Peers::default());
         let all: Vec<EndpointAddr> = (1..).map(endpoint).take(does.len()).collect();
         peers.does.borrow_mut().extend(all.iter().copied().zip(does.iter().copied()));
-        let ways = Rc::new(Ways {
-            connect: Rc::clone(&peers) as _,
-            telemetry,
-            limits: Rc::new(Limits::new(&config)),
-            retries: config.retries,
-            max_connections: 4,
-            generation: Rc::new(Cell::new(0)),
-            rng: RefCell::new(fastrand::Rng::with_seed(1)),
-            affinity_key: 1,
-            direction: Direction::Outbound,
-            handshake: SECOND,
-        });
+        let (ways, registry) = ways(Rc::clone(&peers) as _, budget);
         let list = EndpointList::new(1, all, AppProtocol::Http, EndpointSource::Static);
         let cluster =
             Cluster::new(&ways, &"orders.shop:80".into(), rule("shop"), Service::listed(&list), None);
@@ -217,16 +237,7 @@ impl Scene {
 
     /// A client's connection.
     fn client(&self) -> DuplexStream {
-        let (client, io) = duplex(1 << 16);
-        let side = Outbound::new(Destination::of_cluster(&self.cluster), None, false, false);
-        let facts = side.facts(([127, 0, 0, 1], 1).into());
-        let ways = &self.cluster.ways;
-        let handler = Exchange::new(side, &ways.telemetry, facts, self.times);
-        let limits = ways.limits.http1;
-        tokio::task::spawn_local(async move {
-            let _ = serve_http1(io, |_| (), handler, &limits, Drain::never()).await;
-        });
-        client
+        client_of(&self.cluster, self.times)
     }
 
     /// Sends `text` and reads until the connection ends.

@@ -1,12 +1,13 @@
 //! Envoy: `--concurrency 1`, from the Python package that ships its binary.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-use super::{Link, Pair, Peer, plain_port, start_both, tls_port};
+use super::{Link, Peer, Proxies, plain_port, start_both, tls_port};
 use crate::bench::backend;
 use crate::bench::certs::{CLIENT_ID, Certificates, SERVER_ID, Side};
 use crate::bench::topology::{Bed, SERVER_IP};
@@ -62,17 +63,13 @@ impl Peer for Envoy {
         }
     }
 
-    fn start(&self, bed: &Bed, certificates: &Certificates) -> Result<Pair> {
+    fn start(&self, bed: &Bed, certificates: &Certificates) -> Result<Proxies> {
         let text = |side| serde_json::to_string_pretty(&self.bootstrap(side, certificates));
         let client = bed.write("envoy-a.json", &text(Side::Client)?)?;
         let server = bed.write("envoy-b.json", &text(Side::Server)?)?;
         start_both(bed, |side| {
             let file = if side == Side::Client { &client } else { &server };
-            let fixed = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning", "-c"];
-            let mut words = vec![self.binary.clone().into_os_string()];
-            words.extend(fixed.map(Into::into));
-            words.push(file.into());
-            words
+            self.words(file.clone())
         })
     }
 
@@ -80,7 +77,7 @@ impl Peer for Envoy {
         format!("127.0.0.1:{}", plain_port(listener))
     }
 
-    fn mutual_tls_address(&self) -> String {
+    fn tls_address(&self) -> String {
         format!("{SERVER_IP}:{}", tls_port(Listener::Http1))
     }
 }
@@ -88,6 +85,15 @@ impl Peer for Envoy {
 const TYPES: &str = "type.googleapis.com/envoy.extensions";
 
 impl Envoy {
+    /// How it is run with this configuration.
+    pub(crate) fn words(&self, file: PathBuf) -> Vec<OsString> {
+        let fixed = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning", "-c"];
+        let mut words = vec![self.binary.clone().into_os_string()];
+        words.extend(fixed.map(Into::into));
+        words.push(file.into());
+        words
+    }
+
     fn bootstrap(&self, side: Side, certificates: &Certificates) -> Value {
         let all = [Listener::Http1, Listener::Http2, Listener::Tcp];
         json!({
@@ -123,19 +129,13 @@ impl Envoy {
                 common["alpn_protocols"] =
                     json!([if self.downstream_http2(side, kind) { "h2" } else { "http/1.1" }]);
             }
-            chain["transport_socket"] = json!({
-                "name": "envoy.transport_sockets.tls",
-                "typed_config": {
-                    "@type": format!("{TYPES}.transport_sockets.tls.v3.DownstreamTlsContext"),
-                    "require_client_certificate": true,
-                    "common_tls_context": common,
-                }
-            });
+            chain["transport_socket"] = downstream_tls(true, &common);
         }
         json!({ "name": cluster_name(kind), "address": socket(address, port), "filter_chains": [chain] })
     }
 
-    fn cluster(&self, side: Side, kind: Listener, certificates: &Certificates) -> Value {
+    /// Where a side sends what comes to a listener.
+    pub(crate) fn cluster(&self, side: Side, kind: Listener, certificates: &Certificates) -> Value {
         let (address, port) = match side {
             Side::Client => (SERVER_IP, tls_port(kind)),
             Side::Server => ("127.0.0.1", backend::port(kind)),
@@ -181,19 +181,23 @@ impl Envoy {
     }
 }
 
-fn cluster_name(kind: Listener) -> &'static str {
+/// The cluster of a listener.
+pub(crate) fn cluster_name(kind: Listener) -> &'static str {
     match kind {
         Listener::Http1 => "http1",
         Listener::Http2 => "http2",
         Listener::Tcp => "tcp",
+        Listener::Edge => "edge",
     }
 }
 
-fn socket(address: &str, port: u16) -> Value {
+/// An address.
+pub(crate) fn socket(address: &str, port: u16) -> Value {
     json!({ "socket_address": { "address": address, "port_value": port } })
 }
 
-fn http_filter(kind: Listener, codec: &str) -> Value {
+/// What takes requests and sends all of them to the listener's cluster.
+pub(crate) fn http_filter(kind: Listener, codec: &str) -> Value {
     json!({
         "name": "envoy.filters.network.http_connection_manager",
         "typed_config": {
@@ -214,8 +218,20 @@ fn http_filter(kind: Listener, codec: &str) -> Value {
     })
 }
 
+/// TLS with clients.
+pub(crate) fn downstream_tls(mutual: bool, common: &Value) -> Value {
+    json!({
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": format!("{TYPES}.transport_sockets.tls.v3.DownstreamTlsContext"),
+            "require_client_certificate": mutual,
+            "common_tls_context": common,
+        }
+    })
+}
+
 /// TLS 1.3 with this side's certificate, and the other side checked against the CA and its exact identity.
-fn tls_context(certificates: &Certificates, side: Side, other: &str) -> Value {
+pub(crate) fn tls_context(certificates: &Certificates, side: Side, other: &str) -> Value {
     json!({
         "tls_params": { "tls_minimum_protocol_version": "TLSv1_3", "tls_maximum_protocol_version": "TLSv1_3" },
         "tls_certificates": [{

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::{Link, Pair, Peer, plain_port, start_both, tls_port};
+use super::{Link, Peer, Proxies, plain_port, start_both, tls_port};
 use crate::bench::backend;
 use crate::bench::certs::{Certificates, Side};
 use crate::bench::topology::{Bed, SERVER_IP};
@@ -38,7 +38,7 @@ impl Peer for Haproxy {
         }
     }
 
-    fn start(&self, bed: &Bed, certificates: &Certificates) -> Result<Pair> {
+    fn start(&self, bed: &Bed, certificates: &Certificates) -> Result<Proxies> {
         let client = bed.write("haproxy-a.cfg", &self.client(certificates))?;
         let server = bed.write("haproxy-b.cfg", &self.server(certificates))?;
         start_both(bed, |side| {
@@ -51,12 +51,13 @@ impl Peer for Haproxy {
         format!("127.0.0.1:{}", plain_port(listener))
     }
 
-    fn mutual_tls_address(&self) -> String {
+    fn tls_address(&self) -> String {
         format!("{SERVER_IP}:{}", tls_port(Listener::Http1))
     }
 }
 
-const COMMON: &str = "global
+/// What pairs and gateways have in common.
+pub(crate) const COMMON: &str = "global
   nbthread 1
   maxconn 6500
   ssl-default-bind-options ssl-min-ver TLSv1.3

@@ -6,21 +6,22 @@
 //! as HTTP/1.1 or as HTTP/2, the bench uses the one that costs it less; the other is there as a peer of its own
 //! (`haproxy-h2`, `envoy-h2`), so that the choice can be checked.
 
-mod envoy;
-mod haproxy;
-mod nginx;
-mod weft;
+pub(crate) mod envoy;
+pub(crate) mod haproxy;
+pub(crate) mod nginx;
+pub(crate) mod weft;
 
 use std::path::PathBuf;
 
 use anyhow::Result;
 
 use crate::bench::certs::{Certificates, Side};
+use crate::bench::measure;
 use crate::bench::topology::Bed;
 use crate::bench::work::Listener;
 use crate::process::Background;
 
-pub(crate) use weft::{PROXY_USER, Weft};
+pub(crate) use weft::{PROXY_USER, Program, Weft};
 
 /// A running pair.
 pub(crate) struct Pair {
@@ -30,16 +31,40 @@ pub(crate) struct Pair {
     pub(crate) server: Background,
 }
 
-impl Pair {
-    /// The process ids of both proxies.
-    pub(crate) fn ids(&self) -> [u32; 2] {
-        [self.client.id(), self.server.id()]
+/// The running proxies of a peer: both of a pair, or the one that is a gateway.
+pub(crate) struct Proxies(Vec<Background>);
+
+impl From<Pair> for Proxies {
+    fn from(pair: Pair) -> Self {
+        Self(vec![pair.client, pair.server])
+    }
+}
+
+impl From<Background> for Proxies {
+    fn from(one: Background) -> Self {
+        Self(vec![one])
+    }
+}
+
+impl Proxies {
+    /// The process ids.
+    pub(crate) fn ids(&self) -> Vec<u32> {
+        self.0.iter().map(Background::id).collect()
     }
 
     /// An error with the log of the proxy that is gone, if one is.
     pub(crate) fn check(&mut self) -> Result<()> {
-        self.client.check()?;
-        self.server.check()
+        self.0.iter_mut().try_for_each(Background::check)
+    }
+
+    /// PSS of each, KiB.
+    pub(crate) fn pss_kib(&self) -> Result<Vec<u64>> {
+        self.ids().into_iter().map(measure::pss_kib).collect()
+    }
+
+    /// The ends of their logs.
+    pub(crate) fn logs(&self) -> String {
+        self.0.iter().map(Background::log_tail).collect::<Vec<_>>().join("\n")
     }
 }
 
@@ -60,12 +85,12 @@ pub(crate) trait Peer {
     fn version(&self) -> Result<String>;
     /// How it is set up, for the page: one sentence.
     fn note(&self) -> &'static str;
-    /// Starts both sides in the bed and waits until they listen.
-    fn start(&self, bed: &Bed, certificates: &Certificates) -> Result<Pair>;
+    /// Starts its proxies in the bed and waits until they listen.
+    fn start(&self, bed: &Bed, certificates: &Certificates) -> Result<Proxies>;
     /// Where the client dials for a listener.
     fn address(&self, listener: Listener) -> String;
-    /// Where side B accepts mTLS, for the check that it refuses a client without a certificate.
-    fn mutual_tls_address(&self) -> String;
+    /// Where it ends TLS, for the check that this is as it should be: side B of a pair, or the gateway.
+    fn tls_address(&self) -> String;
     /// Looks, after a round's loads, whether the pair did what its note says beside answering.
     fn check_after(&self, _bed: &Bed) -> Result<()> {
         Ok(())
@@ -104,12 +129,16 @@ pub(crate) fn by_names(names: &[String], weft: Option<&PathBuf>) -> Result<Vec<B
     Ok(peers)
 }
 
+/// Where gateways end TLS.
+pub(crate) const EDGE_PORT: u16 = 8443;
+
 /// Where side A of the other proxies listens: programs without interception are dialed themselves.
 fn plain_port(listener: Listener) -> u16 {
     match listener {
         Listener::Http1 => 7080,
         Listener::Http2 => 7082,
         Listener::Tcp => 7090,
+        Listener::Edge => EDGE_PORT,
     }
 }
 
@@ -119,13 +148,14 @@ fn tls_port(listener: Listener) -> u16 {
         Listener::Http1 => 9080,
         Listener::Http2 => 9082,
         Listener::Tcp => 9090,
+        Listener::Edge => EDGE_PORT,
     }
 }
 
 const LISTENERS: [Listener; 3] = [Listener::Http1, Listener::Http2, Listener::Tcp];
 
 /// Starts side B and then side A with these configurations, and waits for their listeners.
-fn start_both(bed: &Bed, words: impl Fn(Side) -> Vec<std::ffi::OsString>) -> Result<Pair> {
+fn start_both(bed: &Bed, words: impl Fn(Side) -> Vec<std::ffi::OsString>) -> Result<Proxies> {
     let core = crate::bench::topology::Core::Proxy;
     let mut server = bed.start("side-b", Side::Server, core, None, &words(Side::Server))?;
     for listener in LISTENERS {
@@ -135,5 +165,5 @@ fn start_both(bed: &Bed, words: impl Fn(Side) -> Vec<std::ffi::OsString>) -> Res
     for listener in LISTENERS {
         bed.wait_listening(Side::Client, plain_port(listener), &mut client)?;
     }
-    Ok(Pair { client, server })
+    Ok(Pair { client, server }.into())
 }

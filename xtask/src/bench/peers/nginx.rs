@@ -5,7 +5,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use super::{Pair, Peer, plain_port, start_both, tls_port};
+use super::{Peer, Proxies, plain_port, start_both, tls_port};
 use crate::bench::backend::{self, NGINX_HTTP, nginx_main};
 use crate::bench::certs::{Certificates, SERVER_NAME, Side};
 use crate::bench::topology::{Bed, SERVER_IP};
@@ -31,7 +31,7 @@ impl Peer for Nginx {
         "one process, `keepalive` upstreams, buffers that hold a 64 KiB body; HTTP/1.1 between the sides for every client (its proxy has no other)"
     }
 
-    fn start(&self, bed: &Bed, certificates: &Certificates) -> Result<Pair> {
+    fn start(&self, bed: &Bed, certificates: &Certificates) -> Result<Proxies> {
         let client = bed.write("nginx-a.conf", &client(bed, certificates))?;
         let server = bed.write("nginx-b.conf", &server(bed, certificates))?;
         start_both(bed, |side| {
@@ -44,13 +44,13 @@ impl Peer for Nginx {
         format!("127.0.0.1:{}", plain_port(listener))
     }
 
-    fn mutual_tls_address(&self) -> String {
+    fn tls_address(&self) -> String {
         format!("{SERVER_IP}:{}", tls_port(Listener::Http1))
     }
 }
 
 /// Keep-alive towards the other side, and buffers in memory: with the defaults a 64 KiB body goes to a file.
-const PROXY: &str =
+pub(crate) const PROXY: &str =
     "proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $http_host;
   proxy_buffer_size 16k; proxy_buffers 8 16k; proxy_max_temp_file_size 0; proxy_read_timeout 1h;";
 
@@ -58,7 +58,8 @@ fn main(bed: &Bed, name: &str) -> String {
     format!("load_module {};\n{}", setup::NGINX_STREAM, nginx_main(bed, name))
 }
 
-fn upstream(address: &str) -> String {
+/// What is proxied to.
+pub(crate) fn upstream(address: &str) -> String {
     format!(
         "upstream next {{ server {address}; keepalive 512; keepalive_requests 1000000000; keepalive_time 1d; keepalive_timeout 1h; }}"
     )

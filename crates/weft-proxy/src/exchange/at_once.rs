@@ -1,0 +1,171 @@
+//! Sending a request at once: over a mesh link or a kept-alive connection that is open already.
+//!
+//! It is the usual case, and the cheap one: nothing is waited for before the answer, so that the request needs no future that has
+//! room for all that may have to be waited for. What is promised is the same either way ([`super::attempt`]).
+
+use std::rc::Rc;
+
+use http::{Request, Response, Version};
+use http_body::Body as _;
+use weft_balance::Timestamp;
+use weft_core::MtlsMode;
+use weft_http::wire;
+use weft_http::{Body, Interim, Lease, Replay, Sent};
+
+use super::Start;
+use super::attempt::{Attempt, Sender, Serving, cleaned, restored};
+use super::retry::Spare;
+use crate::cluster::{EndpointLinks, Link, Picked, PlainPeer};
+use crate::failure::Failure;
+use crate::pools::Started;
+use crate::record::RequestRecord;
+
+/// A request that is on its way, and what it may still need. (Apart from the future of the request, which would have room
+/// for it in each of its steps.)
+pub(crate) struct Pending {
+    sent: OnItsWay,
+    links: Rc<EndpointLinks>,
+    spare: Spare,
+}
+
+/// Over what it was sent.
+enum OnItsWay {
+    Link(Sent),
+    Plain(Rc<PlainPeer>, Started),
+}
+
+/// What is open towards an endpoint.
+enum Open {
+    Link(Lease<Link>),
+    Plain(Rc<PlainPeer>),
+}
+
+type Starting = Start<Box<Pending>, Attempt>;
+
+impl Sender<'_> {
+    /// Sends a request, if nothing has to be waited for. This is no async function, because the future of one keeps room for
+    /// all it ever held.
+    pub(super) fn start(
+        &self,
+        request: Request<Body>,
+        version: Version,
+        record: &mut RequestRecord,
+    ) -> Starting {
+        let cluster = self.cluster;
+        // A body goes along at once where the connection is the request's own.
+        let waits = !request.body().is_end_stream()
+            && (cluster.mode() != MtlsMode::Disable || request.version() == Version::HTTP_2);
+        if waits || !self.tries.is_plain() {
+            return waiting(request);
+        }
+        let now = Timestamp::at(record.started());
+        let picked = self.pick_home(now).or_else(|| cluster.pick_now(now, &[]));
+        let found = picked.and_then(|picked| {
+            let links = &picked.links;
+            let link = || links.link_now(&cluster.ways).map(Open::Link);
+            let plain = || links.plain_now(request.version()).map(Open::Plain);
+            Some((cluster.by_mode_now(links, now, link, plain)?, picked))
+        });
+        match found {
+            None => waiting(request),
+            Some((Open::Link(lease), picked)) => self.over_link(lease, picked, request, version, record),
+            Some((Open::Plain(peer), picked)) => self.over_plain(peer, picked, request, record),
+        }
+    }
+
+    fn over_link(
+        &self,
+        Lease { connection: link, slot }: Lease<Link>,
+        picked: Picked,
+        request: Request<Body>,
+        version: Version,
+        record: &mut RequestRecord,
+    ) -> Starting {
+        let request = request.map(drop);
+        self.settle(&picked);
+        let links = Rc::clone(&picked.links);
+        let spare = Spare::head(&request, self.tries.most > 1);
+        Serving { cluster: self.cluster, picked, record: &mut *record }.over_link(&link, version);
+        match slot.send_now(request) {
+            Ok(sent) => Start::Sent(Box::new(Pending { sent: OnItsWay::Link(sent), links, spare })),
+            Err(error) => self.start_again(error.into(), spare, &links, record),
+        }
+    }
+
+    /// Sends a request to an application without a sidecar, if a connection to it is idle.
+    fn over_plain(
+        &self,
+        peer: Rc<PlainPeer>,
+        picked: Picked,
+        request: Request<Body>,
+        record: &mut RequestRecord,
+    ) -> Starting {
+        let (head, body) = request.into_parts();
+        let head = Request::from_parts(head, ());
+        let another = self.tries.most > 1;
+        let (replay, body) = if another && !body.is_end_stream() {
+            let (kept, first) = Replay::of(body);
+            (Some(kept), first)
+        } else {
+            (None, body)
+        };
+        let spare = Spare::head(&head, another);
+        let mut request = head.map(|()| body);
+        let original = match restored(&mut request, record.trace.context) {
+            Ok(original) => original,
+            Err(code) => return Start::Failed(code.into()),
+        };
+        let version = request.version();
+        let started = match peer.start(request) {
+            Ok(started) => started,
+            // Those that were idle are all closed.
+            Err(mut request) => {
+                wire::to_link(&mut request, original.upgrade);
+                let (head, body) = request.into_parts();
+                return Start::Waits(Attempt::first(Request::from_parts(head, ()), body).keeping(replay));
+            }
+        };
+        self.settle(&picked);
+        let (links, spare) = (Rc::clone(&picked.links), spare.with_body(replay));
+        Serving { cluster: self.cluster, picked, record: &mut *record }.over_plain(version);
+        match started {
+            Ok(started) => {
+                Start::Sent(Box::new(Pending { sent: OnItsWay::Plain(peer, started), links, spare }))
+            }
+            Err(failure) => self.start_again(failure, spare, &links, record),
+        }
+    }
+
+    fn start_again(
+        &self,
+        failure: Failure,
+        spare: Spare,
+        links: &EndpointLinks,
+        record: &mut RequestRecord,
+    ) -> Starting {
+        match spare.again(failure, self.cluster, links, record) {
+            Ok(again) => Start::Waits(Attempt::after(again, links)),
+            Err(failure) => Start::Failed(failure),
+        }
+    }
+
+    /// Brings the answer of a request that was sent.
+    pub(super) async fn finish(
+        &self,
+        pending: Box<Pending>,
+        interim: &Interim<'_>,
+        record: &mut RequestRecord,
+    ) -> Result<Response<Body>, Failure> {
+        let Pending { sent, links, spare } = *pending;
+        let answer = match sent {
+            OnItsWay::Link(sent) => sent.head(interim).await.map_err(Failure::from),
+            OnItsWay::Plain(peer, started) => peer.finish(started, interim).await,
+        };
+        self.conclude(answer.and_then(cleaned), spare, &links, interim, record).await
+    }
+}
+
+fn waiting(request: Request<Body>) -> Starting {
+    let (head, body) = request.into_parts();
+    Start::Waits(Attempt::first(Request::from_parts(head, ()), body))
+}
