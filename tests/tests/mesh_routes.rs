@@ -278,3 +278,103 @@ fn copies_go_to_a_service_that_may_hang() {
         Ok(())
     });
 }
+
+/// A gateway inside the mesh: workloads call it, and it calls others for them.
+const EAST_WEST: &str = "
+apiVersion: gateway.networking.k8s.io/v1
+kind: Gateway
+metadata: {name: api, namespace: edge}
+spec:
+  gatewayClassName: weft
+  listeners:
+  - {name: mesh, port: 15006, protocol: weft.dev/mesh, allowedRoutes: {namespaces: {from: All}}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: orders, namespace: shop}
+spec: {ports: [{name: http, port: 80}]}
+---
+apiVersion: weft.dev/v1alpha1
+kind: Backend
+metadata: {name: legacy, namespace: shop}
+spec: {endpoints: [{host: \"{legacy}\", port: 8080}]}
+---
+apiVersion: gateway.networking.k8s.io/v1
+kind: HTTPRoute
+metadata: {name: api, namespace: shop}
+spec:
+  parentRefs: [{name: api, namespace: edge}]
+  rules:
+  - matches: [{path: {value: /legacy}}]
+    backendRefs: [{group: weft.dev, kind: Backend, name: legacy}]
+  - matches: [{path: {value: /orders}}, {path: {value: /ws}}]
+    backendRefs: [{name: orders, port: 80}]
+";
+
+#[test]
+fn a_gateway_stands_between_workloads_of_the_mesh() {
+    story("mesh-gateway", |mesh| {
+        let orders = mesh.pod("orders.shop").start()?;
+        orders.app_as("http", 8080, "orders")?;
+        mesh.dns().set(Service::virtual_ip("orders.shop").port(80, 8080).on(&[&orders]))?;
+        let _orders = mesh.sidecar(&orders)?.start()?;
+        let legacy = mesh.pod("legacy.shop").ipv4_only().start()?;
+        legacy.app_as("http", 8080, "legacy")?;
+
+        let pod = mesh.pod("api.edge").start()?;
+        let resources = pod.dir().join("gateway.yaml");
+        fs::write(&resources, EAST_WEST.replace("{legacy}", &legacy.ip().to_string()))?;
+        // Callers dial the port of the service, and their sidecars the mesh listener.
+        mesh.dns().set(Service::virtual_ip("api.edge").port(80, 15006).on(&[&pod]))?;
+        let gateway = mesh.sidecar(&pod)?.gateway(&resources).start()?;
+        let web = mesh.pod("web.shop").start()?;
+        let _web = mesh.sidecar(&web)?.start()?;
+
+        for request in [
+            Request::get("http://api.edge/orders/1?q=2"),
+            Request::get("http://api.edge/orders/1?q=2").http2(),
+        ] {
+            let seen = web.send(request)?.json()?;
+            assert_eq!(
+                (&seen["server"], &seen["uri"]),
+                (&json!("orders"), &json!("/orders/1?q=2")),
+                "{seen}"
+            );
+            let from = seen["headers"]["x-forwarded-client-cert"].as_str().unwrap_or_default();
+            assert!(from.contains("URI=spiffe://weft.local/ns/edge/sa/api"), "{from}");
+        }
+        assert_eq!(web.get("http://api.edge/legacy")?.json()?["server"], "legacy");
+        let nowhere = web.get("http://api.edge/other")?;
+        assert_eq!((nowhere.status.as_u16(), nowhere.header("weft-error")), (404, "no-route"));
+        let opened = web.exec(&[
+            "curl",
+            "-s",
+            "-i",
+            "-N",
+            "--max-time",
+            "2",
+            "-H",
+            "connection: upgrade",
+            "-H",
+            "upgrade: websocket",
+            "-H",
+            "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+            "-H",
+            "sec-websocket-version: 13",
+            "http://api.edge/ws",
+        ])?;
+        assert!(opened.stdout.starts_with("HTTP/1.1 101"), "{}", opened.stdout);
+
+        let metrics = gateway.metrics()?;
+        let labels = [("parent", "edge/api/mesh"), ("backend", "orders.shop.svc.cluster.local:80")];
+        assert!(metrics.sum("weft_route_requests_total", &labels) >= 3.0);
+        // Without an identity of the mesh nobody gets in.
+        let outsider = mesh.pod("outsider.shop").start()?;
+        let answer = outsider.get(&format!("http://{}:15006/orders", pod.ip()));
+        assert!(answer.is_err(), "{answer:?}");
+        eventually("the refusal to be told", PATIENCE, || {
+            Ok(gateway.log().contains("refused a mesh link").then_some(()))
+        })?;
+        Ok(())
+    });
+}

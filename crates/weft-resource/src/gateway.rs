@@ -71,6 +71,10 @@ pub enum Protocol {
     /// Bytes.
     #[serde(rename = "TCP")]
     Tcp,
+    /// Requests from the sidecars of a mesh, over mutual TLS with the mesh's own identities. (The Gateway API leaves names with
+    /// a domain to implementations.)
+    #[serde(rename = "weft.dev/mesh")]
+    Mesh,
 }
 
 /// `listeners[].tls`.

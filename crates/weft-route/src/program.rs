@@ -47,6 +47,8 @@ pub enum SocketKind {
     Tls,
     /// Anything.
     Tcp,
+    /// A ClientHello of a sidecar.
+    Mesh,
 }
 
 /// Which listener.
@@ -103,6 +105,8 @@ pub enum ListenerKind {
     Passthrough(HostTable<Arc<L4Rule>>),
     /// Bytes.
     Tcp(Option<Arc<L4Rule>>),
+    /// Requests of the mesh's own workloads.
+    Mesh(Arc<HttpTable>),
 }
 
 /// How a listener terminates TLS.

@@ -3,6 +3,7 @@
 //! It is the usual case, and the cheap one: nothing is waited for before the answer, so that the request needs no future that has
 //! room for all that may have to be waited for. What is promised is the same either way ([`super::attempt`]).
 
+use std::ops::ControlFlow;
 use std::rc::Rc;
 
 use http::{Request, Response, Version};
@@ -22,16 +23,9 @@ use crate::record::RequestRecord;
 
 /// A request that is on its way, and what it may still need. (Apart from the future of the request, which would have room
 /// for it in each of its steps.)
-pub(crate) struct Pending {
-    sent: OnItsWay,
-    links: Rc<EndpointLinks>,
-    spare: Spare,
-}
-
-/// Over what it was sent.
-enum OnItsWay {
-    Link(Sent),
-    Plain(Rc<PlainPeer>, Started),
+pub(crate) enum Pending {
+    Link { sent: Sent, links: Rc<EndpointLinks>, spare: Spare },
+    Plain { peer: Rc<PlainPeer>, started: Started, links: Rc<EndpointLinks>, spare: Spare },
 }
 
 /// What is open towards an endpoint.
@@ -87,7 +81,7 @@ impl Sender<'_> {
         let spare = Spare::head(&request, self.tries.most > 1);
         Serving { cluster: self.cluster, picked, record: &mut *record }.over_link(&link, version);
         match slot.send_now(request) {
-            Ok(sent) => Start::Sent(Box::new(Pending { sent: OnItsWay::Link(sent), links, spare })),
+            Ok(sent) => Start::Sent(Box::new(Pending::Link { sent, links, spare })),
             Err(error) => self.start_again(error.into(), spare, &links, record),
         }
     }
@@ -129,9 +123,7 @@ impl Sender<'_> {
         let (links, spare) = (Rc::clone(&picked.links), spare.with_body(replay));
         Serving { cluster: self.cluster, picked, record: &mut *record }.over_plain(version);
         match started {
-            Ok(started) => {
-                Start::Sent(Box::new(Pending { sent: OnItsWay::Plain(peer, started), links, spare }))
-            }
+            Ok(started) => Start::Sent(Box::new(Pending::Plain { peer, started, links, spare })),
             Err(failure) => self.start_again(failure, spare, &links, record),
         }
     }
@@ -148,20 +140,34 @@ impl Sender<'_> {
             Err(failure) => Start::Failed(failure),
         }
     }
+}
 
-    /// Brings the answer of a request that was sent.
-    pub(super) async fn finish(
-        &self,
-        pending: Box<Pending>,
-        interim: &Interim<'_>,
-        record: &mut RequestRecord,
-    ) -> Result<Response<Body>, Failure> {
-        let Pending { sent, links, spare } = *pending;
-        let answer = match sent {
-            OnItsWay::Link(sent) => sent.head(interim).await.map_err(Failure::from),
-            OnItsWay::Plain(peer, started) => peer.finish(started, interim).await,
-        };
-        self.conclude(answer.and_then(cleaned), spare, &links, interim, record).await
+/// Brings the answer of a request that was sent. Who has sent it is asked for when the answer is there: it is larger than all that is
+/// waited with.
+pub(super) async fn finish<'a>(
+    pending: Box<Pending>,
+    sender: impl FnOnce() -> Sender<'a>,
+    interim: &Interim<'_>,
+    record: &mut RequestRecord,
+) -> Result<Response<Body>, Failure> {
+    let (answer, spare, links) = match *pending {
+        Pending::Link { sent, links, spare } => {
+            let answer = sent.head(interim).await.map_err(Failure::from);
+            (answer, spare, links)
+        }
+        // Boxed: it is larger than the other, and the future of a stream is moved for every request.
+        Pending::Plain { peer, started, links, spare } => {
+            let answer = Box::pin(async move { peer.finish(started, interim).await }).await;
+            (answer, spare, links)
+        }
+    };
+    let sender = sender();
+    match sender.judge_answer(answer.and_then(cleaned), spare, &links, record) {
+        ControlFlow::Break(done) => done,
+        ControlFlow::Continue(again) => {
+            let attempt = Attempt::after(again, &links);
+            Box::pin(async move { sender.carry(attempt, interim, record).await }).await
+        }
     }
 }
 

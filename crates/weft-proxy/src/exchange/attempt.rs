@@ -234,7 +234,7 @@ impl Sender<'_> {
     }
 
     /// Judges one sending: what the client is told of it, or the request that is sent again.
-    fn judge_answer<B>(
+    pub(super) fn judge_answer<B>(
         &self,
         sent: Result<Response<B>, Failure>,
         spare: Spare,
@@ -286,23 +286,6 @@ impl Sender<'_> {
     fn asked_for(&self, failure: Failure) -> Failure {
         let asked = failure.effect != Effect::None && self.tries.asks_for(failure.code.status().as_u16());
         if asked { Failure { effect: Effect::AskedFor, ..failure } } else { failure }
-    }
-
-    /// Tells what came of a sending, or goes on with the request elsewhere.
-    pub(super) async fn conclude(
-        &self,
-        answer: Result<Response<Body>, Failure>,
-        spare: Spare,
-        links: &EndpointLinks,
-        interim: &Interim<'_>,
-        record: &mut RequestRecord,
-    ) -> Result<Response<Body>, Failure> {
-        match self.judge_answer(answer, spare, links, record) {
-            ControlFlow::Break(done) => done,
-            ControlFlow::Continue(again) => {
-                Box::pin(self.carry(Attempt::after(again, links), interim, record)).await
-            }
-        }
     }
 
     /// Carries a request through everything that may have to be waited for.

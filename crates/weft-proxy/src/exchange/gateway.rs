@@ -3,16 +3,19 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::SystemTime;
 
-use http::{Method, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, Version};
 use weft_balance::Timestamp;
+use weft_http::headers::X_FORWARDED_CLIENT_CERT;
 use weft_http::wire::{self, Original};
 use weft_http::{Body, ErrorCode, Interim, judge};
+use weft_identity::PeerIdentity;
 use weft_route::{HttpTable, Listener, ListenerKind, RequestView};
 use weft_telemetry::HttpSeries;
 use weft_telemetry::metrics::{Direction, TlsLabel};
 
-use super::at_once::Pending;
+use super::at_once::{Pending, finish};
 use super::attempt::{Attempt, Client};
 use super::routed::{Routed, Stop, answer_at_once};
 use super::{Side, Start, Verdict, as_sent, mirror};
@@ -25,17 +28,61 @@ use crate::pools::Behind;
 use crate::record::{ConnectionFacts, RequestRecord};
 use crate::routing::convert;
 use crate::routing::target::Target;
-use crate::telemetry::{Labels, SeriesByVersion};
+use crate::telemetry::{Labels, SeriesByVersion, workload_of};
+
+/// How a client comes to a gateway.
+pub(crate) enum Came {
+    /// In plaintext.
+    Plain,
+    /// Over TLS, to one listener.
+    Tls(EdgeTls),
+    /// It is a workload of the mesh, and its sidecar has come over a mesh link.
+    Mesh(Rc<PeerIdentity>),
+}
+
+impl Came {
+    fn tls(&self) -> Option<&EdgeTls> {
+        match self {
+            Self::Tls(tls) => Some(tls),
+            Self::Plain | Self::Mesh(_) => None,
+        }
+    }
+
+    fn peer(&self) -> Option<&Rc<PeerIdentity>> {
+        match self {
+            Self::Mesh(peer) => Some(peer),
+            Self::Plain | Self::Tls(_) => None,
+        }
+    }
+
+    /// Who it is, as far as that was proved.
+    fn identity(&self) -> Option<Arc<str>> {
+        match self {
+            Self::Plain => None,
+            Self::Tls(tls) => tls.client(),
+            Self::Mesh(peer) => Some(peer.id.to_string().into()),
+        }
+    }
+
+    fn label(&self) -> TlsLabel {
+        match self {
+            Self::Plain => TlsLabel::None,
+            Self::Tls(_) => TlsLabel::Tls,
+            Self::Mesh(_) => TlsLabel::Mutual,
+        }
+    }
+}
 
 /// The side of one client of a gateway.
 pub(crate) struct Gateway {
     door: Rc<GatewayDoor>,
     /// What it does may change while the connection is open: each request looks once.
     port: Arc<Port>,
-    tls: Option<EdgeTls>,
+    came: Came,
     forwarded: Forwarded,
+    /// What the backend is told of a workload of the mesh.
+    client_cert: Option<HeaderValue>,
     client: Client,
-    http2: bool,
     /// For requests that belong to no route.
     series: SeriesByVersion,
 }
@@ -44,42 +91,49 @@ impl Gateway {
     pub(crate) fn new(
         door: &Rc<GatewayDoor>,
         port: &Arc<Port>,
-        tls: Option<EdgeTls>,
+        came: Came,
         (client, local): (SocketAddr, SocketAddr),
-        http2: bool,
     ) -> Self {
-        let secure = tls.is_some();
+        let peer = came.peer();
         let series = SeriesByVersion::new(Labels {
             direction: Direction::Gateway,
-            source_workload: Arc::from(""),
+            source_workload: peer.map_or_else(|| Arc::from(""), |peer| workload_of(&peer.id)),
             destination_service: Arc::from(""),
             destination_workload: Arc::from(""),
-            peer_identity: Arc::from(""),
-            tls: if secure { TlsLabel::Tls } else { TlsLabel::None },
+            peer_identity: peer.map_or_else(|| Arc::from(""), |peer| peer.id.to_string().into()),
+            tls: came.label(),
         });
-        let trusted_hops = door.shared.config.resources.trusted_hops;
+        let client_cert = peer.and_then(|peer| {
+            let by = door.telemetry.own_identity().map(|own| format!("By={own};"));
+            HeaderValue::from_str(&format!("{}URI={}", by.unwrap_or_default(), peer.id)).ok()
+        });
+        // A sidecar has cleaned what its application sends, and adds no step of its own.
+        let trusted_hops = match peer {
+            Some(_) => 1,
+            None => door.shared.config.resources.trusted_hops,
+        };
         Self {
             door: Rc::clone(door),
             port: Arc::clone(port),
-            tls,
-            forwarded: Forwarded::new(client, local, secure, trusted_hops),
+            forwarded: Forwarded::new(client, local, came.tls().is_some(), trusted_hops),
+            came,
+            client_cert,
             client: Client::default(),
-            http2,
             series,
         }
     }
 
     /// What the requests of one connection have in common.
     pub(crate) fn facts(&self, client: SocketAddr, local: SocketAddr) -> Rc<ConnectionFacts> {
-        let listener = self.tls.as_ref().map(|tls| Arc::clone(&tls.listener.label));
+        let listener = self.came.tls().map(|tls| Arc::clone(&tls.listener.label));
         Rc::new(ConnectionFacts {
             direction: Direction::Gateway,
             client,
             server: (local.ip().to_string().into(), local.port()),
             service: listener.unwrap_or_else(|| local.to_string().into()),
-            source_identity: self.tls.as_ref().and_then(EdgeTls::client),
-            destination_identity: None,
-            tls: if self.tls.is_some() { TlsLabel::Tls } else { TlsLabel::None },
+            source_identity: self.came.identity(),
+            destination_identity: self.came.peer().and_then(|_| self.door.telemetry.own_identity()),
+            tls: self.came.label(),
         })
     }
 
@@ -87,7 +141,7 @@ impl Gateway {
     fn listener(&self, host: &str) -> Result<Arc<Listener>, ErrorCode> {
         let state = self.port.now();
         let listener = state.sockets.listeners.most_specific(host);
-        match self.tls.as_ref().map(|tls| tls.coverage(&state.sockets, host)) {
+        match self.came.tls().map(|tls| tls.coverage(&state.sockets, host)) {
             Some(Coverage::Others) => Err(ErrorCode::Misdirected),
             _ => listener.cloned().ok_or(ErrorCode::NoRoute),
         }
@@ -118,10 +172,13 @@ impl Gateway {
         let found = table.find(&view).ok_or(ErrorCode::NoRoute)?;
         let rule = Arc::clone(found.rule);
         record.routed(&rule.label, rule.request_timeout);
-        answer_at_once(&rule, found.path, request, &target, (self.tls.is_some(), listener.port))?;
-        let routed = Routed::choose(&self.door.routing, &rule, request.headers())?;
+        answer_at_once(&rule, found.path, request, &target, (self.came.tls().is_some(), listener.port))?;
+        let routed = Routed::choose(&self.door.routing, &rule, request)?;
         let version = convert::version(routed.upstream.protocol, rule.grpc || record.grpc);
         self.forwarded.apply(request.headers_mut(), &target.authority);
+        if let Some(client_cert) = &self.client_cert {
+            request.headers_mut().insert(X_FORWARDED_CLIENT_CERT, client_cert.clone());
+        }
         let (host, uri) = routed.change(request.headers_mut(), &target, found.path)?;
         convert::request(request, original, version, host, uri)?;
         self.door.routing.count(&listener.label, &routed.rule, &routed.cluster);
@@ -130,14 +187,14 @@ impl Gateway {
 
     /// What the client is told, after what the route does to answers.
     fn filtered<B>(&self, routed: &Routed, response: Response<B>, record: &RequestRecord) -> Response<B> {
-        routed.filtered(response, record, self.tls.is_some())
+        routed.filtered(response, record, self.came.tls().is_some())
     }
 }
 
 /// The rules of a listener.
 fn table(listener: &Listener) -> Option<&Arc<HttpTable>> {
     match &listener.kind {
-        ListenerKind::Http(table) | ListenerKind::Https(_, table) => Some(table),
+        ListenerKind::Http(table) | ListenerKind::Https(_, table) | ListenerKind::Mesh(table) => Some(table),
         ListenerKind::Tls(..) | ListenerKind::Passthrough(_) | ListenerKind::Tcp(_) => None,
     }
 }
@@ -149,14 +206,19 @@ impl Side for Gateway {
     type Waiting = (Box<Routed>, Attempt);
 
     fn is_link(&self) -> bool {
-        false
+        self.came.peer().is_some()
     }
 
+    /// No link goes on for longer than the certificate that it was opened with.
     fn is_valid(&self) -> bool {
-        true
+        self.came.peer().is_none_or(|peer| SystemTime::now() < peer.not_after)
     }
 
     fn restore(&self, request: &mut Request<Body>) -> Result<Original, ErrorCode> {
+        if self.is_link() {
+            // Requests of many clients share a link: what is of one connection is none of it.
+            return wire::from_link(request);
+        }
         let original = as_sent(request)?;
         self.client.look(request);
         Ok(original)
@@ -205,7 +267,7 @@ impl Side for Gateway {
         interim: &Interim<'_>,
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Failure> {
-        let response = routed.sender(&self.client).finish(pending, interim, record).await?;
+        let response = finish(pending, || routed.sender(&self.client), interim, record).await?;
         Ok(self.filtered(&routed, response, record))
     }
 
@@ -231,9 +293,10 @@ impl Side for Gateway {
         Ok(self.filtered(&routed, response, record))
     }
 
+    /// A link gets the answer marked.
     fn restore_answer<B>(&self, response: &mut Response<B>) {
-        if self.http2 {
-            convert::answer(response);
+        if self.is_link() {
+            wire::response_to_link(response);
         }
     }
 }

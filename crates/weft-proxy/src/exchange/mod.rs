@@ -33,7 +33,7 @@ use crate::pools::Behind;
 use crate::record::{ConnectionFacts, Observed, RequestRecord};
 use crate::telemetry::WorkerTelemetry;
 
-pub(crate) use gateway::Gateway;
+pub(crate) use gateway::{Came, Gateway};
 pub(crate) use inbound::{Caller, Inbound};
 pub(crate) use mirror::Mirrors;
 pub(crate) use outbound::Outbound;

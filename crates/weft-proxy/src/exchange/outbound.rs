@@ -12,7 +12,7 @@ use weft_route::{HttpTable, RequestView};
 use weft_telemetry::HttpSeries;
 use weft_telemetry::metrics::{Direction, TlsLabel};
 
-use super::at_once::Pending;
+use super::at_once::{Pending, finish};
 use super::attempt::{Attempt, Client, Sender, Tries};
 use super::routed::{Routed, Stop, answer_at_once};
 use super::{Side, Start, Verdict, as_sent, mirror};
@@ -32,18 +32,12 @@ pub(crate) struct Outbound {
     routing: Option<Rc<Routing>>,
     /// The connection came to a listener that stands for the service, and not to an address of it.
     listener: bool,
-    http2: bool,
     client: Client,
 }
 
 impl Outbound {
-    pub(crate) fn new(
-        destination: Rc<Destination>,
-        routing: Option<Rc<Routing>>,
-        listener: bool,
-        http2: bool,
-    ) -> Self {
-        Self { destination, routing, listener, http2, client: Client::default() }
+    pub(crate) fn new(destination: Rc<Destination>, routing: Option<Rc<Routing>>, listener: bool) -> Self {
+        Self { destination, routing, listener, client: Client::default() }
     }
 
     /// What the requests of one connection have in common.
@@ -98,7 +92,7 @@ impl Outbound {
         let rule = found.rule;
         record.routed(&rule.label, rule.request_timeout);
         answer_at_once(rule, found.path, request, &target, (false, self.destination.server.1))?;
-        let routed = Routed::choose(routing, rule, request.headers())?;
+        let routed = Routed::choose(routing, rule, request)?;
         let version = convert::kept(routed.upstream.protocol, request.version());
         let (host, uri) = routed.change(request.headers_mut(), &target, found.path)?;
         if version == request.version() {
@@ -196,7 +190,7 @@ impl Side for Outbound {
         interim: &Interim<'_>,
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Failure> {
-        let response = self.sender(&way).finish(pending, interim, record).await?;
+        let response = finish(pending, || self.sender(&way), interim, record).await?;
         Ok(self.filtered(&way, response, record))
     }
 
@@ -222,10 +216,5 @@ impl Side for Outbound {
         Ok(self.filtered(&way, response, record))
     }
 
-    /// A route may have led to a backend of another version than the application's.
-    fn restore_answer<B>(&self, response: &mut Response<B>) {
-        if self.http2 {
-            convert::answer(response);
-        }
-    }
+    fn restore_answer<B>(&self, _response: &mut Response<B>) {}
 }

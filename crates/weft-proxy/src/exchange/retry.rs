@@ -23,7 +23,7 @@ pub(super) struct Again {
 }
 
 /// What a request needs to be sent again.
-pub(super) struct Spare {
+pub(crate) struct Spare {
     head: Option<Request<()>>,
     /// `None`: it has no body.
     body: Option<Replay>,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use http::header::ORIGIN;
-use http::{HeaderMap, HeaderValue, Request, Response, Uri};
+use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
 use weft_http::{Body, ErrorCode};
 use weft_route::filter::Seen;
 use weft_route::table::PathRule;
@@ -16,9 +16,9 @@ use super::Verdict;
 use super::attempt::{Client, Sender, Tries};
 use crate::cluster::Cluster;
 use crate::record::RequestRecord;
-use crate::routing::Routing;
 use crate::routing::session::{self, Session};
 use crate::routing::target::Target;
+use crate::routing::{Routing, convert};
 
 /// Where one request goes.
 pub(crate) struct Routed {
@@ -27,6 +27,8 @@ pub(crate) struct Routed {
     pub(super) backend: usize,
     pub(super) upstream: Arc<Upstream>,
     pub(super) cluster: Rc<Cluster>,
+    /// Whether the client speaks HTTP/2, whatever the backend does.
+    http2: bool,
     /// Of a page that called, where the rule has an answer for its browser.
     origin: Option<HeaderValue>,
     /// The endpoint that the client has had, where the rule has it keep that.
@@ -103,11 +105,12 @@ fn pick<'r>(
 
 impl Routed {
     /// Chooses among the backends of a rule.
-    pub(super) fn choose(
+    pub(super) fn choose<B>(
         routing: &Routing,
         rule: &Arc<Rule>,
-        headers: &HeaderMap,
+        request: &Request<B>,
     ) -> Result<Self, ErrorCode> {
+        let headers = request.headers();
         let session = rule.session.as_ref();
         let session = session.and_then(|policy| Session::of(policy, headers, SystemTime::now()));
         let (backend, place) = pick(routing, rule, session)?;
@@ -121,6 +124,7 @@ impl Routed {
             cluster: routing.cluster(upstream),
             upstream: Arc::clone(upstream),
             backend: place,
+            http2: request.version() == Version::HTTP_2,
             origin,
             session,
             rule: Arc::clone(rule),
@@ -155,6 +159,9 @@ impl Routed {
         record: &RequestRecord,
         tls: bool,
     ) -> Response<B> {
+        if self.http2 {
+            convert::answer(&mut response);
+        }
         let backend = self.rule.backends.get(self.backend);
         let of_backend = backend.map(|backend| &backend.filters);
         let headers = response.headers_mut();

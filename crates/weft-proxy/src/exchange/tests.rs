@@ -181,7 +181,7 @@ pub(super) fn ways(connect: Rc<dyn Connect>, budget: RetryBudget) -> (Rc<Ways>, 
 /// Serves a client's requests to a cluster.
 pub(super) fn client_of(cluster: &Rc<Cluster>, times: Times) -> DuplexStream {
     let (client, io) = duplex(1 << 16);
-    let side = Outbound::new(Destination::of_cluster(cluster), None, false, false);
+    let side = Outbound::new(Destination::of_cluster(cluster), None, false);
     let facts = side.facts(([127, 0, 0, 1], 1).into());
     let ways = &cluster.ways;
     let handler = Exchange::new(side, &ways.telemetry, facts, times);

@@ -251,7 +251,10 @@ fn same_kind(one: &Listener, other: &Listener) -> bool {
 fn termination(listener: &Listener) -> Option<&TlsTermination> {
     match &listener.kind {
         ListenerKind::Https(termination, _) | ListenerKind::Tls(termination, _) => Some(termination),
-        ListenerKind::Http(_) | ListenerKind::Passthrough(_) | ListenerKind::Tcp(_) => None,
+        ListenerKind::Http(_)
+        | ListenerKind::Mesh(_)
+        | ListenerKind::Passthrough(_)
+        | ListenerKind::Tcp(_) => None,
     }
 }
 

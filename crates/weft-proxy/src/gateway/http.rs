@@ -10,7 +10,7 @@ use weft_net::{Detected, Prefixed};
 
 use super::GatewayDoor;
 use super::edge::{Edge, EdgeIo};
-use crate::exchange::{Exchange, Gateway, Times};
+use crate::exchange::{Came, Exchange, Gateway, Times};
 use crate::silence::{UNFINISHED, detect_or_give_up, silence};
 
 /// Serves the requests of one connection.
@@ -35,7 +35,8 @@ pub(crate) async fn serve(door: Rc<GatewayDoor>, edge: Edge) {
         }
     };
     listed.update(|info| info.protocol = if http2 { "http/2" } else { "http/1" });
-    let side = Gateway::new(&door, &port, tls, (client, local), http2);
+    let came = tls.map_or(Came::Plain, Came::Tls);
+    let side = Gateway::new(&door, &port, came, (client, local));
     let facts = side.facts(client, local);
     let timeouts = &door.shared.config.timeouts;
     let times = Times { request: timeouts.request, tunnel_idle: timeouts.tcp_idle };

@@ -9,6 +9,7 @@ pub(crate) mod edge;
 pub(crate) mod forwarded;
 mod http;
 mod l4;
+mod mesh;
 pub(crate) mod port;
 #[cfg(test)]
 mod testing;
@@ -68,6 +69,7 @@ pub(crate) async fn serve(door: Rc<GatewayDoor>, accepted: Accepted, open: OpenG
             drop(tokio::task::spawn_local(http::serve(door, edge)));
         }
         SocketKind::Tls => Box::pin(tls::serve(visit)).await,
+        SocketKind::Mesh => Box::pin(mesh::serve(visit)).await,
         SocketKind::Tcp => match visit.listener("") {
             Some((listener, drain)) => Box::pin(tcp(visit, listener, drain)).await,
             None => visit.refuse("no_listener"),

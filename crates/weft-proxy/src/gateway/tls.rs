@@ -112,7 +112,10 @@ async fn route(door: Rc<GatewayDoor>, edge: Edge, listener: &Arc<Listener>) {
             l4::serve(door, edge, listener, rule).await;
         }
         // Not reached: these do not end TLS.
-        ListenerKind::Http(_) | ListenerKind::Passthrough(_) | ListenerKind::Tcp(_) => {}
+        ListenerKind::Http(_)
+        | ListenerKind::Mesh(_)
+        | ListenerKind::Passthrough(_)
+        | ListenerKind::Tcp(_) => {}
     }
 }
 

@@ -40,7 +40,7 @@ use word::{Asked, Word, after_settings, silent_end};
 pub(crate) use closing::PlaintextDrain;
 
 /// A mesh link from another proxy.
-type MeshStream = TlsStream<ReadAhead<Prefixed<TcpStream>>>;
+pub(crate) type MeshStream = TlsStream<ReadAhead<Prefixed<TcpStream>>>;
 
 /// What inbound connections of one worker need.
 pub(crate) struct InboundDoor {
@@ -145,7 +145,7 @@ async fn mesh(visit: Visit, first: BytesMut) {
     telemetry.detections.inc("mesh");
     let client = accepted.client;
     let started = Instant::now();
-    let (stream, peer, protocol) = match handshake(&door, accepted.stream, first).await {
+    let (stream, peer, protocol) = match handshake(&door.shared, accepted.stream, first).await {
         Ok(done) => done,
         Err(why) => {
             telemetry.handshakes.inc(why.label);
@@ -179,23 +179,24 @@ async fn mesh(visit: Visit, first: BytesMut) {
 }
 
 /// A handshake that did not end in a mesh link.
-struct Refused {
-    label: &'static str,
-    detail: String,
+pub(crate) struct Refused {
+    pub(crate) label: &'static str,
+    pub(crate) detail: String,
 }
 
-async fn handshake(
-    door: &InboundDoor,
+/// Takes a mesh link in: who calls, and what the link carries.
+pub(crate) async fn handshake(
+    shared: &Shared,
     tcp: TcpStream,
     first: BytesMut,
 ) -> Result<(MeshStream, PeerIdentity, LinkProtocol), Refused> {
     let refused = |label, detail: String| Refused { label, detail };
-    let Some(identity) = door.shared.identity.current() else {
+    let Some(identity) = shared.identity.current() else {
         return Err(refused("failed_no_identity", "this proxy has no certificate yet".to_owned()));
     };
     let io = ReadAhead::new(Prefixed::new(first.freeze(), tcp));
     let accepting = TlsAcceptor::from(Arc::clone(&identity.server)).accept(io);
-    let mut stream = match tokio::time::timeout(door.shared.config.timeouts.handshake, accepting).await {
+    let mut stream = match tokio::time::timeout(shared.config.timeouts.handshake, accepting).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(refused("failed_tls", error.to_string())),
         Err(_) => return Err(refused("failed_timeout", "the TLS handshake took too long".to_owned())),

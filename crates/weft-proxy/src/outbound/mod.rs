@@ -110,10 +110,10 @@ impl Call {
     }
 
     /// What its requests are handed to.
-    fn exchange(&self, destination: Rc<Destination>, http2: bool) -> Rc<Exchange<Outbound>> {
+    fn exchange(&self, destination: Rc<Destination>) -> Rc<Exchange<Outbound>> {
         let timeouts = &self.door.shared.config.timeouts;
         let times = Times { request: timeouts.request, tunnel_idle: timeouts.tcp_idle };
-        let side = Outbound::new(destination, self.door.routing.clone(), self.listener, http2);
+        let side = Outbound::new(destination, self.door.routing.clone(), self.listener);
         let facts = side.facts(self.accepted.client.get());
         Exchange::new(side, &self.door.telemetry, facts, times)
     }
@@ -178,7 +178,7 @@ pub(crate) async fn spoken(call: Call, destination: Rc<Destination>, detected: D
 
 /// Serves an application's HTTP/1 connection.
 async fn serve1(call: Call, destination: Rc<Destination>, first: BytesMut) {
-    let (handler, door) = (call.exchange(destination, false), Rc::clone(&call.door));
+    let (handler, door) = (call.exchange(destination), Rc::clone(&call.door));
     let Call { accepted, listed, _open, .. } = call;
     listed.update(|info| info.protocol = "http/1");
     let io = rewind(accepted.stream, first);
@@ -191,7 +191,7 @@ async fn serve1(call: Call, destination: Rc<Destination>, first: BytesMut) {
 
 /// Serves an application's HTTP/2 connection.
 async fn serve2(call: Call, destination: Rc<Destination>, first: BytesMut) {
-    let (handler, door) = (call.exchange(destination, true), Rc::clone(&call.door));
+    let (handler, door) = (call.exchange(destination), Rc::clone(&call.door));
     let Call { accepted, listed, _open, .. } = call;
     listed.update(|info| info.protocol = "http/2");
     let io = rewind(accepted.stream, first);

@@ -52,6 +52,10 @@ pub(super) fn gateway(spec: &GatewaySpec, findings: &mut Findings) {
 
 fn listener(listener: &Listener, at: &str, findings: &mut Findings) {
     match (listener.protocol, &listener.tls) {
+        (Protocol::Mesh, Some(_)) => {
+            let reason = "a mesh listener has the mesh's own certificates, and no `tls`";
+            findings.conflict(format!("{at}.tls"), reason, "take it away");
+        }
         (Protocol::Http | Protocol::Tcp, Some(_)) => {
             let reason = "a listener of protocol HTTP or TCP has no `tls`";
             findings.conflict(format!("{at}.tls"), reason, "take it away, or use protocol HTTPS or TLS");
@@ -69,7 +73,7 @@ fn listener(listener: &Listener, at: &str, findings: &mut Findings) {
             );
         }
         (Protocol::Https | Protocol::Tls, Some(tls)) => termination(tls, at, findings),
-        (Protocol::Http | Protocol::Tcp, None) => {}
+        (Protocol::Http | Protocol::Tcp | Protocol::Mesh, None) => {}
     }
     if listener.protocol == Protocol::Tcp && listener.hostname.is_some() {
         let reason = "a listener of protocol TCP sees no host name";

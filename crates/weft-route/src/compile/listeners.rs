@@ -132,7 +132,7 @@ fn addresses(context: &mut Context<'_>, resource: &Resource, spec: &GatewaySpec)
 fn fitting(listener: &ListenerSpec) -> &'static [Kind] {
     let passthrough = listener.tls.as_ref().is_some_and(|tls| tls.mode == TlsMode::Passthrough);
     match listener.protocol {
-        Protocol::Http | Protocol::Https => &[Kind::HttpRoute, Kind::GrpcRoute],
+        Protocol::Http | Protocol::Https | Protocol::Mesh => &[Kind::HttpRoute, Kind::GrpcRoute],
         Protocol::Tls if passthrough => &[Kind::TlsRoute],
         Protocol::Tls => &[Kind::TlsRoute, Kind::TcpRoute],
         Protocol::Tcp => &[Kind::TcpRoute],
@@ -195,7 +195,7 @@ fn termination(
         );
     }
     match (listener.protocol, tls.mode) {
-        (Protocol::Http | Protocol::Tcp, _) => {
+        (Protocol::Http | Protocol::Tcp | Protocol::Mesh, _) => {
             let message = "a listener of this protocol has no `tls`";
             context.notes.error(resource, field, "Invalid", message, "take it out, or use HTTPS or TLS");
             Err(())
@@ -279,6 +279,7 @@ fn socket_kind(protocol: Protocol) -> SocketKind {
         Protocol::Http => SocketKind::Http,
         Protocol::Https | Protocol::Tls => SocketKind::Tls,
         Protocol::Tcp => SocketKind::Tcp,
+        Protocol::Mesh => SocketKind::Mesh,
     }
 }
 
@@ -416,6 +417,7 @@ fn listener(context: &mut Context<'_>, draft: Draft<'_>) -> Listener {
         (Protocol::Http, _) | (Protocol::Https, None) => {
             ListenerKind::Http(context.http_table(&side, &attached))
         }
+        (Protocol::Mesh, _) => ListenerKind::Mesh(context.http_table(&side, &attached)),
         (Protocol::Https, Some(tls)) => ListenerKind::Https(tls, context.http_table(&side, &attached)),
         (Protocol::Tls, Some(tls)) => {
             ListenerKind::Tls(tls, context.l4_table(&side, &attached, super::backends::Layer::Bytes))

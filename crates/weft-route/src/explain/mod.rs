@@ -242,7 +242,9 @@ impl Place<'_> {
         let door =
             format!("listener {} (port {}, {})", listener.label, listener.port, describe::host(listener));
         match &listener.kind {
-            ListenerKind::Http(table) | ListenerKind::Https(_, table) => of_table(door, table, view),
+            ListenerKind::Http(table) | ListenerKind::Https(_, table) | ListenerKind::Mesh(table) => {
+                of_table(door, table, view)
+            }
             ListenerKind::Tls(_, rules) | ListenerKind::Passthrough(rules) => {
                 of_connection(door, rules.most_specific(view.host).map(|rule| &**rule), view.host)
             }
@@ -254,7 +256,8 @@ impl Place<'_> {
         self.program.sockets.iter().map(|socket| &**socket).filter(|socket| {
             socket.port == self.port
                 && match socket.kind {
-                    SocketKind::Http => !self.tls,
+                    // Sidecars call it by http://, whatever they make of it.
+                    SocketKind::Http | SocketKind::Mesh => !self.tls,
                     SocketKind::Tls => self.tls,
                     SocketKind::Tcp => true,
                 }
@@ -264,7 +267,7 @@ impl Place<'_> {
     fn listener<'s>(&self, socket: &'s Sockets, host: &str) -> Option<&'s Listener> {
         let listener = match socket.kind {
             SocketKind::Tcp => socket.listeners.values().next(),
-            SocketKind::Http | SocketKind::Tls => socket.listeners.most_specific(host),
+            SocketKind::Http | SocketKind::Tls | SocketKind::Mesh => socket.listeners.most_specific(host),
         };
         listener.map(|listener| &**listener).filter(|listener| self.is_ours(listener))
     }

@@ -25,7 +25,7 @@ fn listener<'p>(program: &'p Program, port: u16, host: &str) -> Option<&'p Liste
 
 fn table(listener: &Listener) -> &HttpTable {
     match &listener.kind {
-        ListenerKind::Http(table) | ListenerKind::Https(_, table) => table,
+        ListenerKind::Http(table) | ListenerKind::Https(_, table) | ListenerKind::Mesh(table) => table,
         other => panic!("{other:?} has no requests"),
     }
 }
