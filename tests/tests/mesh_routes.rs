@@ -343,7 +343,15 @@ fn a_gateway_stands_between_workloads_of_the_mesh() {
             let from = seen["headers"]["x-forwarded-client-cert"].as_str().unwrap_or_default();
             assert!(from.contains("URI=spiffe://weft.local/ns/edge/sa/api"), "{from}");
         }
-        assert_eq!(web.get("http://api.edge/legacy")?.json()?["server"], "legacy");
+        // What is outside is told who called, as the gateway has verified it.
+        let request = Request::get("http://api.edge/legacy")
+            .header("x-forwarded-client-cert", "URI=spiffe://weft.local/ns/bank/sa/admin");
+        let seen = web.send(request)?.json()?;
+        assert_eq!(seen["server"], "legacy");
+        assert_eq!(
+            seen["headers"]["x-forwarded-client-cert"],
+            "By=spiffe://weft.local/ns/edge/sa/api;URI=spiffe://weft.local/ns/shop/sa/web"
+        );
         let nowhere = web.get("http://api.edge/other")?;
         assert_eq!((nowhere.status.as_u16(), nowhere.header("weft-error")), (404, "no-route"));
         let opened = web.exec(&[

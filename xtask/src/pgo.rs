@@ -33,6 +33,11 @@ fn profile() -> PathBuf {
     cargo::root().join("bench/weft.profdata")
 }
 
+/// Its SHA-256, beside it: a profile whose bytes are not those that were recorded brings the compiler down.
+fn checksum() -> PathBuf {
+    profile().with_extension("profdata.sha256")
+}
+
 /// What `rustc -vV` said when it was recorded, beside it.
 fn recorder() -> PathBuf {
     profile().with_extension("profdata.rustc")
@@ -51,6 +56,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let file = profile();
     process::capture(Command::new(merge).args(["merge", "--sparse", "-o"]).arg(&file).arg(raw.path()))?;
     fs::write(recorder(), compiler()?)?;
+    fs::write(checksum(), digest(&fs::read(&file)?) + "\n")?;
     println!("{}: {} KB", file.display(), fs::metadata(&file)?.len() / 1000);
     Ok(ExitCode::SUCCESS)
 }
@@ -100,11 +106,10 @@ pub(crate) fn flags() -> Result<Vec<String>> {
         );
         return Ok(Vec::new());
     }
-    let bytes = fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
+    let digest = intact()?;
     // cargo looks at what the compiler is told and not into the file, so another profile needs another name.
-    let digest: String = Sha256::digest(&bytes)[..6].iter().map(|byte| format!("{byte:02x}")).collect();
     let directory = cargo::target_directory()?.join("profiles");
-    let file = directory.join(format!("weft-{digest}.profdata"));
+    let file = directory.join(format!("weft-{}.profdata", &digest[..12]));
     if !file.is_file() {
         fs::create_dir_all(&directory)?;
         fs::copy(&from, &file)?;
@@ -113,7 +118,35 @@ pub(crate) fn flags() -> Result<Vec<String>> {
     Ok(vec![format!("-Cprofile-use={}", file.display()), "-Cllvm-args=-no-pgo-warn-mismatch".to_owned()])
 }
 
+/// The digest of the profile, if that is what was recorded.
+fn intact() -> Result<String> {
+    let file = profile();
+    let bytes = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let recorded = fs::read_to_string(checksum()).context("cannot read the profile's checksum")?;
+    let digest = digest(&bytes);
+    if recorded.trim() != digest {
+        bail!(
+            "{} is not what was recorded: something has changed the file. `git log -- bench` tells when; \
+             `cargo xtask pgo` records it anew",
+            file.display()
+        );
+    }
+    Ok(digest)
+}
+
+fn digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// The compiler, with its LLVM and its host.
 fn compiler() -> Result<String> {
     process::text(cargo::rustc().arg("-vV"))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_profile_of_this_checkout_is_what_was_recorded() {
+        super::intact().unwrap();
+    }
 }

@@ -188,16 +188,26 @@ pub fn from_link<B>(request: &mut Request<B>) -> Result<Original, ErrorCode> {
         }
     }
     take_over_if(request, original.upgrade.as_ref());
-    if survey.hosts == 0
-        && original.version == Version::HTTP_11
+    *request.version_mut() = original.version;
+    if survey.hosts == 0 {
+        name_host(request)?;
+    }
+    Ok(original)
+}
+
+/// Has a request of HTTP/1.1 that names its host in its target alone name it as HTTP/1.1 does (RFC 9113 section 8.3.1).
+///
+/// # Errors
+/// `bad-request`: it cannot.
+pub fn name_host<B>(request: &mut Request<B>) -> Result<(), ErrorCode> {
+    if request.version() == Version::HTTP_11
         && let Some(authority) = request.uri().authority()
+        && !request.headers().contains_key(HOST)
     {
-        // RFC 9113 section 8.3.1.
         let host = HeaderValue::from_str(authority.as_str()).map_err(|_| ErrorCode::BadRequest)?;
         request.headers_mut().insert(HOST, host);
     }
-    *request.version_mut() = original.version;
-    Ok(original)
+    Ok(())
 }
 
 /// Unpacks what an HTTP/1 head has besides.

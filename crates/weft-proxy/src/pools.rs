@@ -55,6 +55,19 @@ pub(crate) enum Started {
     Http2(Box<Sent>),
 }
 
+/// A request that was sent and has no answer.
+pub(crate) struct Unsent {
+    pub(crate) failure: Failure,
+    /// Its head, as it was sent, where it is still there (HTTP/1).
+    pub(crate) head: Option<Box<Request<()>>>,
+}
+
+impl From<Failure> for Unsent {
+    fn from(failure: Failure) -> Self {
+        Self { failure, head: None }
+    }
+}
+
 /// An answer, or what begins behind one.
 pub(crate) enum Behind {
     /// An ordinary answer's body.
@@ -106,11 +119,11 @@ impl<D: Dial> Pools<D> {
         self: &Rc<Self>,
         started: Started,
         interim: &Interim<'_>,
-    ) -> Result<Response<Body>, Failure> {
+    ) -> Result<Response<Body>, Unsent> {
         let sending = match started {
             Started::Http1(sending) => sending,
             Started::Http2(sent) => {
-                let mut response = sent.head(interim).await?;
+                let mut response = sent.head(interim).await.map_err(Failure::from)?;
                 wire::strip_internal(response.headers_mut());
                 return Ok(response);
             }
@@ -121,10 +134,25 @@ impl<D: Dial> Pools<D> {
                 Ok(response)
             }
             // At once, over a new connection: there may be no other endpoint.
-            Err(Unanswered::Stale(request)) => Box::pin(self.send(*request, interim)).await,
-            Err(Unanswered::Failed(fault)) => Err(Http1Error::Exchange(fault).into()),
-            Err(Unanswered::RequestBody(error)) => Err(Http1Error::RequestBody(error).into()),
+            Err(Unanswered::Stale(request)) => Box::pin(self.send_stale(*request, interim)).await,
+            Err(Unanswered::Failed(fault, head)) => {
+                Err(Unsent { failure: Http1Error::Exchange(fault).into(), head: Some(head) })
+            }
+            Err(Unanswered::RequestBody(error)) => Err(Failure::from(Http1Error::RequestBody(error)).into()),
         }
+    }
+
+    /// Sends a request without a body whose connection was closed as it came.
+    async fn send_stale(
+        self: &Rc<Self>,
+        request: Request<Body>,
+        interim: &Interim<'_>,
+    ) -> Result<Response<Body>, Unsent> {
+        let (parts, body) = request.into_parts();
+        let head = Request::from_parts(parts, ());
+        let again = head.clone().map(|()| body);
+        let sent = self.send(again, interim).await;
+        sent.map_err(|failure| Unsent { failure, head: Some(Box::new(head)) })
     }
 
     /// Sends a request in the version its caller speaks.

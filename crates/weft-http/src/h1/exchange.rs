@@ -94,6 +94,11 @@ impl Exchange {
         }
     }
 
+    /// The head of a request that has no answer.
+    pub(super) fn into_request(self) -> Request<()> {
+        self.request
+    }
+
     /// Sends, and waits for the answer's head.
     pub(crate) fn poll(
         &mut self,

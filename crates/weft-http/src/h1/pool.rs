@@ -85,8 +85,9 @@ pub enum Unanswered {
     /// The connection was closed by the application in the moment it was picked. The request may go over another: nothing
     /// came back, and it is safe to repeat.
     Stale(Box<Request<Body>>),
-    /// It broke after that.
-    Failed(Http1Fault),
+    /// It broke after that, or the request may not be repeated. With the head of the request, for those who know of a case in which it
+    /// may go elsewhere.
+    Failed(Http1Fault, Box<Request<()>>),
     /// The client's request body broke off.
     RequestBody(BodyError),
 }
@@ -150,14 +151,18 @@ impl Sending {
     pub async fn answer(mut self, interim: &Interim<'_>) -> Result<Response<Body>, Unanswered> {
         match poll_fn(|cx| self.0.poll(cx, interim)).await {
             Ok(Answered::Answer(response)) => Ok(response),
-            Ok(Answered::Switched(..)) => Err(Unanswered::Failed(Http1Fault::Malformed("unasked upgrade"))),
+            Ok(Answered::Switched(..)) => Err(self.failed(Http1Fault::Malformed("unasked upgrade"))),
             Err(Failed::Stale(request)) if may_repeat(&request) => {
                 Err(Unanswered::Stale(Box::new(request.map(|()| Body::Empty))))
             }
-            Err(Failed::Stale(_)) => Err(Unanswered::Failed(Http1Fault::NoAnswer)),
-            Err(Failed::Fault(fault)) => Err(Unanswered::Failed(fault)),
+            Err(Failed::Stale(request)) => Err(Unanswered::Failed(Http1Fault::NoAnswer, request)),
+            Err(Failed::Fault(fault)) => Err(self.failed(fault)),
             Err(Failed::RequestBody(error)) => Err(Unanswered::RequestBody(error)),
         }
+    }
+
+    fn failed(self, fault: Http1Fault) -> Unanswered {
+        Unanswered::Failed(fault, Box::new(self.0.into_request()))
     }
 }
 

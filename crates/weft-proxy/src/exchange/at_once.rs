@@ -14,18 +14,18 @@ use weft_http::wire;
 use weft_http::{Body, Interim, Lease, Replay, Sent};
 
 use super::Start;
-use super::attempt::{Attempt, Sender, Serving, cleaned, restored};
+use super::attempt::{Attempt, Sender, Serving, cleaned, finished};
 use super::retry::Spare;
 use crate::cluster::{EndpointLinks, Link, Picked, PlainPeer};
 use crate::failure::Failure;
-use crate::pools::Started;
+use crate::pools::{Started, Unsent};
 use crate::record::RequestRecord;
 
 /// A request that is on its way, and what it may still need. (Apart from the future of the request, which would have room
 /// for it in each of its steps.)
 pub(crate) enum Pending {
     Link { sent: Sent, links: Rc<EndpointLinks>, spare: Spare },
-    Plain { peer: Rc<PlainPeer>, started: Started, links: Rc<EndpointLinks>, spare: Spare },
+    Plain { peer: Rc<PlainPeer>, started: Started, links: Rc<EndpointLinks>, spare: Spare, another: bool },
 }
 
 /// What is open towards an endpoint.
@@ -75,10 +75,11 @@ impl Sender<'_> {
         version: Version,
         record: &mut RequestRecord,
     ) -> Starting {
-        let request = request.map(drop);
+        let mut request = request.map(drop);
         self.settle(&picked);
         let links = Rc::clone(&picked.links);
         let spare = Spare::head(&request, self.tries.most > 1);
+        wire::to_link(&mut request, None);
         Serving { cluster: self.cluster, picked, record: &mut *record }.over_link(&link, version);
         match slot.send_now(request) {
             Ok(sent) => Start::Sent(Box::new(Pending::Link { sent, links, spare })),
@@ -103,18 +104,17 @@ impl Sender<'_> {
         } else {
             (None, body)
         };
-        let spare = Spare::head(&head, another);
+        // A connection of HTTP/1 keeps the head itself until the answer is there.
+        let spare = Spare::head(&head, another && head.version() == Version::HTTP_2);
         let mut request = head.map(|()| body);
-        let original = match restored(&mut request, record.trace.context) {
-            Ok(original) => original,
-            Err(code) => return Start::Failed(code.into()),
-        };
+        if let Err(code) = finished(&mut request, record.trace.context) {
+            return Start::Failed(code.into());
+        }
         let version = request.version();
         let started = match peer.start(request) {
             Ok(started) => started,
             // Those that were idle are all closed.
-            Err(mut request) => {
-                wire::to_link(&mut request, original.upgrade);
+            Err(request) => {
                 let (head, body) = request.into_parts();
                 return Start::Waits(Attempt::first(Request::from_parts(head, ()), body).keeping(replay));
             }
@@ -123,7 +123,7 @@ impl Sender<'_> {
         let (links, spare) = (Rc::clone(&picked.links), spare.with_body(replay));
         Serving { cluster: self.cluster, picked, record: &mut *record }.over_plain(version);
         match started {
-            Ok(started) => Start::Sent(Box::new(Pending::Plain { peer, started, links, spare })),
+            Ok(started) => Start::Sent(Box::new(Pending::Plain { peer, started, links, spare, another })),
             Err(failure) => self.start_again(failure, spare, &links, record),
         }
     }
@@ -150,15 +150,14 @@ pub(super) async fn finish<'a>(
     interim: &Interim<'_>,
     record: &mut RequestRecord,
 ) -> Result<Response<Body>, Failure> {
-    let (answer, spare, links) = match *pending {
+    let (answer, links, spare) = match *pending {
         Pending::Link { sent, links, spare } => {
             let answer = sent.head(interim).await.map_err(Failure::from);
-            (answer, spare, links)
+            (answer, links, spare)
         }
         // Boxed: it is larger than the other, and the future of a stream is moved for every request.
-        Pending::Plain { peer, started, links, spare } => {
-            let answer = Box::pin(async move { peer.finish(started, interim).await }).await;
-            (answer, spare, links)
+        Pending::Plain { peer, started, links, spare, another } => {
+            Box::pin(async move { plain(peer.finish(started, interim).await, links, spare, another) }).await
         }
     };
     let sender = sender();
@@ -169,6 +168,22 @@ pub(super) async fn finish<'a>(
             Box::pin(async move { sender.carry(attempt, interim, record).await }).await
         }
     }
+}
+
+/// The head of a request that was not sent is that of the next, where `another` sending is left.
+fn plain(
+    answer: Result<Response<Body>, Unsent>,
+    links: Rc<EndpointLinks>,
+    mut spare: Spare,
+    another: bool,
+) -> (Result<Response<Body>, Failure>, Rc<EndpointLinks>, Spare) {
+    let answer = answer.map_err(|Unsent { failure, head }| {
+        if let Some(head) = head.filter(|_| another) {
+            spare.put_head(*head);
+        }
+        failure
+    });
+    (answer, links, spare)
 }
 
 fn waiting(request: Request<Body>) -> Starting {

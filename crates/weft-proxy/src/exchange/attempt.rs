@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use weft_balance::Timestamp;
 use weft_core::EndpointAddr;
@@ -305,11 +305,12 @@ impl Sender<'_> {
     pub(super) async fn open(
         &self,
         request: Request<Body>,
+        original: Original,
         interim: &Interim<'_>,
         record: &mut RequestRecord,
     ) -> Result<Response<Behind>, Failure> {
         let send = async |way: Way, request: Request<()>, _body: Body, serving: Serving<'_>| {
-            open(way, request, serving, interim).await
+            open(way, request, original.upgrade.clone(), serving, interim).await
         };
         self.attempts(Attempt::first(request.map(drop), Body::Empty), record, send).await
     }
@@ -340,27 +341,20 @@ impl Serving<'_> {
         let endpoint = self.picked.links.endpoint.addr().get();
         self.record.served_by(series, Some(self.picked.in_flight), endpoint, None);
     }
-
-    /// The same, with its request restored for it.
-    fn in_plaintext(self, request: &mut Request<Body>) -> Result<Original, ErrorCode> {
-        let original = restored(request, self.record.trace.context);
-        self.over_plain(request.version());
-        original
-    }
 }
 
-/// Restores a request for an application without a sidecar.
-pub(super) fn restored(request: &mut Request<Body>, trace: TraceContext) -> Result<Original, ErrorCode> {
-    let original = wire::from_link(request)?;
+/// Makes a request ready for an application without a sidecar.
+pub(super) fn finished(request: &mut Request<Body>, trace: TraceContext) -> Result<(), ErrorCode> {
+    wire::name_host(request)?;
     // Nobody behind us will.
     complete(trace, request.headers_mut());
-    Ok(original)
+    Ok(())
 }
 
 /// One sending of an ordinary request.
 async fn send(
     way: Way,
-    request: Request<()>,
+    mut request: Request<()>,
     body: Body,
     serving: Serving<'_>,
     interim: &Interim<'_>,
@@ -368,11 +362,13 @@ async fn send(
     let response = match way {
         Way::Link(Lease { connection: link, slot }) => {
             serving.over_link(&link, request.version());
+            wire::to_link(&mut request, None);
             slot.exchange(request, body, interim).await?
         }
         Way::Plain(peer) => {
             let mut request = request.map(|()| body);
-            serving.in_plaintext(&mut request)?;
+            finished(&mut request, serving.record.trace.context)?;
+            serving.over_plain(request.version());
             peer.send(request, interim).await?
         }
     };
@@ -388,14 +384,16 @@ pub(super) fn cleaned(mut response: Response<Body>) -> Result<Response<Body>, Fa
 /// One sending of a request for an upgrade, or of CONNECT.
 async fn open(
     way: Way,
-    request: Request<()>,
+    mut request: Request<()>,
+    upgrade: Option<HeaderValue>,
     serving: Serving<'_>,
     interim: &Interim<'_>,
 ) -> Result<Response<Behind>, Failure> {
     let mut response = match way {
         Way::Link(Lease { connection: link, slot }) => {
             serving.over_link(&link, request.version());
-            let asked = request.headers().get(wire::WEFT_UPGRADE).cloned();
+            wire::to_link(&mut request, upgrade.clone());
+            let asked = upgrade;
             let accepted =
                 |status: StatusCode, headers: &HeaderMap| wire::accepts(asked.as_ref(), status, headers);
             match slot.open(request, accepted).await? {
@@ -405,7 +403,9 @@ async fn open(
         }
         Way::Plain(peer) => {
             let mut request = request.map(|()| Body::Empty);
-            let original = serving.in_plaintext(&mut request)?;
+            finished(&mut request, serving.record.trace.context)?;
+            serving.over_plain(request.version());
+            let original = Original { version: request.version(), upgrade };
             peer.open(request, original, interim).await?
         }
     };

@@ -141,7 +141,7 @@ impl Gateway {
     fn listener(&self, host: &str) -> Result<Arc<Listener>, ErrorCode> {
         let state = self.port.now();
         let listener = state.sockets.listeners.most_specific(host);
-        match self.came.tls().map(|tls| tls.coverage(&state.sockets, host)) {
+        match self.came.tls().map(|tls| tls.coverage(listener)) {
             Some(Coverage::Others) => Err(ErrorCode::Misdirected),
             _ => listener.cloned().ok_or(ErrorCode::NoRoute),
         }
@@ -242,7 +242,6 @@ impl Side for Gateway {
         if original.upgrade.is_none() {
             mirror::send(&self.door.routing, Direction::Gateway, &routed, request);
         }
-        wire::to_link(request, original.upgrade.clone());
         routed.cluster.budget.deposit(Timestamp::at(record.started()));
         Verdict::Go(Box::new(routed))
     }
@@ -285,11 +284,11 @@ impl Side for Gateway {
         &self,
         routed: Box<Routed>,
         request: Request<Body>,
-        _original: Original,
+        original: Original,
         interim: &Interim<'_>,
         record: &mut RequestRecord,
     ) -> Result<Response<Behind>, Failure> {
-        let response = routed.sender(&self.client).open(request, interim, record).await?;
+        let response = routed.sender(&self.client).open(request, original, interim, record).await?;
         Ok(self.filtered(&routed, response, record))
     }
 

@@ -159,7 +159,7 @@ impl Side for Inbound {
         interim: &Interim<'_>,
         _record: &mut RequestRecord,
     ) -> Result<Response<Body>, Failure> {
-        self.application.pools.finish(started, interim).await
+        self.application.pools.finish(started, interim).await.map_err(|unsent| unsent.failure)
     }
 
     async fn carry(

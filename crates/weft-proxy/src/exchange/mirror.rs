@@ -10,7 +10,7 @@ use http::{HeaderValue, Request, Uri, Version};
 use http_body::Body as _;
 use std::future::poll_fn;
 use std::pin::Pin;
-use weft_http::wire::{self, Original};
+use weft_http::wire::Original;
 use weft_http::{Body, Interim};
 use weft_route::filter::Mirror;
 use weft_telemetry::metrics::{Direction, TlsLabel};
@@ -112,7 +112,6 @@ async fn carry(
     if version != request.version() {
         reversion(&mut request, version)?;
     }
-    wire::to_link(&mut request, None);
     let facts = facts(&cluster, direction);
     let series = cluster.unserved.get(&routing.telemetry.shard, version);
     let mut record = RequestRecord::begin(&routing.telemetry, &facts, series, &request, version);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::{Method, Request, Response, Version};
 use weft_balance::Timestamp;
 use weft_core::MtlsMode;
-use weft_http::wire::{self, Original};
+use weft_http::wire::Original;
 use weft_http::{Body, ErrorCode, Interim, judge};
 use weft_route::{HttpTable, RequestView};
 use weft_telemetry::HttpSeries;
@@ -164,7 +164,6 @@ impl Side for Outbound {
         if let (Some(routing), Some(routed), None) = (&self.routing, &way, &original.upgrade) {
             mirror::send(routing, Direction::Outbound, routed, request);
         }
-        wire::to_link(request, original.upgrade.clone());
         let cluster = way.as_ref().map_or(self.cluster(), |routed| &routed.cluster);
         cluster.budget.deposit(Timestamp::at(record.started()));
         Verdict::Go(way)
@@ -208,11 +207,11 @@ impl Side for Outbound {
         &self,
         way: Way,
         request: Request<Body>,
-        _original: Original,
+        original: Original,
         interim: &Interim<'_>,
         record: &mut RequestRecord,
     ) -> Result<Response<Behind>, Failure> {
-        let response = self.sender(&way).open(request, interim, record).await?;
+        let response = self.sender(&way).open(request, original, interim, record).await?;
         Ok(self.filtered(&way, response, record))
     }
 

@@ -35,6 +35,11 @@ impl Spare {
         Self { head: another.then(|| request.clone()), body: None }
     }
 
+    /// The head that came back from a sending whose connection had kept it.
+    pub(super) fn put_head(&mut self, head: Request<()>) {
+        self.head = Some(head);
+    }
+
     /// The same for a request with a body.
     pub(super) fn with_body(self, body: Option<Replay>) -> Self {
         Self { body, ..self }

@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use weft_core::Drain;
 use weft_net::{PlainTcp, Prefixed, ReadAhead};
-use weft_route::{Listener, Sockets};
+use weft_route::Listener;
 
 use super::port::Port;
 use crate::connections::Listed;
@@ -77,10 +77,11 @@ impl EdgeTls {
         Some(text.into())
     }
 
-    /// Whose a request's host is, in lower case and without its port (Gateway API, "HTTPS listeners": a client that reuses a
+    /// Whose a request's host is, by the listener that its port has for it (Gateway API, "HTTPS listeners": a client that reuses a
     /// connection for another name must not be served by the wrong listener).
-    pub(crate) fn coverage(&self, sockets: &Sockets, host: &str) -> Coverage {
-        match sockets.listeners.most_specific(host) {
+    pub(crate) fn coverage(&self, found: Option<&Arc<Listener>>) -> Coverage {
+        match found {
+            Some(listener) if Arc::ptr_eq(listener, &self.listener) => Coverage::Own,
             Some(listener) if listener.id == self.listener.id => Coverage::Own,
             Some(_) => Coverage::Others,
             None => Coverage::Nobody,

@@ -145,7 +145,7 @@ async fn a_host_is_the_listeners_own_anothers_or_nobodys() {
     for (host, expected) in
         [("a.shop.example", Own), ("b.shop.example", Others), ("a.test", Nobody), ("", Nobody)]
     {
-        assert_eq!(tls.coverage(&scene.sockets, host), expected, "{host}");
+        assert_eq!(tls.coverage(scene.sockets.listeners.most_specific(host)), expected, "{host}");
     }
 }
 

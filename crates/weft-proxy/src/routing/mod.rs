@@ -4,6 +4,7 @@
 //! was; [`convert`] makes a request one of the version that its backend speaks.
 
 pub(crate) mod convert;
+mod place;
 pub(crate) mod session;
 pub(crate) mod target;
 mod upstream;
@@ -22,6 +23,7 @@ use crate::destination::Destinations;
 use crate::exchange::Mirrors;
 use crate::shared::Shared;
 use crate::telemetry::WorkerTelemetry;
+use place::ByPlace;
 use upstream::Upstreams;
 
 /// What the routed requests of one worker have in common.
@@ -33,7 +35,7 @@ pub(crate) struct Routing {
     /// Copies of requests that are under way, and what became of the others.
     pub(crate) mirrors: Mirrors,
     pub(crate) mirrored: CodeCounters,
-    requests: RefCell<HashMap<Place, Counted>>,
+    requests: RefCell<HashMap<Place, Counted, ByPlace>>,
 }
 
 /// Where a request went: parent, rule and cluster, by where they lie.

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 
 use http::header::HOST;
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Uri, Version};
 use weft_http::{ErrorCode, wire};
 use weft_route::normalize;
@@ -18,6 +19,8 @@ pub(crate) struct Target {
     pub(crate) path: Box<str>,
     /// What stands behind `?`.
     pub(crate) query: Option<Box<str>>,
+    /// Path and query as they came, where that is their one form: the usual case, in which nothing is to be written anew.
+    as_sent: Option<PathAndQuery>,
 }
 
 impl Target {
@@ -44,12 +47,14 @@ impl Target {
             true => return Err(ErrorCode::BadRequest),
             false => {
                 let host = normalize::host(text).map_err(|_| ErrorCode::BadRequest)?;
-                let whole = match host.port {
-                    Some(port) => format!("{}:{port}", host.name),
-                    None => host.name.clone().into_owned(),
-                };
-                authority = HeaderValue::try_from(whole).map_err(|_| ErrorCode::BadRequest)?;
-                Cow::Owned(host.name.into_owned())
+                if host.port.is_some() || host.name != text {
+                    let whole = match host.port {
+                        Some(port) => format!("{}:{port}", host.name),
+                        None => host.name.clone().into_owned(),
+                    };
+                    authority = HeaderValue::try_from(whole).map_err(|_| ErrorCode::BadRequest)?;
+                }
+                host.name
             }
         };
         let path = match uri.path() {
@@ -59,8 +64,9 @@ impl Target {
             path => normalize::path(path).map_err(|_| ErrorCode::BadRequest)?,
         };
         let host = host.into();
+        let as_sent = uri.path_and_query().filter(|sent| *sent.path() == *path).cloned();
         let (path, query) = (path.into(), uri.query().map(Box::from));
-        Ok(Self { authority, host, path, query })
+        Ok(Self { authority, host, path, query, as_sent })
     }
 
     /// A `Uri` of this path, with the query that the client sent.
@@ -68,6 +74,9 @@ impl Target {
     /// # Errors
     /// `bad-request`: it cannot be one.
     pub(crate) fn uri(&self, path: &str) -> Result<Uri, ErrorCode> {
+        if let Some(sent) = self.as_sent.as_ref().filter(|sent| sent.path() == path) {
+            return Ok(Uri::from(sent.clone()));
+        }
         let text = match &self.query {
             Some(query) => format!("{path}?{query}"),
             None => path.to_owned(),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use weft_core::{MtlsMode, PeerRule};
 use weft_route::{Upstream, UpstreamEndpoint};
 
+use super::place::ByPlace;
 use crate::cluster::{Cluster, MeshRule, Outside, Ways};
 use crate::destination::{Destination, Destinations, Target};
 use crate::shared::Shared;
@@ -18,7 +19,7 @@ pub(crate) struct Upstreams {
     ways: Rc<Ways>,
     known: RefCell<HashMap<Arc<Upstream>, Known>>,
     /// The same by where the program has them, so that a request compares no names. Emptied when anything changes.
-    placed: RefCell<HashMap<usize, Placed>>,
+    placed: RefCell<HashMap<usize, Placed, ByPlace>>,
 }
 
 /// The upstream is held with its cluster, so that nothing else can come to lie in its place.
