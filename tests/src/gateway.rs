@@ -39,7 +39,15 @@ impl Gateway {
     /// # Errors
     /// It does not become ready.
     pub fn start(dir: TempDir, resources: &str) -> Result<Self> {
-        let gateway = Self::begin(dir, resources)?;
+        Self::start_with(dir, resources, "")
+    }
+
+    /// The same with more in its `weft.yaml`.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub fn start_with(dir: TempDir, resources: &str, more: &str) -> Result<Self> {
+        let gateway = Self::configured(dir, resources, more)?;
         gateway.ready()?;
         Ok(gateway)
     }
@@ -49,13 +57,17 @@ impl Gateway {
     /// # Errors
     /// It does not start.
     pub fn begin(dir: TempDir, resources: &str) -> Result<Self> {
+        Self::configured(dir, resources, "")
+    }
+
+    fn configured(dir: TempDir, resources: &str, more: &str) -> Result<Self> {
         let ip = own_address();
         fs::create_dir(dir.path().join("resources"))?;
         write(dir.path(), ip, "resources/all.yaml", resources)?;
         let config = format!(
             "resources: [{dir}/resources]\nworkers: 2\ntimeouts: {{drain: 5s, handshake: 2s}}\n\
              bind: {{admin: \"{ip}:{ADMIN}\", metrics: \"{ip}:15020\", health: \"{ip}:15021\"}}\n\
-             telemetry: {{accessLog: {{mode: all}}}}\n",
+             telemetry: {{accessLog: {{mode: all}}}}\n{more}",
             dir = dir.path().display()
         );
         fs::write(dir.path().join("weft.yaml"), config)?;
@@ -152,6 +164,16 @@ impl Gateway {
         let mut command = Command::new(program);
         command.args(args).current_dir(self.dir.path()).stdin(std::process::Stdio::null());
         process::run(program, command, self.dir.path(), PATIENCE)
+    }
+
+    /// Starts a program beside it, in its directory. It ends with what this returns.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn beside(&self, name: &str, program: &str, args: &[&str]) -> Result<Process> {
+        let mut command = Command::new(program);
+        command.args(args).current_dir(self.dir.path());
+        Process::start(name, command, &self.dir.path().join(format!("{name}.log")))
     }
 
     /// What openssl s_client says of a handshake at a port, with further arguments.

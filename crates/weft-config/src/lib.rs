@@ -16,6 +16,7 @@
 //! | `membership`, `mode` | which destinations are in the mesh and how, compiled |
 //! | `reload` | the watcher |
 
+mod compression;
 mod env;
 mod error;
 mod identity;
@@ -35,6 +36,7 @@ pub mod tree;
 mod types;
 mod value;
 
+pub use compression::{Compression, ContentType, is_message_stream};
 pub use env::{Env, Role};
 pub use error::{ConfigErrors, Origin, Problem, ProblemKind};
 pub use listeners::{InboundListener, Listeners, OutboundListener};

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use weft_core::DnsName;
 
+use crate::compression::{self, Compression};
 use crate::env::Role;
 use crate::read::{Bad, Section};
 use crate::scalar;
@@ -24,6 +25,8 @@ pub struct Resources {
     pub gateway: Option<GatewayName>,
     /// `gateway.trustedHops`: proxies of ours in front of the gateway, whose `x-forwarded-*` is believed.
     pub trusted_hops: usize,
+    /// `gateway.compression`: what is made smaller; `None`: nothing.
+    pub compression: Option<Compression>,
 }
 
 /// `namespace/name` of a `Gateway`.
@@ -71,10 +74,12 @@ pub(crate) fn resources(root: &Section<'_, '_>, config: &Path) -> Option<Resourc
         None if gateway => s.default("trustedHops", &0),
         _ => {}
     }
+    let compression = compression::compression(&s);
     let directory = config.parent().unwrap_or(Path::new(""));
     let paths = paths.unwrap_or_default().into_iter().map(|(path, _)| directory.join(path)).collect();
     let trusted_hops = trusted_hops.and_then(|(hops, _)| usize::try_from(hops).ok()).unwrap_or(0);
-    Some(Resources { paths, cluster_domain, gateway: name.map(|(name, _)| name), trusted_hops })
+    let gateway = name.map(|(name, _)| name);
+    Some(Resources { paths, cluster_domain, gateway, trusted_hops, compression })
 }
 
 fn conflict(reason: &str) -> Bad {

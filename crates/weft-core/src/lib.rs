@@ -24,4 +24,4 @@ pub use error::ParseError;
 pub use identity::{Namespace, PeerRule, ServiceAccount, SpiffeId, TrustDomain};
 pub use mode::MtlsMode;
 pub use name::{DnsName, ServiceKey};
-pub use protocol::{AppProtocol, ProxyProtocol};
+pub use protocol::{AppProtocol, ContentCoding, ProxyProtocol};

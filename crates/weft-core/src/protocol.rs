@@ -1,4 +1,7 @@
 use std::fmt;
+use std::str::FromStr;
+
+use crate::ParseError;
 
 /// What is known of the application protocol of a service before its first byte.
 ///
@@ -40,5 +43,45 @@ impl fmt::Display for ProxyProtocol {
             Self::V1 => "v1",
             Self::V2 => "v2",
         })
+    }
+}
+
+/// A way to make content smaller on its way (RFC 9110 section 8.4.1, RFC 7932, RFC 8878).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum ContentCoding {
+    /// `gzip` (RFC 1952).
+    Gzip,
+    /// `br` (RFC 7932).
+    Brotli,
+    /// `zstd` (RFC 8878).
+    Zstd,
+}
+
+impl ContentCoding {
+    /// All of them, what costs least for what it saves first.
+    pub const ALL: [Self; 3] = [Self::Zstd, Self::Brotli, Self::Gzip];
+
+    /// The name in `Content-Encoding`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Gzip => "gzip",
+            Self::Brotli => "br",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
+impl fmt::Display for ContentCoding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for ContentCoding {
+    type Err = ParseError;
+
+    fn from_str(text: &str) -> Result<Self, ParseError> {
+        let named = Self::ALL.into_iter().find(|coding| coding.as_str() == text);
+        named.ok_or_else(|| ParseError::new("content coding", text, "it is none of zstd, br and gzip"))
     }
 }

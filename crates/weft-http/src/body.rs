@@ -11,6 +11,7 @@ use http_body::{Body as _, Frame, SizeHint};
 use tokio::sync::oneshot;
 
 use crate::client2::InUse;
+use crate::coding::Encoded;
 use crate::frames::Wire;
 use crate::h1::{Http1Fault, IncomingBody};
 use crate::recv::{RecvHalf, Watch};
@@ -39,6 +40,9 @@ pub enum BodyError {
     /// A copy's reader was too slow, or the body that is copied broke off.
     #[error("the body that this is a copy of went on without it, or broke off")]
     CopyEnded,
+    /// It is not what it has to be in order to become what it is to be: no base64, or half a message.
+    #[error("the body could not be brought into the form that it is to have")]
+    Unfit,
 }
 
 impl BodyError {
@@ -46,9 +50,12 @@ impl BodyError {
     pub fn reset_reason(&self) -> h2::Reason {
         match self {
             Self::Http2(error) => error.reason().unwrap_or(h2::Reason::CANCEL),
-            Self::Http1(_) | Self::TimedOut | Self::SentAgain | Self::Paused | Self::CopyEnded => {
-                h2::Reason::CANCEL
-            }
+            Self::Http1(_)
+            | Self::TimedOut
+            | Self::SentAgain
+            | Self::Paused
+            | Self::CopyEnded
+            | Self::Unfit => h2::Reason::CANCEL,
         }
     }
 }
@@ -73,6 +80,8 @@ pub enum Body {
     Teed(Box<Teed>),
     /// Such a copy.
     Copied(Copied),
+    /// Which leaves in a content coding.
+    Encoded(Box<Encoded>),
     /// Broken off, and about to say so.
     Broken(Box<Broken>),
 }
@@ -194,6 +203,7 @@ impl Body {
             Self::Replayed(replayed) => replayed.poll_frame(cx),
             Self::Teed(teed) => teed.poll_frame(cx),
             Self::Copied(copied) => copied.poll_frame(cx),
+            Self::Encoded(encoded) => encoded.poll_frame(cx),
             Self::Counted(counted) => {
                 let frame = ready!(Pin::new(&mut counted.body).poll_frame(cx));
                 if let Some(Ok(frame)) = &frame
@@ -288,6 +298,7 @@ impl http_body::Body for Body {
             Self::Replayed(replayed) => replayed.is_end_stream(),
             Self::Teed(teed) => teed.is_end_stream(),
             Self::Copied(copied) => copied.is_end_stream(),
+            Self::Encoded(encoded) => encoded.is_end_stream(),
             Self::Broken(broken) => broken.error.is_none(),
         }
     }
@@ -300,7 +311,7 @@ impl http_body::Body for Body {
             Self::Counted(counted) => counted.body.size_hint(),
             Self::Replayed(replayed) => replayed.size_hint(),
             Self::Teed(teed) => teed.size_hint(),
-            Self::Copied(_) => SizeHint::default(),
+            Self::Copied(_) | Self::Encoded(_) => SizeHint::default(),
             Self::Http2(stream) => stream.left.map_or_else(SizeHint::default, SizeHint::with_exact),
             Self::Broken(_) => SizeHint::default(),
         }

@@ -16,6 +16,7 @@
 
 mod body;
 mod client2;
+pub mod coding;
 mod credit;
 mod error;
 mod frames;

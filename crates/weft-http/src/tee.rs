@@ -163,6 +163,41 @@ impl Copied {
     }
 }
 
+/// A body that a test feeds.
+#[cfg(test)]
+pub(crate) struct Fed(Rc<RefCell<Queue>>);
+
+#[cfg(test)]
+impl Fed {
+    pub(crate) fn new() -> (Self, Body) {
+        let most = usize::MAX;
+        let queue = Queue { frames: VecDeque::new(), octets: 0, most, end: End::Open, reader: None };
+        let queue = Rc::new(RefCell::new(queue));
+        (Self(Rc::clone(&queue)), Body::Copied(Copied(queue)))
+    }
+
+    pub(crate) fn data(&self, data: impl Into<Bytes>) {
+        self.0.borrow_mut().put(&Frame::data(data.into()));
+    }
+
+    pub(crate) fn trailers(&self, trailers: HeaderMap) {
+        self.0.borrow_mut().put(&Frame::trailers(trailers));
+    }
+
+    pub(crate) fn end(&self) {
+        self.0.borrow_mut().close(End::Whole);
+    }
+
+    pub(crate) fn break_off(&self) {
+        self.0.borrow_mut().close(End::Broken);
+    }
+
+    /// What nobody has read yet.
+    pub(crate) fn unread(&self) -> usize {
+        self.0.borrow().octets
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::pin::Pin;

@@ -21,6 +21,7 @@ use super::routed::{Routed, Stop, answer_at_once};
 use super::{Side, Start, Verdict, as_sent, mirror};
 use crate::failure::Failure;
 use crate::gateway::GatewayDoor;
+use crate::gateway::compress;
 use crate::gateway::edge::{Coverage, EdgeTls};
 use crate::gateway::forwarded::Forwarded;
 use crate::gateway::port::Port;
@@ -85,6 +86,13 @@ pub(crate) struct Gateway {
     client: Client,
     /// For requests that belong to no route.
     series: SeriesByVersion,
+}
+
+/// Where one request goes, and what becomes of its answer.
+pub(crate) struct Bound {
+    to: Routed,
+    /// In which coding the client takes its answer.
+    compress: compress::Asked,
 }
 
 impl Gateway {
@@ -153,7 +161,7 @@ impl Gateway {
         request: &mut Request<Body>,
         original: &mut Original,
         record: &mut RequestRecord,
-    ) -> Result<Routed, Stop> {
+    ) -> Result<Bound, Stop> {
         // There is no destination for a tunnel: a route's backends are for requests.
         if judge::asks_for_tunnel(request) {
             return Err(ErrorCode::MethodNotAllowed.into());
@@ -173,21 +181,27 @@ impl Gateway {
         let rule = Arc::clone(found.rule);
         record.routed(&rule.label, rule.request_timeout);
         answer_at_once(&rule, found.path, request, &target, (self.came.tls().is_some(), listener.port))?;
-        let routed = Routed::choose(&self.door.routing, &rule, request)?;
-        let version = convert::version(routed.upstream.protocol, rule.grpc || record.grpc);
+        let to = Routed::choose(&self.door.routing, &rule, request)?;
+        let compress = self.door.compressor.look(request);
+        let version = convert::version(to.upstream.protocol, rule.grpc || record.grpc);
         self.forwarded.apply(request.headers_mut(), &target.authority);
         if let Some(client_cert) = &self.client_cert {
             request.headers_mut().insert(X_FORWARDED_CLIENT_CERT, client_cert.clone());
         }
-        let (host, uri) = routed.change(request.headers_mut(), &target, found.path)?;
+        let (host, uri) = to.change(request.headers_mut(), &target, found.path)?;
         convert::request(request, original, version, host, uri)?;
-        self.door.routing.count(&listener.label, &routed.rule, &routed.cluster);
-        Ok(routed)
+        self.door.routing.count(&listener.label, &to.rule, &to.cluster);
+        Ok(Bound { to, compress })
     }
 
     /// What the client is told, after what the route does to answers.
-    fn filtered<B>(&self, routed: &Routed, response: Response<B>, record: &RequestRecord) -> Response<B> {
-        routed.filtered(response, record, self.came.tls().is_some())
+    fn filtered<B>(&self, bound: &Bound, response: Response<B>, record: &RequestRecord) -> Response<B> {
+        bound.to.filtered(response, record, self.came.tls().is_some())
+    }
+
+    /// The same, in the coding that the client takes.
+    fn answered(&self, bound: &Bound, response: Response<Body>, record: &RequestRecord) -> Response<Body> {
+        self.door.compressor.apply(bound.compress, self.filtered(bound, response, record))
     }
 }
 
@@ -201,9 +215,9 @@ fn table(listener: &Listener) -> Option<&Arc<HttpTable>> {
 
 impl Side for Gateway {
     const DIRECTION: Direction = Direction::Gateway;
-    type Route = Box<Routed>;
-    type Sent = (Box<Routed>, Box<Pending>);
-    type Waiting = (Box<Routed>, Attempt);
+    type Route = Box<Bound>;
+    type Sent = (Box<Bound>, Box<Pending>);
+    type Waiting = (Box<Bound>, Attempt);
 
     fn is_link(&self) -> bool {
         self.came.peer().is_some()
@@ -233,63 +247,63 @@ impl Side for Gateway {
         request: &mut Request<Body>,
         original: &mut Original,
         record: &mut RequestRecord,
-    ) -> Verdict<Box<Routed>> {
-        let routed = match self.find(request, original, record) {
-            Ok(routed) => routed,
+    ) -> Verdict<Box<Bound>> {
+        let bound = match self.find(request, original, record) {
+            Ok(bound) => bound,
             Err(stop) => return stop.into(),
         };
         record.trace.inject(request.headers_mut());
         if original.upgrade.is_none() {
-            mirror::send(&self.door.routing, Direction::Gateway, &routed, request);
+            mirror::send(&self.door.routing, Direction::Gateway, &bound.to, request);
         }
-        routed.cluster.budget.deposit(Timestamp::at(record.started()));
-        Verdict::Go(Box::new(routed))
+        bound.to.cluster.budget.deposit(Timestamp::at(record.started()));
+        Verdict::Go(Box::new(bound))
     }
 
     fn send(
         &self,
-        routed: Box<Routed>,
+        bound: Box<Bound>,
         request: Request<Body>,
         version: Version,
         record: &mut RequestRecord,
     ) -> Start<Self::Sent, Self::Waiting> {
-        match routed.sender(&self.client).start(request, version, record) {
-            Start::Sent(pending) => Start::Sent((routed, pending)),
-            Start::Waits(attempt) => Start::Waits((routed, attempt)),
+        match bound.to.sender(&self.client).start(request, version, record) {
+            Start::Sent(pending) => Start::Sent((bound, pending)),
+            Start::Waits(attempt) => Start::Waits((bound, attempt)),
             Start::Failed(failure) => Start::Failed(failure),
         }
     }
 
     async fn finish(
         &self,
-        (routed, pending): Self::Sent,
+        (bound, pending): Self::Sent,
         interim: &Interim<'_>,
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Failure> {
-        let response = finish(pending, || routed.sender(&self.client), interim, record).await?;
-        Ok(self.filtered(&routed, response, record))
+        let response = finish(pending, || bound.to.sender(&self.client), interim, record).await?;
+        Ok(self.answered(&bound, response, record))
     }
 
     async fn carry(
         &self,
-        (routed, attempt): Self::Waiting,
+        (bound, attempt): Self::Waiting,
         interim: &Interim<'_>,
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Failure> {
-        let response = routed.sender(&self.client).carry(attempt, interim, record).await?;
-        Ok(self.filtered(&routed, response, record))
+        let response = bound.to.sender(&self.client).carry(attempt, interim, record).await?;
+        Ok(self.answered(&bound, response, record))
     }
 
     async fn open(
         &self,
-        routed: Box<Routed>,
+        bound: Box<Bound>,
         request: Request<Body>,
         original: Original,
         interim: &Interim<'_>,
         record: &mut RequestRecord,
     ) -> Result<Response<Behind>, Failure> {
-        let response = routed.sender(&self.client).open(request, original, interim, record).await?;
-        Ok(self.filtered(&routed, response, record))
+        let response = bound.to.sender(&self.client).open(request, original, interim, record).await?;
+        Ok(self.filtered(&bound, response, record))
     }
 
     /// A link gets the answer marked.

@@ -4,6 +4,7 @@
 //! what both share: what it does changes in place. On a worker a connection goes through [`tls`] where its port has any, and
 //! then to [`http`] or [`l4`] as an [`edge::Edge`].
 
+pub(crate) mod compress;
 pub(crate) mod doors;
 pub(crate) mod edge;
 pub(crate) mod forwarded;
@@ -32,6 +33,7 @@ use crate::outbound::OutboundDoor;
 use crate::routing::Routing;
 use crate::shared::Shared;
 use crate::telemetry::WorkerTelemetry;
+use compress::Compressor;
 use edge::{Edge, EdgeIo};
 use port::{Port, PortState};
 
@@ -44,6 +46,7 @@ pub(crate) struct GatewayDoor {
     pub(crate) outbound: Rc<OutboundDoor>,
     /// Where requests go.
     pub(crate) routing: Rc<Routing>,
+    pub(crate) compressor: Compressor,
 }
 
 /// A connection that was accepted, with all that hangs on it.

@@ -72,6 +72,7 @@ impl http_body::Body for Observed {
                         | BodyError::Http2(_)
                         | BodyError::Paused
                         | BodyError::CopyEnded
+                        | BodyError::Unfit
                         | BodyError::SentAgain => ErrorCode::UpstreamReset,
                     });
                 }
