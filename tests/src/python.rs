@@ -11,7 +11,7 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::mesh::find_program;
 use crate::otelcol::cache_dir;
-use crate::{Pod, Process};
+use crate::{Gateway, Pod, Process};
 
 const REQUIREMENTS: &str = include_str!("../python/requirements.txt");
 
@@ -51,6 +51,29 @@ fn step(command: &mut Command, what: &str) -> Result<()> {
 
 fn script(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("python").join(name).display().to_string()
+}
+
+impl Gateway {
+    /// Starts a server out of `tests/python` beside it and waits until it writes `listening`.
+    ///
+    /// # Errors
+    /// Python or a package is missing, or the server does not start.
+    pub fn python_server(&self, name: &str, args: &[&str]) -> Result<Process> {
+        let (python, script) = (interpreter()?.display().to_string(), script(name));
+        let process = self.beside(name, &python, &[&[script.as_str()], args].concat())?;
+        process.wait_for_log("listening", START)?;
+        Ok(process)
+    }
+
+    /// Runs a client out of `tests/python` and returns what it printed, which is JSON.
+    ///
+    /// # Errors
+    /// Python or a package is missing, or the client failed.
+    pub fn python_client(&self, name: &str, args: &[&str]) -> Result<serde_json::Value> {
+        let (python, script) = (interpreter()?.display().to_string(), script(name));
+        let output = self.run(&python, &[&[script.as_str()], args].concat())?.ok()?;
+        serde_json::from_str(&output.stdout).with_context(|| format!("not JSON: {}", output.stdout))
+    }
 }
 
 impl Pod {

@@ -1,4 +1,6 @@
-//! What a gateway does to bodies on their way: compression.
+//! What a gateway does to bodies on their way: compression, gRPC-Web.
 
 #[path = "bodies/compression.rs"]
 mod compression;
+#[path = "bodies/grpc_web.rs"]
+mod grpc_web;

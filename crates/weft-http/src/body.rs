@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use crate::client2::InUse;
 use crate::coding::Encoded;
 use crate::frames::Wire;
+use crate::grpc_web::Decoded;
 use crate::h1::{Http1Fault, IncomingBody};
 use crate::recv::{RecvHalf, Watch};
 use crate::replay::Replayed;
@@ -82,6 +83,8 @@ pub enum Body {
     Copied(Copied),
     /// Which leaves in a content coding.
     Encoded(Box<Encoded>),
+    /// Which came in base64.
+    Decoded(Box<Decoded>),
     /// Broken off, and about to say so.
     Broken(Box<Broken>),
 }
@@ -204,6 +207,7 @@ impl Body {
             Self::Teed(teed) => teed.poll_frame(cx),
             Self::Copied(copied) => copied.poll_frame(cx),
             Self::Encoded(encoded) => encoded.poll_frame(cx),
+            Self::Decoded(decoded) => decoded.poll_frame(cx),
             Self::Counted(counted) => {
                 let frame = ready!(Pin::new(&mut counted.body).poll_frame(cx));
                 if let Some(Ok(frame)) = &frame
@@ -299,6 +303,7 @@ impl http_body::Body for Body {
             Self::Teed(teed) => teed.is_end_stream(),
             Self::Copied(copied) => copied.is_end_stream(),
             Self::Encoded(encoded) => encoded.is_end_stream(),
+            Self::Decoded(decoded) => decoded.is_end_stream(),
             Self::Broken(broken) => broken.error.is_none(),
         }
     }
@@ -311,7 +316,7 @@ impl http_body::Body for Body {
             Self::Counted(counted) => counted.body.size_hint(),
             Self::Replayed(replayed) => replayed.size_hint(),
             Self::Teed(teed) => teed.size_hint(),
-            Self::Copied(_) | Self::Encoded(_) => SizeHint::default(),
+            Self::Copied(_) | Self::Encoded(_) | Self::Decoded(_) => SizeHint::default(),
             Self::Http2(stream) => stream.left.map_or_else(SizeHint::default, SizeHint::with_exact),
             Self::Broken(_) => SizeHint::default(),
         }

@@ -20,6 +20,7 @@ pub mod coding;
 mod credit;
 mod error;
 mod frames;
+pub mod grpc_web;
 mod h1;
 mod handler;
 pub mod headers;

@@ -337,8 +337,10 @@ pub enum UpstreamProtocol {
     Any,
     /// HTTP/1.1.
     Http1,
-    /// HTTP/2: `kubernetes.io/h2c`, `grpc`, or `h2` over TLS.
+    /// HTTP/2: `kubernetes.io/h2c`, or `h2` over TLS.
     Http2,
+    /// HTTP/2, and gRPC is what is spoken over it.
+    Grpc,
     /// Bytes.
     Tcp,
 }

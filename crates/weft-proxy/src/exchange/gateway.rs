@@ -7,11 +7,12 @@ use std::time::SystemTime;
 
 use http::{HeaderValue, Method, Request, Response, Version};
 use weft_balance::Timestamp;
+use weft_http::grpc_web::Web;
 use weft_http::headers::X_FORWARDED_CLIENT_CERT;
 use weft_http::wire::{self, Original};
 use weft_http::{Body, ErrorCode, Interim, judge};
 use weft_identity::PeerIdentity;
-use weft_route::{HttpTable, Listener, ListenerKind, RequestView};
+use weft_route::{HttpTable, Listener, ListenerKind, RequestView, UpstreamProtocol};
 use weft_telemetry::HttpSeries;
 use weft_telemetry::metrics::{Direction, TlsLabel};
 
@@ -166,6 +167,10 @@ impl Gateway {
         if judge::asks_for_tunnel(request) {
             return Err(ErrorCode::MethodNotAllowed.into());
         }
+        let web = Web::of(request);
+        if let Some(web) = &web {
+            record.speaks_web(web.clone(), false);
+        }
         let target = Target::of(request)?;
         let listener = self.listener(&target.host)?;
         let table = table(&listener).ok_or(ErrorCode::NoRoute)?;
@@ -183,6 +188,11 @@ impl Gateway {
         answer_at_once(&rule, found.path, request, &target, (self.came.tls().is_some(), listener.port))?;
         let to = Routed::choose(&self.door.routing, &rule, request)?;
         let compress = self.door.compressor.look(request);
+        // A backend that is not said to speak gRPC may speak gRPC-Web itself.
+        if let Some(web) = web.filter(|_| rule.grpc || to.upstream.protocol == UpstreamProtocol::Grpc) {
+            web.request(request);
+            record.speaks_web(web, true);
+        }
         let version = convert::version(to.upstream.protocol, rule.grpc || record.grpc);
         self.forwarded.apply(request.headers_mut(), &target.authority);
         if let Some(client_cert) = &self.client_cert {

@@ -7,6 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::Sleep;
+use weft_http::grpc_web::Answer;
 use weft_http::{Body, BodyError, ErrorCode};
 
 use super::RequestRecord;
@@ -16,17 +17,25 @@ pub(crate) struct Observed {
     body: Body,
     deadline: Option<Pin<Box<Sleep>>>,
     record: Option<Box<RequestRecord>>,
+    /// Makes it gRPC-Web for the client; the record sees the gRPC that it was.
+    web: Option<Box<Answer>>,
 }
 
 impl Observed {
     /// A `body` that must have ended by `deadline`.
-    pub(super) fn new(body: Body, deadline: Option<Instant>, record: Box<RequestRecord>) -> Self {
+    pub(super) fn new(
+        body: Body,
+        deadline: Option<Instant>,
+        web: Option<Answer>,
+        record: Box<RequestRecord>,
+    ) -> Self {
+        let web = web.map(Box::new);
         if body.is_end_stream() {
             record.whole();
-            return Self { body, deadline: None, record: None };
+            return Self { body, deadline: None, record: None, web };
         }
         let deadline = deadline.map(|at| Box::pin(tokio::time::sleep_until(at.into())));
-        Self { body, deadline, record: Some(record) }
+        Self { body, deadline, record: Some(record), web }
     }
 
     fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
@@ -80,15 +89,18 @@ impl http_body::Body for Observed {
             Poll::Ready(None) => self.end(),
             Poll::Pending => {}
         }
-        frame
+        match &mut self.web {
+            None => frame,
+            Some(web) => web.turn(frame),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.is_end_stream() && self.web.as_ref().is_none_or(|web| web.is_ended())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
+        if self.web.is_some() { SizeHint::default() } else { self.body.size_hint() }
     }
 }
 

@@ -13,6 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Frame;
 use weft_balance::{InFlight, Outcome, Timestamp};
 use weft_core::EndpointAddr;
+use weft_http::grpc_web::Web;
 use weft_http::headers::X_REQUEST_ID;
 use weft_http::{Abort, Answer, Body, ErrorCode, Refusal, is_grpc, told};
 use weft_telemetry::access::{AccessProtocol, AccessRecord};
@@ -35,6 +36,8 @@ pub(crate) struct RequestRecord {
     version: Version,
     pub(crate) grpc: bool,
     grpc_status: Option<u8>,
+    /// The client speaks gRPC-Web.
+    web: Option<Spoken>,
     status: u16,
     error: Option<ErrorCode>,
     pub(crate) trace: RequestTrace,
@@ -51,6 +54,13 @@ pub(crate) struct RequestRecord {
     route: Option<Arc<str>>,
     /// Kept only where a span or a log line may need them.
     details: Option<Details>,
+}
+
+/// gRPC-Web as a client speaks it.
+struct Spoken {
+    web: Web,
+    /// Whether its backend speaks gRPC, so that the answer has to be turned. What this proxy says itself is in any case.
+    turned: bool,
 }
 
 /// Shared slices of the request head: reference counts, no copies.
@@ -82,6 +92,7 @@ impl RequestRecord {
             version,
             grpc: is_grpc(request.headers()),
             grpc_status: None,
+            web: None,
             status: 0,
             error: None,
             upstream: None,
@@ -104,6 +115,12 @@ impl RequestRecord {
     /// The request belongs to a route, which may say how long all of it may take.
     pub(crate) fn routed(&mut self, route: &Arc<str>, limit: Option<Option<Duration>>) {
         (self.route, self.limit) = (Some(Arc::clone(route)), limit);
+    }
+
+    /// The client speaks gRPC-Web; `turned`: and its backend gRPC.
+    pub(crate) fn speaks_web(&mut self, web: Web, turned: bool) {
+        self.grpc |= turned;
+        self.web = Some(Spoken { web, turned });
     }
 
     /// When all of it must be over; `usual` is the limit of a request whose route says nothing.
@@ -154,7 +171,7 @@ impl RequestRecord {
     /// Watches an answer to its end, which must have come by the `deadline`.
     pub(crate) fn answered(
         mut self: Box<Self>,
-        response: Response<Body>,
+        mut response: Response<Body>,
         deadline: Option<Instant>,
     ) -> Response<Observed> {
         self.status = response.status().as_u16();
@@ -164,7 +181,9 @@ impl RequestRecord {
             self.error = told(response.headers());
         }
         self.head_arrived();
-        response.map(|body| Observed::new(body, deadline, self))
+        let spoken = self.web.take().filter(|spoken| spoken.turned);
+        let web = spoken.map(|spoken| spoken.web.answer(&mut response));
+        response.map(|body| Observed::new(body, deadline, web, self))
     }
 
     /// Tells balancing what the head of an answer says: the latency, and whether it is a failure.
@@ -235,6 +254,9 @@ impl RequestRecord {
         self.fail(code);
         self.unanswered(code);
         self.in_flight = None;
+        if let Some(spoken) = &mut self.web {
+            (spoken.turned, self.grpc) = (true, true);
+        }
         let refusal = Refusal { code, grpc: self.grpc };
         self.answered(refusal.response(), None)
     }
@@ -242,7 +264,8 @@ impl RequestRecord {
     /// Ends a request that got no answer. Where both sides speak HTTP/2, a reset of the upstream is passed on as it is.
     pub(crate) fn failed_with(mut self: Box<Self>, failure: &Failure) -> Result<Answer<Observed>, Abort> {
         match failure.reset {
-            Some(reason) if self.version == Version::HTTP_2 => {
+            // No page is told the code of a reset.
+            Some(reason) if self.version == Version::HTTP_2 && self.web.is_none() => {
                 self.fail(failure.code);
                 Err(Abort(reason))
             }

@@ -14,7 +14,7 @@ use weft_route::UpstreamProtocol;
 /// which is HTTP/2.
 pub(crate) fn version(protocol: UpstreamProtocol, grpc: bool) -> Version {
     match protocol {
-        UpstreamProtocol::Http2 => Version::HTTP_2,
+        UpstreamProtocol::Http2 | UpstreamProtocol::Grpc => Version::HTTP_2,
         UpstreamProtocol::Any if grpc => Version::HTTP_2,
         UpstreamProtocol::Any | UpstreamProtocol::Http1 | UpstreamProtocol::Tcp => Version::HTTP_11,
     }
@@ -24,7 +24,7 @@ pub(crate) fn version(protocol: UpstreamProtocol, grpc: bool) -> Version {
 /// is known to speak another.
 pub(crate) fn kept(protocol: UpstreamProtocol, spoken: Version) -> Version {
     match protocol {
-        UpstreamProtocol::Http2 => Version::HTTP_2,
+        UpstreamProtocol::Http2 | UpstreamProtocol::Grpc => Version::HTTP_2,
         UpstreamProtocol::Http1 if spoken == Version::HTTP_2 => Version::HTTP_11,
         UpstreamProtocol::Any | UpstreamProtocol::Http1 | UpstreamProtocol::Tcp => spoken,
     }

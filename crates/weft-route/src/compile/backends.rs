@@ -187,7 +187,8 @@ impl Context<'_> {
                     key.id
                 )));
             }
-            (BackendProtocol::Http2 | BackendProtocol::Grpc, _) | (_, Layer::Grpc) => UpstreamProtocol::Http2,
+            (BackendProtocol::Grpc, _) => UpstreamProtocol::Grpc,
+            (BackendProtocol::Http2, _) | (_, Layer::Grpc) => UpstreamProtocol::Http2,
             (BackendProtocol::Http1, _) if backend.tls.is_some() => UpstreamProtocol::Any,
             (BackendProtocol::Http1, _) => UpstreamProtocol::Http1,
         };
@@ -288,7 +289,8 @@ fn spoken(key: &Key, port: &ServicePort) -> Result<(UpstreamProtocol, bool), Bac
         // backend does.
         "" | "http" if key.mesh => (UpstreamProtocol::Any, false),
         "" | "http" | "kubernetes.io/ws" => (UpstreamProtocol::Http1, false),
-        "kubernetes.io/h2c" | "h2c" | "grpc" | "http2" => (UpstreamProtocol::Http2, false),
+        "grpc" => (UpstreamProtocol::Grpc, false),
+        "kubernetes.io/h2c" | "h2c" | "http2" => (UpstreamProtocol::Http2, false),
         "https" => (UpstreamProtocol::Any, true),
         "kubernetes.io/wss" => (UpstreamProtocol::Http1, true),
         other => {
@@ -299,7 +301,7 @@ fn spoken(key: &Key, port: &ServicePort) -> Result<(UpstreamProtocol, bool), Bac
         }
     };
     match key.layer {
-        Layer::Grpc => Ok((UpstreamProtocol::Http2, secured)),
+        Layer::Grpc if protocol != UpstreamProtocol::Grpc => Ok((UpstreamProtocol::Http2, secured)),
         _ => Ok((protocol, secured)),
     }
 }

@@ -108,6 +108,7 @@ fn of_backend(backend: &Backend, percent: f64) -> BackendText {
             UpstreamProtocol::Any => "HTTP as the client or ALPN says",
             UpstreamProtocol::Http1 => "HTTP/1.1",
             UpstreamProtocol::Http2 => "HTTP/2",
+            UpstreamProtocol::Grpc => "gRPC",
             UpstreamProtocol::Tcp => "bytes",
         };
         match &upstream.tls {

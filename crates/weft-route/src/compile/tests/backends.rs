@@ -126,7 +126,7 @@ fn the_application_protocol_says_what_is_spoken() {
         (json!("http"), Ok("Http1")),
         (json!("kubernetes.io/ws"), Ok("Http1")),
         (json!("kubernetes.io/h2c"), Ok("Http2")),
-        (json!("grpc"), Ok("Http2")),
+        (json!("grpc"), Ok("Grpc")),
         (json!("https"), Err("InvalidTls")),
         (json!("kubernetes.io/wss"), Err("InvalidTls")),
         (json!("tcp"), Err("UnsupportedProtocol")),
@@ -151,7 +151,7 @@ fn a_backend_lists_hosts() {
     let (found, notes) = followed(reference.clone(), [backend(json!({"endpoints": endpoints}))]);
     assert_eq!((found, notes), (vec!["1 shop/b Http1".to_owned()], vec![]));
     for (protocol, tls, spoken) in
-        [("h2", json!(null), "Http2"), ("grpc", json!({}), "Http2"), ("http/1.1", json!({}), "Any")]
+        [("h2", json!(null), "Http2"), ("grpc", json!({}), "Grpc"), ("http/1.1", json!({}), "Any")]
     {
         let (found, _) = followed(
             reference.clone(),
