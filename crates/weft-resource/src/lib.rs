@@ -30,6 +30,7 @@ pub mod grpc;
 pub mod http;
 pub mod l4;
 mod meta;
+mod origin;
 pub mod own;
 pub mod pem;
 pub mod policy;

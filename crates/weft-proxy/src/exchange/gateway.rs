@@ -186,7 +186,7 @@ impl Gateway {
         let rule = Arc::clone(found.rule);
         record.routed(&rule.label, rule.request_timeout);
         answer_at_once(&rule, found.path, request, &target, (self.came.tls().is_some(), listener.port))?;
-        let to = Routed::choose(&self.door.routing, &rule, request)?;
+        let mut to = Routed::choose(&self.door.routing, &rule, request)?;
         let compress = self.door.compressor.look(request);
         // A backend that is not said to speak gRPC may speak gRPC-Web itself.
         if let Some(web) = web.filter(|_| rule.grpc || to.upstream.protocol == UpstreamProtocol::Grpc) {
@@ -199,7 +199,7 @@ impl Gateway {
             request.headers_mut().insert(X_FORWARDED_CLIENT_CERT, client_cert.clone());
         }
         let (host, uri) = to.change(request.headers_mut(), &target, found.path)?;
-        convert::request(request, original, version, host, uri)?;
+        to.accept = convert::request(request, original, version, host, uri)?;
         self.door.routing.count(&listener.label, &to.rule, &to.cluster);
         Ok(Bound { to, compress })
     }
@@ -313,6 +313,7 @@ impl Side for Gateway {
         record: &mut RequestRecord,
     ) -> Result<Response<Behind>, Failure> {
         let response = bound.to.sender(&self.client).open(request, original, interim, record).await?;
+        bound.to.check(&response)?;
         Ok(self.filtered(&bound, response, record))
     }
 

@@ -136,7 +136,8 @@ fn reversion(request: &mut Request<Body>, version: Version) -> Result<(), Failur
     let uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
     let mut original = Original { version: request.version(), upgrade: None };
     let host = host.unwrap_or(HeaderValue::from_static(""));
-    Ok(convert::request(request, &mut original, version, &host, uri)?)
+    convert::request(request, &mut original, version, &host, uri)?;
+    Ok(())
 }
 
 fn facts(cluster: &Cluster, direction: Direction) -> Rc<ConnectionFacts> {

@@ -92,13 +92,13 @@ impl Outbound {
         let rule = found.rule;
         record.routed(&rule.label, rule.request_timeout);
         answer_at_once(rule, found.path, request, &target, (false, self.destination.server.1))?;
-        let routed = Routed::choose(routing, rule, request)?;
+        let mut routed = Routed::choose(routing, rule, request)?;
         let version = convert::kept(routed.upstream.protocol, request.version());
         let (host, uri) = routed.change(request.headers_mut(), &target, found.path)?;
         if version == request.version() {
             convert::readdress(request, host, uri)?;
         } else {
-            convert::request(request, original, version, host, uri)?;
+            routed.accept = convert::request(request, original, version, host, uri)?;
         }
         routing.count(&self.destination.label, rule, &routed.cluster);
         Ok(Box::new(routed))
@@ -212,6 +212,7 @@ impl Side for Outbound {
         record: &mut RequestRecord,
     ) -> Result<Response<Behind>, Failure> {
         let response = self.sender(&way).open(request, original, interim, record).await?;
+        way.as_ref().map_or(Ok(()), |routed| routed.check(&response))?;
         Ok(self.filtered(&way, response, record))
     }
 

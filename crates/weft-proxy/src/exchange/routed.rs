@@ -15,6 +15,7 @@ use weft_route::{Backend, Rule, Upstream};
 use super::Verdict;
 use super::attempt::{Client, Sender, Tries};
 use crate::cluster::Cluster;
+use crate::pools::Behind;
 use crate::record::RequestRecord;
 use crate::routing::session::{self, Session};
 use crate::routing::target::Target;
@@ -29,6 +30,8 @@ pub(crate) struct Routed {
     pub(super) cluster: Rc<Cluster>,
     /// Whether the client speaks HTTP/2, whatever the backend does.
     http2: bool,
+    /// What the backend must say to a WebSocket whose client does not look, being one of HTTP/2.
+    pub(super) accept: Option<HeaderValue>,
     /// Of a page that called, where the rule has an answer for its browser.
     origin: Option<HeaderValue>,
     /// The endpoint that the client has had, where the rule has it keep that.
@@ -125,6 +128,7 @@ impl Routed {
             upstream: Arc::clone(upstream),
             backend: place,
             http2: request.version() == Version::HTTP_2,
+            accept: None,
             origin,
             session,
             rule: Arc::clone(rule),
@@ -177,6 +181,19 @@ impl Routed {
             session::tell(policy, self.session, endpoint, tls, SystemTime::now(), headers);
         }
         response
+    }
+
+    /// Looks at the answer to a WebSocket in the place of a client that cannot.
+    ///
+    /// # Errors
+    /// The backend has opened it, and has not understood it.
+    pub(super) fn check(&self, response: &Response<Behind>) -> Result<(), ErrorCode> {
+        let opened = matches!(response.body(), Behind::Tunnel(_));
+        let accepted = |expected| convert::has_accepted(expected, response.headers());
+        match opened && !self.accept.as_ref().is_none_or(accepted) {
+            true => Err(ErrorCode::UpstreamProtocol),
+            false => Ok(()),
+        }
     }
 
     /// Has the requests of one rule sent.

@@ -3,9 +3,12 @@
 //! A sidecar restores what the calling application spoke; a gateway's clients speak what browsers do, and backends what they
 //! can.
 
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::header::{COOKIE, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION};
 use http::uri::{Authority, Scheme};
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use weft_http::wire::{self, Original};
 use weft_http::{Body, ErrorCode, judge};
 use weft_route::UpstreamProtocol;
@@ -51,7 +54,8 @@ pub(crate) fn readdress(request: &mut Request<Body>, host: &HeaderValue, uri: Ur
     Ok(())
 }
 
-/// Makes a request one of `version` for `uri` (path and query) at `host`.
+/// Makes a request one of `version` for `uri` (path and query) at `host`. Where that turns a WebSocket of HTTP/2 into one of HTTP/1.1, it
+/// gives what its server has to say ([`has_accepted`]).
 ///
 /// # Errors
 /// It cannot be one.
@@ -61,10 +65,11 @@ pub(crate) fn request(
     version: Version,
     host: &HeaderValue,
     uri: Uri,
-) -> Result<(), ErrorCode> {
+) -> Result<Option<HeaderValue>, ErrorCode> {
     // A target that is no URI was read in the form that is one, and goes on in it.
     wire::forget_target(request);
-    if judge::asks_for_protocol(request) {
+    let unseen = judge::asks_for_protocol(request);
+    if unseen {
         web_socket(request, original)?;
     }
     if version == Version::HTTP_2 {
@@ -84,7 +89,7 @@ pub(crate) fn request(
     }
     *request.version_mut() = version;
     original.version = version;
-    Ok(())
+    Ok(unseen.then(|| expected_accept(request.headers())).flatten())
 }
 
 fn absolute(scheme: Scheme, host: &HeaderValue, uri: Uri) -> Result<Uri, ErrorCode> {
@@ -106,9 +111,29 @@ fn join_cookies(request: &mut Request<Body>) {
 }
 
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
-/// A nonce of 16 octets in base64 (RFC 6455 section 4.1). It proves to a client that its server speaks WebSocket; the client here is
-/// this proxy, which has the server's word by its 101.
-const NONCE: HeaderValue = HeaderValue::from_static("d2VmdCBhdCB0aGUgZWRnZQ==");
+/// What a server adds to a key before it hashes it (RFC 6455 section 1.3).
+const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+
+/// A key of a handshake: 16 random octets in base64 (RFC 6455 section 4.1).
+fn key() -> Result<HeaderValue, ErrorCode> {
+    let mut nonce = [0; 16];
+    aws_lc_rs::rand::fill(&mut nonce).map_err(|_| ErrorCode::BackendInvalid)?;
+    HeaderValue::from_str(&STANDARD.encode(nonce)).map_err(|_| ErrorCode::BackendInvalid)
+}
+
+/// What a server says that has understood a handshake with this key: the client of HTTP/2 did not ask for it, and cannot look.
+fn expected_accept(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut hash = digest::Context::new(&digest::SHA1_FOR_LEGACY_USE_ONLY);
+    hash.update(headers.get(SEC_WEBSOCKET_KEY)?.as_bytes());
+    hash.update(GUID);
+    HeaderValue::from_str(&STANDARD.encode(hash.finish())).ok()
+}
+
+/// Whether an answer says so.
+pub(crate) fn has_accepted(expected: &HeaderValue, headers: &HeaderMap) -> bool {
+    let mut said = headers.get_all(SEC_WEBSOCKET_ACCEPT).iter();
+    said.next() == Some(expected) && said.next().is_none()
+}
 
 /// A WebSocket over HTTP/2 (RFC 8441) as HTTP/1.1 has it (RFC 6455).
 fn web_socket(request: &mut Request<Body>, original: &mut Original) -> Result<(), ErrorCode> {
@@ -118,7 +143,7 @@ fn web_socket(request: &mut Request<Body>, original: &mut Original) -> Result<()
     wire::forget_protocol(request);
     *request.method_mut() = Method::GET;
     let headers = request.headers_mut();
-    headers.insert(SEC_WEBSOCKET_KEY, NONCE);
+    headers.insert(SEC_WEBSOCKET_KEY, key()?);
     headers.entry(SEC_WEBSOCKET_VERSION).or_insert(HeaderValue::from_static("13"));
     original.upgrade = Some(WEBSOCKET);
     Ok(())
@@ -133,5 +158,35 @@ pub(crate) fn answer<B>(response: &mut Response<B>) {
         for name in [SEC_WEBSOCKET_ACCEPT, UPGRADE] {
             response.headers_mut().remove(name);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_to_a_key_is_that_of_the_specification() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(expected_accept(&headers), None);
+        // RFC 6455 section 1.3.
+        headers.insert(SEC_WEBSOCKET_KEY, HeaderValue::from_static("dGhlIHNhbXBsZSBub25jZQ=="));
+        let expected = expected_accept(&headers).unwrap();
+        assert_eq!(expected, "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+        let mut said = HeaderMap::new();
+        assert!(!has_accepted(&expected, &said));
+        said.append(SEC_WEBSOCKET_ACCEPT, expected.clone());
+        assert!(has_accepted(&expected, &said));
+        said.append(SEC_WEBSOCKET_ACCEPT, expected.clone());
+        assert!(!has_accepted(&expected, &said));
+        said.insert(SEC_WEBSOCKET_ACCEPT, HeaderValue::from_static("s3pPLMBiTxaQ9kYGzzhZRbK+xOO="));
+        assert!(!has_accepted(&expected, &said));
+    }
+
+    #[test]
+    fn no_two_keys_are_one() {
+        let (one, other) = (key().unwrap(), key().unwrap());
+        assert_ne!(one, other);
+        assert_eq!(STANDARD.decode(one.as_bytes()).unwrap().len(), 16);
     }
 }
