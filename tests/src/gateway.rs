@@ -166,6 +166,14 @@ impl Gateway {
         process::run(program, command, self.dir.path(), PATIENCE)
     }
 
+    /// Runs a command of Weft in its directory.
+    ///
+    /// # Errors
+    /// The binary is not there, or does not end.
+    pub fn weft(&self, args: &[&str]) -> Result<Output> {
+        self.run(&weft_binary()?.display().to_string(), args)
+    }
+
     /// Starts a program beside it, in its directory. It ends with what this returns.
     ///
     /// # Errors

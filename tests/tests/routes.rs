@@ -414,3 +414,34 @@ fn routes_change_under_load_without_a_failed_request() -> Result<()> {
     ensure!(sent.load(Ordering::Relaxed) > 30, "{sent:?}");
     Ok(())
 }
+
+#[test]
+fn a_running_gateway_explains_what_it_does() -> Result<()> {
+    let a = Teller::start("a")?;
+    let rules = format!("    - matches: [{{path: {{value: /a}}}}]\n      backendRefs: [{}]\n", to("a"));
+    let gateway = gateway(&[("a", &a)], &rules)?;
+    let admin = gateway.at(15_000).to_string();
+    let explain = |more: &[&str]| gateway.weft(&[&["explain", "--admin", &admin], more].concat());
+    let url = "http://any.test:8080/a/b";
+    let told = explain(&["GET", url])?.ok()?.stdout;
+    ensure!(
+        told.contains("belongs to HTTPRoute edge/all rule 0") && told.contains("=> sent to edge/a"),
+        "{told}"
+    );
+    // The same as of its files.
+    let of_files = gateway.weft(&["explain", "GET", url, "resources"])?.ok()?.stdout;
+    ensure!(told == of_files, "{told}\n{of_files}");
+    // What it has in force, and no longer what it had.
+    gateway.change(
+        "more.yaml",
+        &route(&format!("    - backendRefs: [{}]\n", to("a"))).replace("name: all,", "name: rest,"),
+    )?;
+    let told = explain(&["GET", "http://any.test:8080/other", "-o", "json"])?.ok()?.stdout;
+    ensure!(told.contains("HTTPRoute edge/rest"), "{told}");
+    let output = explain(&["GET", "no url"])?;
+    ensure!(output.status.code() == Some(2) && output.stderr.contains("no url"), "{}", output.stderr);
+    let output = gateway.weft(&["explain", "--admin", &gateway.at(1).to_string(), "GET", url])?;
+    ensure!(output.status.code() == Some(1) && output.stderr.contains("bind.admin"), "{}", output.stderr);
+    ensure!(a.seen().is_empty(), "explaining sends nothing");
+    Ok(())
+}

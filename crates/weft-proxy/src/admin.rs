@@ -17,6 +17,7 @@ use tokio::sync::Notify;
 use weft_config::{IdentitySource, Role};
 use weft_core::{Drain, DrainPhase};
 use weft_net::Listener;
+use weft_route::explain::QuestionText;
 use weft_telemetry::metrics::{Encoder, families};
 
 use crate::probes::Probes;
@@ -67,6 +68,7 @@ pub(crate) fn start(admin: &Arc<Admin>, listeners: AdminListeners, drain: &Drain
         .route("/endpoints", get(endpoints))
         .route("/certs", get(certs))
         .route("/connections", get(connections))
+        .route("/explain", post(explain))
         .route("/log", get(log_level).put(set_log_level))
         .route("/drain", post(start_drain));
     for (router, sockets) in
@@ -96,6 +98,7 @@ async fn index() -> &'static str {
      GET  /endpoints    followed services and their endpoints\n\
      GET  /certs        own certificate and trust bundle\n\
      GET  /connections  open connections\n\
+     POST /explain      what becomes of a request, by the resources in force (weft explain --admin)\n\
      GET  /log          log directives in force; PUT changes them\n\
      POST /drain        finish what is in flight and exit\n"
 }
@@ -220,6 +223,18 @@ async fn connections(State(admin): Page) -> Json<Value> {
         })
         .collect();
     Json(json!({ "connections": list }))
+}
+
+/// By the resources in force.
+async fn explain(State(admin): Page, Json(question): Json<QuestionText>) -> Response {
+    if admin.shared.program.version() == 0 {
+        let why = "no resources are in force: none are configured, or they are still being read\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, why).into_response();
+    }
+    match question.answer(&admin.shared.program.load()) {
+        Ok(explanation) => Json(explanation).into_response(),
+        Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")).into_response(),
+    }
 }
 
 async fn log_level(State(admin): Page) -> String {

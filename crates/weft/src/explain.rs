@@ -5,14 +5,19 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use weft_config::HostPort;
 use weft_core::{DnsName, Namespace, ServiceKey};
 use weft_resource::{ResourceHandle, ResourceSet};
-use weft_route::explain::{Door, Question, explain};
-use weft_route::{Gateways, Options, Severity, compile};
+use weft_route::explain::{Door, Question, QuestionText, explain};
+use weft_route::{Gateways, Options, Program, Severity, compile};
 
 use crate::ask::{self, Output};
 
-/// Tell what becomes of a request, from resources in files: which listener, rule, filters and backends, and why others do not match.
+#[path = "explain_running.rs"]
+mod running;
+
+/// Tell what becomes of a request, from resources in files or by those that a running process has in force: which listener, rule,
+/// filters and backends, and why others do not match.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// The method, such as GET.
@@ -20,8 +25,11 @@ pub(crate) struct Args {
     /// The URL, such as `https://shop.example/cart?x=1`; with --service the path is enough.
     url: String,
     /// Files and directories with resources.
-    #[arg(required = true, value_name = "PATH")]
+    #[arg(required_unless_present = "admin", value_name = "PATH")]
     paths: Vec<PathBuf>,
+    /// Ask the process whose admin server listens there, in place of reading files: 127.0.0.1:15000, where nothing else was configured.
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "paths")]
+    admin: Option<HostPort>,
     /// A header of the request, such as x-canary:1; may be given several times.
     #[arg(long = "header", short = 'H', value_name = "NAME:VALUE", value_parser = header)]
     headers: Vec<(HeaderName, HeaderValue)>,
@@ -32,7 +40,7 @@ pub(crate) struct Args {
     #[arg(long, value_name = "NAME.NAMESPACE:PORT", value_parser = service)]
     service: Option<(String, u16)>,
     /// The namespace of the workload that calls: routes of its own come before those of the service's namespace.
-    #[arg(long, value_name = "NAMESPACE", requires = "service")]
+    #[arg(long, value_name = "NAMESPACE", requires = "service", conflicts_with = "admin")]
     from: Option<Namespace>,
     /// The cluster's domain.
     #[arg(long, value_name = "DOMAIN", default_value = "cluster.local")]
@@ -51,6 +59,28 @@ pub(crate) fn run(args: &Args) -> ExitCode {
 }
 
 fn told(args: &Args) -> Result<String, ExitCode> {
+    let door = match (&args.gateway, &args.service) {
+        (Some((namespace, name)), _) => Door::Gateway { namespace: namespace.clone(), name: name.clone() },
+        (None, Some((name, port))) => {
+            let name = format!("{name}.svc.{}", args.cluster_domain).parse().map_err(crate::usage)?;
+            Door::Service(ServiceKey::new(name, *port))
+        }
+        (None, None) => Door::AnyGateway,
+    };
+    let headers: HeaderMap = args.headers.iter().cloned().collect();
+    let question = Question { method: args.method.clone(), url: &args.url, headers, door };
+    let explanation = match &args.admin {
+        Some(admin) => running::ask(admin, &QuestionText::from(&question))?,
+        None => explain(&program(args)?, &question).map_err(crate::usage)?,
+    };
+    match args.output {
+        Output::Json => ask::json(&explanation),
+        Output::Text => Ok(explanation.to_string()),
+    }
+}
+
+/// What the files come to.
+fn program(args: &Args) -> Result<Program, ExitCode> {
     let resources = resources(&args.paths)?;
     let options = Options {
         cluster_domain: args.cluster_domain.clone(),
@@ -64,21 +94,7 @@ fn told(args: &Args) -> Result<String, ExitCode> {
     for note in compiled.notes.iter().filter(|note| note.severity == Severity::Error) {
         warn(note);
     }
-    let door = match (&args.gateway, &args.service) {
-        (Some((namespace, name)), _) => Door::Gateway { namespace: namespace.clone(), name: name.clone() },
-        (None, Some((name, port))) => {
-            let name = format!("{name}.svc.{}", args.cluster_domain).parse().map_err(crate::usage)?;
-            Door::Service(ServiceKey::new(name, *port))
-        }
-        (None, None) => Door::AnyGateway,
-    };
-    let headers: HeaderMap = args.headers.iter().cloned().collect();
-    let question = Question { method: args.method.clone(), url: &args.url, headers, door };
-    let explanation = explain(&compiled.program, &question).map_err(crate::usage)?;
-    match args.output {
-        Output::Json => ask::json(&explanation),
-        Output::Text => Ok(explanation.to_string()),
-    }
+    Ok(compiled.program)
 }
 
 /// The resources of files and directories, read as a gateway reads them. What is wrong with a document is told, and the others
@@ -193,6 +209,9 @@ spec:
             &["GET", "http://a/", "--from", "team", "p"],
             &["G T", "http://a/", "p"],
             &["GET", "http://a/"],
+            &["GET", "http://a/", "--admin", "127.0.0.1:15000", "p"],
+            &["GET", "http://a/", "--admin", "15000"],
+            &["GET", "/", "--admin", "127.0.0.1:15000", "--service", "a.b:80", "--from", "team"],
         ] {
             assert!(Line::try_parse_from(["explain"].iter().chain(bad)).is_err(), "{bad:?}");
         }

@@ -1,6 +1,6 @@
 //! Matches that are not a request's, and why.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::describe;
 use crate::request::RequestView;
@@ -10,7 +10,7 @@ use crate::table::{Candidate, Found, HttpTable, matches_header, matches_query};
 pub const MOST_MISSES: usize = 10;
 
 /// A match of the same host that is not the request's.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Miss {
     /// The rule.

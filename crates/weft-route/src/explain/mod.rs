@@ -4,12 +4,13 @@
 
 mod describe;
 mod misses;
+mod question;
 #[cfg(test)]
 mod tests;
 mod text;
 
 use http::{HeaderMap, Method, Uri};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use weft_core::ServiceKey;
 
 use crate::normalize;
@@ -18,6 +19,7 @@ use crate::request::RequestView;
 use crate::table::{Found, HttpTable};
 
 pub use misses::{MOST_MISSES, Miss};
+pub use question::QuestionText;
 
 /// A request, and where it comes in.
 #[derive(Clone, Debug)]
@@ -57,10 +59,27 @@ pub enum Unexplained {
     /// A URL of a gateway has a scheme and a host.
     #[error("`{0}`: a request to a gateway wants scheme and host, such as https://shop.example/cart")]
     Incomplete(String),
+    /// The method is none.
+    #[error("`{0}` is no method such as GET")]
+    Method(String),
+    /// Name or value of a header are none.
+    #[error("`{0}` is no header that can be sent: a name, and a value without line breaks")]
+    Header(String),
+    /// The gateway is none.
+    #[error("`{0}` is no gateway: write namespace/name")]
+    Gateway(String),
+    /// The service is none.
+    #[error(
+        "`{0}` is no service: write its whole name and its port, such as orders.shop.svc.cluster.local:80"
+    )]
+    Service(String),
+    /// A request comes in at one place.
+    #[error("gateway and service exclude each other")]
+    TwoDoors,
 }
 
 /// What becomes of a request.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
     /// The request as routes see it.
@@ -78,7 +97,7 @@ pub struct Explanation {
 }
 
 /// A request as routes see it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Asked {
     /// The method.
@@ -92,7 +111,7 @@ pub struct Asked {
 }
 
 /// A rule in words.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RuleText {
     /// Which.
@@ -114,7 +133,7 @@ pub struct RuleText {
 }
 
 /// A backend in words.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BackendText {
     /// Where it is; `None` with `problem`.

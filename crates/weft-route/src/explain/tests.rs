@@ -3,7 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::{Value, json};
 
-use super::{Door, Explanation, MOST_MISSES, Question, Unexplained, explain};
+use super::{Door, Explanation, MOST_MISSES, Question, QuestionText, Unexplained, explain};
 use crate::testing::{compiled, edge, route, service, with};
 
 fn ask_at(
@@ -179,4 +179,51 @@ fn json_has_the_names_of_the_reference() {
     assert_eq!(value["rule"]["backends"][0]["percent"], 75.0);
     assert_eq!(value["rule"]["requestTimeout"], "10s");
     assert!(value["nearMisses"].is_array());
+}
+
+#[test]
+fn a_question_as_text_has_the_same_answer() {
+    let compiled = compiled(shop());
+    let mut headers = HeaderMap::new();
+    headers.insert("x-canary", HeaderValue::from_static("1"));
+    let door = Door::Gateway { namespace: "shop".to_owned(), name: "edge".to_owned() };
+    let question = Question { method: Method::GET, url: "http://shop.example/orders", headers, door };
+    let text = QuestionText::from(&question);
+    let sent = serde_json::to_string(&text).unwrap();
+    let got: QuestionText = serde_json::from_str(&sent).unwrap();
+    let answer = got.answer(&compiled.program).unwrap();
+    assert_eq!(answer.to_string(), explain(&compiled.program, &question).unwrap().to_string());
+    assert!(answer.rule.is_some());
+    // And so has the answer that comes back.
+    let back: Explanation = serde_json::from_str(&serde_json::to_string(&answer).unwrap()).unwrap();
+    assert_eq!(back.to_string(), answer.to_string());
+    let service = Question {
+        door: Door::Service(weft_core::ServiceKey::new("a.b".parse().unwrap(), 80)),
+        url: "/x",
+        ..question
+    };
+    assert_eq!(QuestionText::from(&service).door().unwrap(), service.door);
+}
+
+#[test]
+fn a_question_as_text_may_be_none() {
+    let good =
+        || QuestionText { method: "GET".to_owned(), url: "http://a/".to_owned(), ..QuestionText::default() };
+    for (bad, told) in [
+        (QuestionText { method: "G T".to_owned(), ..good() }, "no method"),
+        (QuestionText { url: "a".to_owned(), ..good() }, "scheme and host"),
+        (QuestionText { headers: vec![("a b".to_owned(), String::new())], ..good() }, "no header"),
+        (QuestionText { headers: vec![("a".to_owned(), "x\ny".to_owned())], ..good() }, "no header"),
+        (QuestionText { gateway: Some("edge".to_owned()), ..good() }, "namespace/name"),
+        (QuestionText { service: Some("orders".to_owned()), ..good() }, "its port"),
+        (QuestionText { service: Some("orders:x".to_owned()), ..good() }, "its port"),
+        (
+            QuestionText { service: Some("a:80".to_owned()), gateway: Some("a/b".to_owned()), ..good() },
+            "exclude",
+        ),
+    ] {
+        let error = bad.answer(&crate::Program::default()).unwrap_err().to_string();
+        assert!(error.contains(told), "{error}");
+    }
+    assert!(serde_json::from_str::<QuestionText>(r#"{"method":"GET","url":"/","from":"x"}"#).is_err());
 }
