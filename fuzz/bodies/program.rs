@@ -19,7 +19,7 @@ const REQUESTS: usize = 12;
 const METHODS: [Method; 4] = [Method::GET, Method::POST, Method::OPTIONS, Method::CONNECT];
 
 /// Compiles a text and asks the program.
-pub fn program(text: &str) {
+pub(crate) fn program(text: &str) {
     let (resources, _) = weft_resource::parse(Path::new("fuzz.yaml"), text);
     let set = resources.into_iter().map(Arc::new).collect();
     let options =

@@ -186,7 +186,7 @@ fn without_the_setting_nothing_changes_and_it_can_be_narrowed() -> Result<()> {
     ensure!(!head.contains("content-encoding") && !head.contains("vary") && body.len() == 300_000, "{head}");
     let narrow =
         "gateway: {compression: {algorithms: [gzip], minimumSize: 10KiB, contentTypes: [text/html]}}\n";
-    let (gateway, _nginx) = self::nginx(narrow)?;
+    let (gateway, _nginx) = nginx(narrow)?;
     let (head, body) = curl(&gateway, "/page.html", "--http1.1", &["--compressed"])?;
     ensure!(head.contains("content-encoding: gzip\n") && body == page(300_000), "{head}");
     let (head, _) = curl(&gateway, "/data.json", "--http1.1", &["--compressed"])?;
