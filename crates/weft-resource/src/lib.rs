@@ -35,6 +35,8 @@ pub mod own;
 pub mod pem;
 pub mod policy;
 pub mod reference;
+#[cfg(test)]
+mod schema;
 mod set;
 pub mod value;
 

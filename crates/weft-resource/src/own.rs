@@ -11,19 +11,22 @@ use crate::value::{BackendHost, Port, PreciseHost};
 
 /// `spec` of a `Backend`: an upstream that is no service of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BackendSpec {
     /// Where it is: all of them serve alike.
+    #[cfg_attr(test, schemars(length(min = 1, max = 64)))]
     pub endpoints: Vec<BackendEndpoint>,
     /// What is spoken to it.
     #[serde(default)]
     pub protocol: BackendProtocol,
-    /// TLS towards it; `None`: plaintext.
+    /// TLS towards it. Without it plaintext.
     pub tls: Option<BackendTlsSpec>,
 }
 
 /// `endpoints[]`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BackendEndpoint {
     /// A host name, looked up in DNS, or an address.
@@ -34,6 +37,7 @@ pub struct BackendEndpoint {
 
 /// `protocol`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum BackendProtocol {
     /// HTTP/1.1; over TLS the version that ALPN agrees on.
     #[default]
@@ -52,11 +56,12 @@ pub enum BackendProtocol {
 
 /// `tls` of a `Backend`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BackendTlsSpec {
-    /// The server name that is sent and that the certificate must have; `None`: the endpoint's host.
+    /// The server name that is sent and that the certificate must have. Without it the endpoint's host.
     pub server_name: Option<PreciseHost>,
-    /// ConfigMaps, Secrets or `Certificate`s with `ca.crt` that vouch for it; empty: the certificates of the machine.
+    /// ConfigMaps, Secrets or `Certificate`s with `ca.crt` that vouch for it. Without any the certificates of the machine.
     #[serde(default)]
     pub ca_certificate_refs: Vec<ObjectRef>,
     /// The certificate that is shown to it.
@@ -65,6 +70,7 @@ pub struct BackendTlsSpec {
 
 /// `spec` of a `Certificate`: PEM files, which are read again when they change. Paths are relative to the document's file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct CertificateSpec {
     /// The certificate chain, leaf first.

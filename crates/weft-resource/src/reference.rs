@@ -24,13 +24,14 @@ pub struct ParentRef {
 
 /// An object of the same namespace, or with a grant of another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct ObjectRef {
-    /// `None` or empty: the core group.
+    /// The group of its kind. Without it, or empty, the core group.
     pub group: Option<String>,
-    /// `None`: the usual kind of the place where it stands.
+    /// Its kind. Without it the usual one of the place where the reference stands.
     pub kind: Option<String>,
-    /// `None`: that of the resource that refers to it.
+    /// Its namespace. Without it that of the resource that refers to it.
     pub namespace: Option<String>,
     /// Its name.
     pub name: String,
