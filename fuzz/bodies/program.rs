@@ -23,7 +23,7 @@ pub(crate) fn program(text: &str) {
     let (resources, _) = weft_resource::parse(Path::new("fuzz.yaml"), text);
     let set = resources.into_iter().map(Arc::new).collect();
     let options =
-        Options { cluster_domain: "cluster.local".parse().unwrap(), gateway: None, client_namespace: None };
+        Options { cluster_domain: "cluster.local".parse().unwrap(), gateways: weft_route::Gateways::All, client_namespace: None };
     let compiled = compile(&set, &options);
     for note in &compiled.notes {
         assert!(set.get(&note.resource).is_some() && !note.to_string().is_empty(), "{note}");
