@@ -39,15 +39,25 @@ impl Gateway {
     /// # Errors
     /// It does not become ready.
     pub fn start(dir: TempDir, resources: &str) -> Result<Self> {
-        Self::start_with(dir, resources, "")
+        Self::start_with(dir, resources, &[])
     }
 
     /// The same with more in its `weft.yaml`.
     ///
     /// # Errors
     /// It does not become ready.
-    pub fn start_with(dir: TempDir, resources: &str, more: &str) -> Result<Self> {
-        let gateway = Self::configured(dir, resources, more)?;
+    pub fn start_with_yaml(dir: TempDir, resources: &str, more: &str) -> Result<Self> {
+        let gateway = Self::configured(dir, resources, more, &[])?;
+        gateway.ready()?;
+        Ok(gateway)
+    }
+
+    /// The same with these fields of `weft.yaml`, each as the variable that stands for it.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub fn start_with(dir: TempDir, resources: &str, fields: &[(&str, &str)]) -> Result<Self> {
+        let gateway = Self::configured(dir, resources, "", fields)?;
         gateway.ready()?;
         Ok(gateway)
     }
@@ -57,10 +67,10 @@ impl Gateway {
     /// # Errors
     /// It does not start.
     pub fn begin(dir: TempDir, resources: &str) -> Result<Self> {
-        Self::configured(dir, resources, "")
+        Self::configured(dir, resources, "", &[])
     }
 
-    fn configured(dir: TempDir, resources: &str, more: &str) -> Result<Self> {
+    fn configured(dir: TempDir, resources: &str, more: &str, fields: &[(&str, &str)]) -> Result<Self> {
         let ip = own_address();
         fs::create_dir(dir.path().join("resources"))?;
         write(dir.path(), ip, "resources/all.yaml", resources)?;
@@ -71,17 +81,50 @@ impl Gateway {
             dir = dir.path().display()
         );
         fs::write(dir.path().join("weft.yaml"), config)?;
-        let process = Self::spawn(&dir)?;
+        let process = Self::spawn(&dir, "gateway", fields)?;
         Ok(Self { dir, ip, process })
     }
 
-    fn spawn(dir: &TempDir) -> Result<Process> {
+    /// Starts a second process on the same ports, with an admin server of its own, and waits until it takes traffic.
+    ///
+    /// # Errors
+    /// It does not.
+    pub fn successor(&self) -> Result<Process> {
+        let ip = self.ip;
+        let own = |port: u16| format!("{ip}:{port}");
+        let (admin, metrics, health) = (own(16_000), own(16_020), own(16_021));
+        let fields = [
+            ("WEFT_BIND_ADMIN", admin.as_str()),
+            ("WEFT_BIND_METRICS", &metrics),
+            ("WEFT_BIND_HEALTH", &health),
+        ];
+        let process = Self::spawn(&self.dir, "successor", &fields)?;
+        eventually("the successor to be ready", PATIENCE, || {
+            ensure!(process.is_running(), "it ended");
+            Ok(page(self.at(16_000), "/ready").is_ok_and(|(status, _)| status == 200).then_some(()))
+        })
+        .with_context(|| process.log())?;
+        Ok(process)
+    }
+
+    fn spawn(dir: &TempDir, name: &str, fields: &[(&str, &str)]) -> Result<Process> {
         let mut command = Command::new(weft_binary()?);
         command
             .args(["gateway", "--config"])
             .arg(dir.path().join("weft.yaml"))
-            .env("WEFT_LOG_FORMAT", "text");
-        Process::start("gateway", command, &dir.path().join("gateway.log"))
+            .env("WEFT_LOG_FORMAT", "text")
+            .envs(fields.iter().copied());
+        Process::start(name, command, &dir.path().join(format!("{name}.log")))
+    }
+
+    /// Starts a program beside it that ends with the test, in its directory; what it writes is in `NAME.log` there.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn beside(&self, name: &str, args: &[&str]) -> Result<Process> {
+        let mut command = Command::new(name);
+        command.args(args).current_dir(self.dir.path());
+        Process::start(name, command, &self.dir.path().join(format!("{name}.log")))
     }
 
     /// Waits until it takes traffic on all ports.
@@ -144,16 +187,7 @@ impl Gateway {
     /// # Errors
     /// It does not answer.
     pub fn admin(&self, path: &str) -> Result<(u16, String)> {
-        let mut stream = TcpStream::connect(self.at(ADMIN))?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(
-            format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").as_bytes(),
-        )?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        let (head, body) = text.split_once("\r\n\r\n").context("no answer")?;
-        let status = head.split(' ').nth(1).context("no status")?.parse()?;
-        Ok((status, body.to_owned()))
+        page(self.at(ADMIN), path)
     }
 
     /// Runs a program in its directory, with its output.
@@ -194,6 +228,19 @@ impl Gateway {
         let output = self.run("openssl", &[&fixed, args].concat())?;
         Ok(Handshake { done: output.status.success(), said: format!("{}{}", output.stdout, output.stderr) })
     }
+}
+
+/// A page of an admin server.
+fn page(admin: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let mut stream = TcpStream::connect(admin)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream
+        .write_all(format!("GET {path} HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n").as_bytes())?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let (head, body) = text.split_once("\r\n\r\n").context("no answer")?;
+    let status = head.split(' ').nth(1).context("no status")?.parse()?;
+    Ok((status, body.to_owned()))
 }
 
 /// What openssl s_client said.

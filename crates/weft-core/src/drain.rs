@@ -8,6 +8,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+/// How long a connection without a request is kept when a drain has begun. Whoever has just connected, or has just sent another
+/// request, could not know: one round trip over a long way, and a segment that has to be sent again (RFC 6298 section 2.4).
+pub const ON_ITS_WAY: Duration = Duration::from_secs(1);
+
 /// How far the drain has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum DrainPhase {
@@ -59,6 +63,13 @@ impl Drain {
     /// Resolves when everything must close.
     pub async fn closed(&mut self) {
         self.until(|phase| *phase == DrainPhase::Closed).await;
+    }
+
+    /// Resolves when draining has begun and what was on its way then has had its time ([`ON_ITS_WAY`]), or everything must close.
+    pub async fn into_quiet(mut self) {
+        self.draining().await;
+        // Whichever is first.
+        drop(tokio::time::timeout(ON_ITS_WAY, self.closed()).await);
     }
 
     /// [`Self::closed`] as a value of its own.
@@ -125,6 +136,26 @@ mod tests {
         trigger.close();
         drain.closed().await;
         assert_eq!(drain.phase(), DrainPhase::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_on_its_way_has_its_time() {
+        let (trigger, drain) = drain();
+        let quiet = tokio::spawn(drain.clone().into_quiet());
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert!(!quiet.is_finished());
+        trigger.start(Duration::from_secs(30));
+        let began = Instant::now();
+        quiet.await.unwrap();
+        assert!((ON_ITS_WAY..ON_ITS_WAY * 2).contains(&began.elapsed()), "{:?}", began.elapsed());
+        // From when it is asked: who comes later has as long.
+        let began = Instant::now();
+        drain.clone().into_quiet().await;
+        assert!(began.elapsed() >= ON_ITS_WAY);
+        trigger.close();
+        let began = Instant::now();
+        drain.into_quiet().await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test]

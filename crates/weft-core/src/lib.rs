@@ -18,7 +18,7 @@ mod protocol;
 pub use addr::{ClientAddr, EndpointAddr, OriginalDst, canonical};
 pub use addr_set::AddrSet;
 pub use certificates::CaCertificates;
-pub use drain::{Drain, DrainPhase, DrainTrigger, drain};
+pub use drain::{Drain, DrainPhase, DrainTrigger, ON_ITS_WAY, drain};
 pub use endpoint::{EndpointList, EndpointSource};
 pub use error::ParseError;
 pub use identity::{Namespace, PeerRule, ServiceAccount, SpiffeId, TrustDomain};

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use crate::Http2Limits;
+use crate::parting::Parting;
 use crate::recv::Inbox;
 use crate::ticker::Ticker;
 
@@ -218,6 +219,8 @@ pub(crate) struct Frames<S> {
     turn: Turn,
     /// What was read, and comes in the next turn.
     back: BytesMut,
+    /// How it is closed, if it is a client's.
+    parting: Option<Parting>,
 }
 
 /// Where in the stream of frames the reading is.
@@ -366,7 +369,8 @@ impl<S> Frames<S> {
     fn new(io: S, wire: Rc<Wire>, rest: usize) -> Self {
         let meter = Meter { since: Some(Instant::now()), ..Meter::default() };
         let scan = Scan { rest, meter, ..Scan::default() };
-        Self { io, wire, scan, turn: Turn::default(), back: BytesMut::new() }
+        let parting = (rest > 0).then(Parting::default);
+        Self { io, wire, scan, turn: Turn::default(), back: BytesMut::new(), parting }
     }
 
     /// Hands on what was held back.
@@ -418,7 +422,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Frames<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Frames<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.io).poll_write(cx, buf);
         self.wire.wrote(&result);
@@ -450,6 +454,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Frames<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        let Self { io, parting, wire, .. } = &mut *self;
+        match parting {
+            // Whoever floods is read no more.
+            Some(parting) if !wire.is_flooded() => parting.poll(io, cx),
+            _ => Pin::new(io).poll_shutdown(cx),
+        }
     }
 }

@@ -26,6 +26,7 @@ mod handler;
 pub mod headers;
 pub mod judge;
 mod limits;
+mod parting;
 mod pump;
 mod recv;
 mod replay;

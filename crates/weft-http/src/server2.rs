@@ -83,7 +83,9 @@ impl Drop for HeadInUse {
 }
 
 /// Serves streams until the client closes, the connection has been idle for its limit, or `drain` has begun and the
-/// streams in flight have ended: GOAWAY first lets everything already on its way in (RFC 9113 section 6.8).
+/// streams in flight have ended: GOAWAY first lets everything already on its way in (RFC 9113 section 6.8). A client that has
+/// only just connected hears it behind its first request: many take one that they hear before for a connection that cannot
+/// be used, and there may be no other.
 ///
 /// Streams are futures of the connection's own task. They need no task each, a reset or a lost connection drops them
 /// and so cancels what they were doing, and their answers leave in one write.
@@ -94,7 +96,7 @@ pub async fn serve_http2<S, H>(
     io: S,
     handler: Rc<H>,
     limits: &Http2Limits,
-    mut drain: Drain,
+    drain: Drain,
 ) -> Result<(), h2::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -103,26 +105,30 @@ where
     // A peer that does not even send the preface is as idle as one can be.
     let wire = Wire::new(limits);
     let io = Frames::of_client(io, Rc::clone(&wire));
-    let Ok(connection) = tokio::time::timeout(limits.idle, handshake(io, limits)).await else {
-        return Ok(());
+    let mut connection = tokio::select! {
+        shaken = tokio::time::timeout(limits.idle, handshake(io, limits)) => match shaken {
+            Ok(shaken) => shaken?,
+            Err(_) => return Ok(()),
+        },
+        () = drain.clone().into_quiet() => return Ok(()),
     };
-    let mut connection = connection?;
     let heads = Heads::new(limits.head_budget);
     let mut stall = Stall::new(&wire);
     let mut looks = limits.pause.map(|pause| Ticker::new(pause / LOOKS));
     let mut streams = FuturesUnordered::new();
-    let mut draining = std::pin::pin!(async move { drain.draining().await });
-    let mut drained = false;
+    let mut begun = drain.clone();
+    let mut draining = std::pin::pin!(async move { begun.draining().await });
+    let mut quiet = std::pin::pin!(drain.into_quiet());
+    let mut leave = Leave::Stays;
     let mut end = End::new(limits.idle);
     poll_fn(|cx| {
-        if !drained && draining.as_mut().poll(cx).is_ready() {
-            drained = true;
+        if leave.is_due(end.used, draining.as_mut(), quiet.as_mut(), cx) {
             connection.graceful_shutdown();
         }
         for round in 0.. {
             wire.begin_turn();
             let closed = accept(&mut connection, cx, |request, mut respond| {
-                end.busy = true;
+                (end.busy, end.used) = (true, true);
                 let Some(head) = heads.admit(&request) else {
                     return respond.send_reset(Reason::REFUSED_STREAM);
                 };
@@ -166,6 +172,35 @@ where
         Poll::Pending
     })
     .await
+}
+
+/// How far a drain has come for one connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Leave {
+    Stays,
+    /// It has begun, and the peer has not been told.
+    Begun,
+    Told,
+}
+
+impl Leave {
+    /// Whether the peer is to be told now: at once, or behind its first request, for which there is time until it is `quiet`.
+    fn is_due(
+        &mut self,
+        used: bool,
+        draining: Pin<&mut impl Future<Output = ()>>,
+        quiet: Pin<&mut impl Future<Output = ()>>,
+        cx: &mut Context<'_>,
+    ) -> bool {
+        if *self == Self::Stays && draining.poll(cx).is_ready() {
+            *self = Self::Begun;
+        }
+        let due = *self == Self::Begun && (used || quiet.poll(cx).is_ready());
+        if due {
+            *self = Self::Told;
+        }
+        due
+    }
 }
 
 /// Ends a connection whose peer floods: first it is told so, as far as it reads.
@@ -234,6 +269,8 @@ struct End {
     ticker: Ticker,
     /// A stream has begun since the last tick.
     busy: bool,
+    /// One has ever begun.
+    used: bool,
     /// Ticks since the end was announced.
     announced: Option<u32>,
 }
@@ -249,7 +286,7 @@ enum Turn {
 
 impl End {
     fn new(limit: Duration) -> Self {
-        Self { ticker: Ticker::new(limit), busy: false, announced: None }
+        Self { ticker: Ticker::new(limit), busy: false, used: false, announced: None }
     }
 
     /// Looks whether the connection has to end now, or has to be told that it will.

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use rustix::io::Errno;
+use socket2::{SockFilter, SockRef};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, sleep_until};
 use weft_core::ClientAddr;
@@ -84,6 +85,18 @@ impl Acceptor {
     /// The address that was bound.
     pub fn local_addr(&self) -> SocketAddr {
         self.local
+    }
+
+    /// Has the kernel let nobody in any more, as if the packets of new clients were lost: they send them again, and find the port
+    /// closed or another process listening on it. So what was let in before can be taken to the last one ([`Self::accept`]),
+    /// where closing at once would reset whoever comes between that and the end.
+    ///
+    /// # Errors
+    /// The kernel takes no filters: then there is that moment.
+    pub fn stop_admitting(&self) -> io::Result<()> {
+        /// `BPF_RET | BPF_K`: what is left of a packet is as many octets as the constant says (linux/bpf_common.h).
+        const RETURN: u16 = 0x06;
+        SockRef::from(&self.listener).attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)])
     }
 
     /// The next connection. Never fails and never spins: errors are told to the callback and waited out.

@@ -80,6 +80,32 @@ async fn a_wildcard_listener_takes_both_families_in_canonical_form() {
     }
 }
 
+/// Whoever comes while a listener is being closed finds the next one, and is not reset.
+#[tokio::test]
+async fn a_listener_that_admits_nobody_more_gives_up_whom_it_had() {
+    let mut acceptor = acceptor();
+    let endpoint = EndpointAddr::new(acceptor.local_addr());
+    let before = connect(endpoint, &ConnectOptions::default()).await.unwrap();
+    acceptor.stop_admitting().unwrap();
+    let after = tokio::spawn(connect_patiently(endpoint));
+    let mut accepted = acceptor.accept().await.stream;
+    assert_eq!(accepted.peer_addr().unwrap(), before.local_addr().unwrap());
+    let none = tokio::time::timeout(Duration::from_millis(200), acceptor.accept()).await;
+    assert!(none.is_err(), "the kernel let somebody in");
+    accepted.write_all(b"served").await.unwrap();
+    let next = Listener::bind(endpoint.get(), &ListenOptions::default()).unwrap();
+    drop(acceptor);
+    let mut next = Acceptor::new(next).unwrap();
+    let taken = next.accept().await;
+    assert_eq!(taken.client.get(), after.await.unwrap().local_addr().unwrap());
+}
+
+async fn connect_patiently(endpoint: EndpointAddr) -> TcpStream {
+    // Its first packet is lost: the next comes a second later (RFC 6298 section 2).
+    let patient = ConnectOptions { timeout: Duration::from_secs(20), ..ConnectOptions::default() };
+    connect(endpoint, &patient).await.unwrap()
+}
+
 #[tokio::test]
 async fn connect_errors_are_told_apart() {
     let closed =

@@ -275,6 +275,9 @@ async fn accept(worker: Rc<Worker>, acceptor: Acceptor, door: Door) {
         take(&worker, accepted, &door);
     }
     if let Door::Gateway(_) = &door {
+        if let Err(error) = acceptor.stop_admitting() {
+            tracing::debug!(%error, at = %acceptor.local_addr(), "clients that connect at this moment may be reset");
+        }
         take_the_rest(&worker, &mut acceptor, &door).await;
     }
 }

@@ -47,7 +47,7 @@ fn gateway(behind: SocketAddr, compression: &str) -> Result<Gateway> {
     PublicCa::new(dir.path(), "ca")?.issue("shop", &["a.shop.test"])?;
     let (ip, port) = (behind.ip(), behind.port());
     let resources = format!("{DOORS}spec: {{endpoints: [{{host: \"{ip}\", port: {port}}}]}}\n");
-    Gateway::start_with(dir, &resources, compression)
+    Gateway::start_with_yaml(dir, &resources, compression)
 }
 
 const ON: &str = "gateway: {compression: {}}\n";

@@ -34,7 +34,8 @@ pub enum Ended {
 }
 
 /// Serves requests until the client closes, a limit is passed, or `drain` has begun and the request in flight is
-/// answered. Requests of one connection are answered in order, also when they are pipelined. A connection that becomes
+/// answered. A connection without one is kept for a moment more ([`weft_core::ON_ITS_WAY`]): what was on its way then is answered
+/// as well. Requests of one connection are answered in order, also when they are pipelined. A connection that becomes
 /// another protocol's is served until that ends.
 ///
 /// `reset_on_close` has the socket answer with a reset when it is closed. An answer without a length ends with its
@@ -55,10 +56,9 @@ where
 {
     let conn = Conn::new(io, reset_on_close, *limits);
     let mut server = Server { conn, handler, drain, ticks: Ticks::new(limits), login: None };
-    let mut drained = server.drain.clone();
-    let mut draining = std::pin::pin!(async move { drained.draining().await });
+    let mut quiet = std::pin::pin!(server.drain.clone().into_quiet());
     loop {
-        let head = match server.head(draining.as_mut()).await {
+        let head = match server.head(quiet.as_mut()).await {
             Next::Request(head) => head,
             Next::Refused(code) => return server.refuse(code).await,
             Next::Closed => return Ok(Ended::Closed),
@@ -124,8 +124,8 @@ struct Asked {
 }
 
 impl<H: Handler> Server<H> {
-    /// Waits for a request's head.
-    async fn head(&mut self, mut draining: Pin<&mut impl Future<Output = ()>>) -> Next {
+    /// Waits for a request's head, until it is `quiet`.
+    async fn head(&mut self, mut quiet: Pin<&mut impl Future<Output = ()>>) -> Next {
         let Self { conn, ticks, .. } = self;
         // What a client sent behind its last request was not looked at.
         let mut unseen = !conn.borrow().input.buf.is_empty();
@@ -151,7 +151,7 @@ impl<H: Handler> Server<H> {
                 }
             }
             let begun = !conn.borrow().input.buf.is_empty();
-            if !begun && draining.as_mut().poll(cx).is_ready() {
+            if !begun && quiet.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(Next::Closed);
             }
             match ticks.poll_waiting(cx, begun) {

@@ -379,10 +379,33 @@ async fn draining_answers_what_is_under_way() {
         busy.send("POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\n").await;
         assert_eq!(busy.heard().await, "");
         trigger.start(Duration::from_secs(5));
+        let began = tokio::time::Instant::now();
         assert_eq!(idle.served.await.unwrap().unwrap(), Ended::Closed);
+        assert!((weft_core::ON_ITS_WAY..weft_core::ON_ITS_WAY * 2).contains(&began.elapsed()));
         let heard = busy.say("ab").await;
         assert_eq!(heard, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nab");
         assert!(busy.is_closed().await);
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_was_on_its_way_when_the_drain_began_is_answered() {
+    const LAST: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\nab";
+    let post = "POST /echo HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nab";
+    local(async {
+        let (trigger, drain) = weft_core::drain();
+        let mut fresh = Client::with(Http1Limits::default(), drain.clone());
+        let mut kept = Client::with(Http1Limits::default(), drain.clone());
+        assert!(!kept.say(post).await.contains("Connection: close"));
+        trigger.start(Duration::from_secs(30));
+        // One whose TLS handshake has ended only now.
+        let mut late = Client::with(Http1Limits::default(), drain);
+        pass_time(weft_core::ON_ITS_WAY - Duration::from_millis(50)).await;
+        for client in [&mut fresh, &mut kept, &mut late] {
+            assert_eq!(client.say(post).await, LAST);
+            assert!(client.is_closed().await);
+        }
     })
     .await;
 }

@@ -22,7 +22,6 @@ pub(crate) async fn serve(door: Rc<GatewayDoor>, edge: Edge) {
     let http2 = match http2 {
         Some(http2) => http2,
         None => {
-            let mut drained = drain.clone();
             tokio::select! {
                 biased;
                 detected = detect_or_give_up(&mut io, &mut first, UNFINISHED) => match detected {
@@ -30,7 +29,7 @@ pub(crate) async fn serve(door: Rc<GatewayDoor>, edge: Edge) {
                     None => return,
                 },
                 () = silence(Some(door.shared.config.timeouts.idle)) => return,
-                () = drained.draining() => return,
+                () = drain.clone().into_quiet() => return,
             }
         }
     };

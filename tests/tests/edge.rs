@@ -1,0 +1,8 @@
+//! Who stands in front of a gateway, what its clients may do, and how they are told that it goes.
+
+#[path = "edge/crowd.rs"]
+mod crowd;
+#[path = "edge/doors.rs"]
+mod doors;
+#[path = "edge/goes.rs"]
+mod goes;
