@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde::Deserialize;
+use weft_core::ProxyProtocol;
 
 use crate::reference::ObjectRef;
 use crate::value::{BackendHost, Port, PreciseHost};
@@ -22,6 +23,28 @@ pub struct BackendSpec {
     pub protocol: BackendProtocol,
     /// TLS towards it. Without it plaintext.
     pub tls: Option<BackendTlsSpec>,
+    /// What each connection to it begins with; `None`: nothing.
+    pub proxy_protocol: Option<ProxyProtocolVersion>,
+}
+
+/// `proxyProtocol`: a header that says for whom a connection is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+pub enum ProxyProtocolVersion {
+    /// A line of text.
+    #[serde(rename = "v1")]
+    V1,
+    /// Binary.
+    #[serde(rename = "v2")]
+    V2,
+}
+
+impl From<ProxyProtocolVersion> for ProxyProtocol {
+    fn from(version: ProxyProtocolVersion) -> Self {
+        match version {
+            ProxyProtocolVersion::V1 => Self::V1,
+            ProxyProtocolVersion::V2 => Self::V2,
+        }
+    }
 }
 
 /// `endpoints[]`.

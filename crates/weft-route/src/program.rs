@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weft_core::ServiceKey;
+use weft_core::{ProxyProtocol, ServiceKey};
 use weft_resource::ResourceId;
 use weft_resource::http::SessionPersistence;
 use weft_resource::value::{BackendHost, HostPattern, PreciseHost};
@@ -241,6 +241,11 @@ pub enum BackendProblem {
     /// It speaks something that the route does not.
     #[error("{0}")]
     UnsupportedProtocol(String),
+    /// It wants to be told by each connection whose it is, and requests of many clients share connections.
+    #[error(
+        "{0} has `proxyProtocol`, which is for TCPRoute and TLSRoute: a connection that carries requests belongs to no one client"
+    )]
+    SharedConnections(ResourceId),
 }
 
 impl Backends {
@@ -319,6 +324,8 @@ pub struct Upstream {
     pub protocol: UpstreamProtocol,
     /// TLS towards it, where it is not in the mesh; `None`: plaintext.
     pub tls: Option<Arc<UpstreamTls>>,
+    /// What each connection to it begins with, before TLS; `None`: nothing.
+    pub proxy_protocol: Option<ProxyProtocol>,
 }
 
 /// Where an upstream is.

@@ -3,6 +3,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use weft_http::ErrorCode;
+use weft_net::proxy_protocol::{self, ProxyHeader};
 use weft_net::{RelayCounters, RelayOptions, RelayOutcome, relay, relay_plain};
 use weft_route::{L4Rule, Listener, ListenerKind, Upstream};
 use weft_telemetry::metrics::{Direction, TcpLabels, TlsLabel, families};
@@ -22,7 +24,7 @@ pub(super) async fn serve(
 ) {
     let way = Way { door, listener: Arc::clone(listener), rule };
     match way.backend() {
-        Ok(upstream) => match way.reach(&upstream).await {
+        Ok(upstream) => match way.reach(&upstream, &edge).await {
             Ok(reached) => drop(tokio::task::spawn_local(way.carry(edge, upstream, reached))),
             Err(error) => {
                 way.record(&edge, &upstream, None).failed(error.code);
@@ -57,10 +59,23 @@ impl Way {
         }
     }
 
-    /// Connects to a backend: over a mesh link where it is in the mesh, in plaintext where it is not.
-    async fn reach(&self, upstream: &Arc<Upstream>) -> Result<Reached, DialError> {
+    /// Connects to a backend: over a mesh link where it is in the mesh, in plaintext where it is not. One that wants to know is told
+    /// whose connection it is.
+    async fn reach(&self, upstream: &Arc<Upstream>, edge: &Edge) -> Result<Reached, DialError> {
         let outbound = &self.door.outbound;
-        reach(outbound, &self.door.routing.cluster(upstream)).await
+        let mut reached = reach(outbound, &self.door.routing.cluster(upstream)).await?;
+        if let Some(version) = upstream.proxy_protocol {
+            let header = ProxyHeader::Proxied { source: edge.client, destination: edge.local };
+            let failed = |error: std::io::Error| DialError::new(ErrorCode::ConnectFailed, &error);
+            match &mut reached.far {
+                Far::Plain(stream) => {
+                    proxy_protocol::write(stream, version, &header).await.map_err(failed)?;
+                }
+                // Not reached: what the resources list is outside the mesh, where links have no such header.
+                Far::Mesh(..) => return Err(failed(std::io::ErrorKind::Unsupported.into())),
+            }
+        }
+        Ok(reached)
     }
 
     async fn carry(self, mut edge: Edge, upstream: Arc<Upstream>, reached: Reached) {

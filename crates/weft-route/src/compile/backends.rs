@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use weft_core::{DnsName, ServiceKey};
+use weft_core::{DnsName, ProxyProtocol, ServiceKey};
 use weft_resource::core_kinds::{ServicePort, ServiceSpec};
 use weft_resource::own::{BackendProtocol, BackendSpec};
 use weft_resource::reference::BackendRef;
@@ -157,7 +157,8 @@ impl Context<'_> {
         };
         let service = ServiceKey::new(name, port.port.get());
         let label = service.to_string().into();
-        Ok(Upstream { label, endpoint: UpstreamEndpoint::Service(service), protocol, tls })
+        let endpoint = UpstreamEndpoint::Service(service);
+        Ok(Upstream { label, endpoint, protocol, tls, proxy_protocol: None })
     }
 
     fn backend(
@@ -179,6 +180,7 @@ impl Context<'_> {
                 None => format!("{} has no endpoint", key.id),
             }));
         }
+        let proxy_protocol = announced(key, backend)?;
         let protocol = match (backend.protocol, key.layer) {
             (_, Layer::Bytes | Layer::Encrypted) => UpstreamProtocol::Tcp,
             (BackendProtocol::Tcp, _) => {
@@ -203,7 +205,8 @@ impl Context<'_> {
             (Some(_), _) => Some(Arc::new(self.backend_tls(key, resource, backend, client)?)),
         };
         let label = format!("{}/{}", key.id.namespace, key.id.name).into();
-        Ok(Upstream { label, endpoint: UpstreamEndpoint::Listed(endpoints), protocol, tls })
+        let endpoint = UpstreamEndpoint::Listed(endpoints);
+        Ok(Upstream { label, endpoint, protocol, tls, proxy_protocol })
     }
 
     fn backend_tls(
@@ -235,6 +238,15 @@ impl Context<'_> {
             verification: Verification { roots, names: Vec::new() },
             client_certificate: own.or_else(|| client.cloned()),
         })
+    }
+}
+
+/// What connections to a backend begin with. Those that carry requests belong to many clients, so that none of them can say whose it
+/// is.
+fn announced(key: &Key, backend: &BackendSpec) -> Result<Option<ProxyProtocol>, BackendProblem> {
+    match (backend.proxy_protocol, key.layer) {
+        (Some(_), Layer::Http | Layer::Grpc) => Err(BackendProblem::SharedConnections(key.id.clone())),
+        (version, _) => Ok(version.map(ProxyProtocol::from)),
     }
 }
 
@@ -328,6 +340,10 @@ fn reason_and_cure(problem: &BackendProblem, route: &Resource) -> (&'static str,
         BackendProblem::InvalidTls(_) => (
             "InvalidTls",
             "add a BackendTLSPolicy for it that is valid, or correct `appProtocol` where it is wrong".to_owned(),
+        ),
+        BackendProblem::SharedConnections(_) => (
+            "UnsupportedProtocol",
+            "leave `proxyProtocol` out and have the backend read `x-forwarded-for`, or use a TCPRoute or TLSRoute".to_owned(),
         ),
         BackendProblem::UnsupportedProtocol(_) => (
             "UnsupportedProtocol",

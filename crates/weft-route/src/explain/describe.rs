@@ -111,12 +111,16 @@ fn of_backend(backend: &Backend, percent: f64) -> BackendText {
             UpstreamProtocol::Grpc => "gRPC",
             UpstreamProtocol::Tcp => "bytes",
         };
-        match &upstream.tls {
+        let secured = match &upstream.tls {
             None => protocol.to_owned(),
             Some(tls) => {
                 let name = tls.server_name.as_ref().map_or("its host", |name| name.as_str());
                 format!("{protocol} over TLS, as {name}")
             }
+        };
+        match upstream.proxy_protocol {
+            None => secured,
+            Some(version) => format!("{secured}, behind a header of the PROXY protocol {version}"),
         }
     });
     BackendText {

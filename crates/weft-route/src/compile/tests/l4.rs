@@ -1,4 +1,5 @@
 use serde_json::{Value, json};
+use weft_core::ProxyProtocol;
 
 use super::listener;
 use crate::program::{L4Rule, ListenerKind, Program};
@@ -54,6 +55,24 @@ fn tls_is_passed_on_by_server_name() {
         names(&compiled.program, &["a.example", "b.example", "b.a.example", "other"]),
         ["shop/exact", "shop/wide", "shop/wide", "-"]
     );
+}
+
+#[test]
+fn a_backend_may_want_to_be_told_who_connects() {
+    for (written, expected) in
+        [(json!("v1"), Some(ProxyProtocol::V1)), (json!("v2"), Some(ProxyProtocol::V2)), (json!(null), None)]
+    {
+        let backend = json!({"kind": "Backend", "metadata": {"name": "b"}, "spec": {
+            "endpoints": [{"host": "10.0.0.1", "port": 80}], "protocol": "tcp", "proxyProtocol": written,
+        }});
+        let mut route = tcp_route("r", "b");
+        route["spec"]["rules"][0]["backendRefs"][0] =
+            json!({"group": "weft.dev", "kind": "Backend", "name": "b"});
+        let compiled = compiled([gateway("TCP", json!(null), json!(null)), backend, route]);
+        assert_eq!(said(&compiled), [] as [&str; 0]);
+        let backend = rule(&compiled.program, "").and_then(|rule| rule.backends.at(0)).unwrap();
+        assert_eq!(backend.upstream.as_ref().unwrap().proxy_protocol, expected);
+    }
 }
 
 #[test]
