@@ -1,5 +1,7 @@
 //! Who stands in front of a gateway, what its clients may do, and how they are told that it goes.
 
+#[path = "edge/balancer.rs"]
+mod balancer;
 #[path = "edge/crowd.rs"]
 mod crowd;
 #[path = "edge/doors.rs"]

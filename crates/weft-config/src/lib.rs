@@ -11,12 +11,14 @@
 //! | `tree` | YAML to nodes with line and column |
 //! | `read`, `scalar` | nodes to checked values, all mistakes kept |
 //! | `sections`, `identity`, `policy`, `probes` | the fields of `weft.yaml`, one function a section, with every default and its reason |
+//! | `edge` | who stands in front of a gateway, and what its clients may do |
 //! | `listeners` | the doors of a workload whose traffic is not intercepted |
 //! | `proxy_protocol` | ports of the application that are told who connects |
 //! | `membership`, `mode` | which destinations are in the mesh and how, compiled |
 //! | `reload` | the watcher |
 
 mod compression;
+mod edge;
 mod env;
 mod error;
 mod identity;
@@ -37,6 +39,7 @@ mod types;
 mod value;
 
 pub use compression::{Compression, ContentType, is_message_stream};
+pub use edge::{EdgeConfig, ProxyProtocolSources};
 pub use env::{Env, Role};
 pub use error::{ConfigErrors, Origin, Problem, ProblemKind};
 pub use listeners::{InboundListener, Listeners, OutboundListener};

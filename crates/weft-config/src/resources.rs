@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use weft_core::DnsName;
 
 use crate::compression::{self, Compression};
+use crate::edge::conflict;
 use crate::env::Role;
 use crate::read::{Bad, Section};
 use crate::scalar;
@@ -44,8 +45,8 @@ impl std::fmt::Display for GatewayName {
     }
 }
 
-/// Reads the three fields. `None` only where a problem was told.
-pub(crate) fn resources(root: &Section<'_, '_>, config: &Path) -> Option<Resources> {
+/// Reads them; `s` is `gateway`. `None` only where a problem was told.
+pub(crate) fn resources(root: &Section<'_, '_>, s: &Section<'_, '_>, config: &Path) -> Option<Resources> {
     let paths = root.list("resources", scalar::path);
     let gateway = root.reader().role() == Role::Gateway;
     let none = paths.as_ref().is_none_or(Vec::is_empty);
@@ -55,7 +56,6 @@ pub(crate) fn resources(root: &Section<'_, '_>, config: &Path) -> Option<Resourc
     let domain = scalar::parsed::<DnsName>("write a DNS suffix such as cluster.local");
     let default = CLUSTER_DOMAIN.parse().ok()?;
     let cluster_domain = root.or("clusterDomain", default, domain);
-    let s = root.section("gateway");
     let name = s.scalar("name", gateway_name);
     match &name {
         Some((_, origin)) if !gateway => {
@@ -80,11 +80,6 @@ pub(crate) fn resources(root: &Section<'_, '_>, config: &Path) -> Option<Resourc
     let trusted_hops = trusted_hops.and_then(|(hops, _)| usize::try_from(hops).ok()).unwrap_or(0);
     let gateway = name.map(|(name, _)| name);
     Some(Resources { paths, cluster_domain, gateway, trusted_hops, compression })
-}
-
-fn conflict(reason: &str) -> Bad {
-    let cure = "leave it out, or run `weft gateway`".to_owned();
-    Bad { kind: crate::error::ProblemKind::Conflict, reason: reason.to_owned(), cure }
 }
 
 fn gateway_name(written: &Scalar) -> Result<GatewayName, Bad> {

@@ -17,7 +17,7 @@ use crate::types::{
     ProxyConfig, Retries, RetryBudget, TelemetryConfig, Timeouts, TracingConfig, Workers, Workload,
 };
 use crate::value::{Listen, Size};
-use crate::{identity, policy, probes, resources};
+use crate::{edge, identity, policy, probes, resources};
 
 /// A ConfigMap holds 1 MiB at most; a file beyond this is not a configuration but a mistake in `--config`.
 const MAX_FILE: u64 = 8 << 20;
@@ -115,7 +115,9 @@ fn document(root: &Section<'_, '_>, path: &Path) -> Option<ProxyConfig> {
     let retries = retries(&root.section("retries"));
     root.refuse_for_gateway(&["probes"], "no application stands beside it");
     let probes = probes::probes(root);
-    let resources = resources::resources(root, path);
+    let gateway = root.section("gateway");
+    let resources = resources::resources(root, &gateway, path);
+    let edge = edge::edge(&gateway);
     let policy = policy::policy(root, trust_domain, sampling, access_log, &bind);
     Some(ProxyConfig {
         path: path.to_owned(),
@@ -134,6 +136,7 @@ fn document(root: &Section<'_, '_>, path: &Path) -> Option<ProxyConfig> {
         proxy_protocol: policy.proxy_protocol,
         probes,
         resources: resources?,
+        edge,
         snapshot: Arc::new(policy.snapshot?),
         warnings: Vec::new(),
     })

@@ -12,6 +12,7 @@ use std::time::Duration;
 use weft_core::{CaCertificates, Namespace, ServiceAccount, SpiffeId, TrustDomain};
 
 use crate::Snapshot;
+use crate::edge::EdgeConfig;
 use crate::env::Role;
 use crate::listeners::Listeners;
 use crate::probes::Probe;
@@ -54,6 +55,8 @@ pub struct ProxyConfig {
     pub probes: Vec<Probe>,
     /// Where gateways and routes come from.
     pub resources: Resources,
+    /// What a gateway makes of those who connect to it.
+    pub edge: EdgeConfig,
     /// The part that is reloaded while the process runs, as it was at the start.
     pub snapshot: Arc<Snapshot>,
     /// What is odd but no error, such as a `WEFT_*` variable that names no field. To be logged once.

@@ -20,7 +20,7 @@ use crate::application::Applications;
 use crate::cluster::Ways;
 use crate::destination::Destinations;
 use crate::dial::Dialer;
-use crate::gateway::{self, GatewayDoor, compress::Compressor, port::Port};
+use crate::gateway::{self, GatewayDoor, port::Port};
 use crate::inbound::{self, InboundDoor, PlaintextDrain};
 use crate::limits::Limits;
 use crate::open::{OpenConnections, OpenGuard};
@@ -130,14 +130,7 @@ impl Worker {
             routing: (!shared.config.resources.paths.is_empty()).then(|| Rc::clone(&routing)),
             dialer,
         });
-        let gateway = Rc::new(GatewayDoor {
-            shared: Arc::clone(&shared),
-            telemetry: Rc::clone(&telemetry),
-            limits: Rc::clone(&limits),
-            outbound: Rc::clone(&outbound),
-            routing: Rc::clone(&routing),
-            compressor: Compressor::new(shared.config.resources.compression.clone()),
-        });
+        let gateway = GatewayDoor::new(&shared, &telemetry, &limits, &outbound, &routing);
         let inbound = InboundDoor {
             shared: Arc::clone(&shared),
             telemetry: Rc::clone(&telemetry),

@@ -5,9 +5,9 @@
 //! `proxy-protocol.txt`).
 //!
 //! Whoever may send such a header may be anybody. So nothing is read of it but by [`read`], which wants to be shown that
-//! the peer is [`Trusted`], and only [`TrustedSources`] can say that. A listener that expects the protocol closes the
-//! connections of all others: a header that is optional would be one that anybody may leave out or forge (section 2: "MUST
-//! not try to guess whether the protocol header is present or not").
+//! the peer is [`Trusted`], and only [`TrustedSources`] can say that. From those that are, every connection begins with one; from
+//! all others none does, and what they send is taken for what it is. A header that is optional would be one that anybody
+//! may leave out or forge (section 2: "MUST not try to guess whether the protocol header is present or not").
 //!
 //! ```
 //! # use std::time::Duration;

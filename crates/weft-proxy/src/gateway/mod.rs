@@ -1,10 +1,11 @@
 //! A gateway: listeners of its own in front of what a sidecar has.
 //!
 //! [`doors`] runs on the control thread: it binds what the program says, and hands sockets to the workers. A [`port`] is
-//! what both share: what it does changes in place. On a worker a connection goes through [`tls`] where its port has any, and
-//! then to [`http`] or [`l4`] as an [`edge::Edge`].
+//! what both share: what it does changes in place. On a worker a connection goes through [`announced`] where a load balancer says whose
+//! it is, through [`tls`] where its port has any, and then to [`http`] or [`l4`] as an [`edge::Edge`].
 
 pub(crate) mod compress;
+mod announced;
 pub(crate) mod doors;
 pub(crate) mod edge;
 pub(crate) mod forwarded;
@@ -19,7 +20,7 @@ mod tls;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::BytesMut;
 use tokio::net::TcpStream;
 use weft_core::Drain;
 use weft_net::{Accepted, Prefixed};
@@ -34,6 +35,7 @@ use crate::routing::Routing;
 use crate::shared::Shared;
 use crate::telemetry::WorkerTelemetry;
 use compress::Compressor;
+use announced::Announced;
 use edge::{Edge, EdgeIo};
 use port::{Port, PortState};
 
@@ -42,6 +44,8 @@ pub(crate) struct GatewayDoor {
     pub(crate) shared: Arc<Shared>,
     pub(crate) telemetry: Rc<WorkerTelemetry>,
     pub(crate) limits: Rc<Limits>,
+    /// Who tells for whom it connects; `None`: nobody.
+    announced: Option<Announced>,
     /// The ways to destinations, which are those of a sidecar.
     pub(crate) outbound: Rc<OutboundDoor>,
     /// Where requests go.
@@ -49,10 +53,32 @@ pub(crate) struct GatewayDoor {
     pub(crate) compressor: Compressor,
 }
 
+impl GatewayDoor {
+    pub(crate) fn new(
+        shared: &Arc<Shared>,
+        telemetry: &Rc<WorkerTelemetry>,
+        limits: &Rc<Limits>,
+        outbound: &Rc<OutboundDoor>,
+        routing: &Rc<Routing>,
+    ) -> Rc<Self> {
+        Rc::new(Self {
+            announced: Announced::new(&shared.config.edge.proxy_protocol, &telemetry.shard),
+            compressor: Compressor::new(shared.config.resources.compression.clone()),
+            shared: Arc::clone(shared),
+            telemetry: Rc::clone(telemetry),
+            limits: Rc::clone(limits),
+            outbound: Rc::clone(outbound),
+            routing: Rc::clone(routing),
+        })
+    }
+}
+
 /// A connection that was accepted, with all that hangs on it.
 struct Visit {
     door: Rc<GatewayDoor>,
     accepted: Accepted,
+    /// What was read of it already.
+    first: BytesMut,
     port: Arc<Port>,
     state: Arc<PortState>,
     listed: Listed,
@@ -64,7 +90,11 @@ pub(crate) async fn serve(door: Rc<GatewayDoor>, accepted: Accepted, open: OpenG
     let state = port.now();
     let connections = &door.shared.connections;
     let listed = connections.open(Direction::Gateway, accepted.client, Some(accepted.local), None);
-    let visit = Visit { door, accepted, port, state, listed, open };
+    let mut visit = Visit { door, accepted, first: BytesMut::new(), port, state, listed, open };
+    // Boxed: most ports have nobody in front.
+    if visit.is_announced() && !Box::pin(visit.announce()).await {
+        return;
+    }
     match visit.state.kind() {
         SocketKind::Http => {
             let drain = visit.port.drain.clone();
@@ -90,11 +120,34 @@ async fn tcp(visit: Visit, listener: Arc<Listener>, drain: Drain) {
     l4::serve(door, edge, &listener, rule).await;
 }
 
-fn plain(stream: TcpStream) -> EdgeIo {
-    EdgeIo::Plain(Prefixed::new(Bytes::new(), stream))
+fn plain(first: BytesMut, stream: TcpStream) -> EdgeIo {
+    EdgeIo::Plain(Prefixed::new(first.freeze(), stream))
 }
 
 impl Visit {
+    /// Whether a load balancer has made the connection.
+    fn is_announced(&self) -> bool {
+        self.door.announced.as_ref().is_some_and(|announced| announced.expects(&self.accepted).is_some())
+    }
+
+    /// Has the load balancer say whose connection it is. `false`: it does not, and the connection is closed.
+    async fn announce(&mut self) -> bool {
+        let Self { door, accepted, port, .. } = self;
+        let Some(announced) = &door.announced else { return true };
+        let Some(trusted) = announced.expects(accepted) else { return true };
+        // As long as everything else may take that comes before a first request.
+        let limit = door.shared.config.timeouts.handshake;
+        let Some(first) = announced.read(trusted, accepted, limit, port.drain.clone()).await else {
+            return false;
+        };
+        let (client, local) = (self.accepted.client, self.accepted.local);
+        self.listed.update(|info| (info.client, info.destination) = (client, Some(local)));
+        self.first = first;
+        // What the port does may have changed meanwhile.
+        self.state = self.port.now();
+        true
+    }
+
     /// The listener of a server name (in lower case; empty: there is none), and what ends its connections.
     fn listener(&self, name: &str) -> Option<(Arc<Listener>, Drain)> {
         let listener = self.state.sockets.listeners.most_specific(name)?;
@@ -104,14 +157,14 @@ impl Visit {
 
     fn into_edge(
         self,
-        io: impl FnOnce(TcpStream) -> EdgeIo,
+        io: impl FnOnce(BytesMut, TcpStream) -> EdgeIo,
         tls: Option<edge::EdgeTls>,
         drain: Drain,
     ) -> (Rc<GatewayDoor>, Edge) {
-        let Self { door, accepted, port, listed, open, .. } = self;
+        let Self { door, accepted, first, port, listed, open, .. } = self;
         let Accepted { stream, client, local } = accepted;
         let client = client.get();
-        (door, Edge { io: io(stream), client, local, port, tls, drain, open, listed })
+        (door, Edge { io: io(first, stream), client, local, port, tls, drain, open, listed })
     }
 
     fn refuse(self, why: &'static str) {

@@ -9,7 +9,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant as Clock;
 
-use bytes::{Bytes, BytesMut};
 use rustls::server::Acceptor;
 use tokio::io::AsyncWriteExt;
 use tokio::time::{Instant, timeout_at};
@@ -20,7 +19,7 @@ use weft_net::{Accepted, Detected, Prefixed, ReadAhead, detect_first};
 use weft_route::{Listener, ListenerKind};
 
 use super::edge::{Edge, EdgeIo, EdgeTls, EdgeTlsStream};
-use super::{GatewayDoor, Visit, http, l4};
+use super::{GatewayDoor, Visit, http, l4, plain};
 
 type Stream = ReadAhead<Prefixed<tokio::net::TcpStream>>;
 
@@ -52,17 +51,16 @@ struct Agreed {
 pub(super) async fn serve(mut visit: Visit) {
     let started = Clock::now();
     let deadline = Instant::now() + visit.door.shared.config.timeouts.handshake;
-    let mut first = BytesMut::new();
     if visit.state.passes_through() {
-        match timeout_at(deadline, detect_first(&mut visit.accepted.stream, &mut first)).await {
+        let Visit { accepted, first, .. } = &mut visit;
+        match timeout_at(deadline, detect_first(&mut accepted.stream, first)).await {
             Ok(Ok(Detected::Tls(hello))) => {
                 let name = hello.server_name().unwrap_or_default().to_ascii_lowercase();
                 if let Some((listener, drain)) = visit.listener(&name)
                     && let ListenerKind::Passthrough(rules) = &listener.kind
                 {
                     let rule = rules.most_specific(&name).cloned();
-                    let prefixed = |stream| EdgeIo::Plain(Prefixed::new(first.freeze(), stream));
-                    let (door, edge) = visit.into_edge(prefixed, None, drain);
+                    let (door, edge) = visit.into_edge(plain, None, drain);
                     return l4::serve(door, edge, &listener, rule).await;
                 }
             }
@@ -71,14 +69,14 @@ pub(super) async fn serve(mut visit: Visit) {
             Err(_) => return visit.refuse("silent"),
         }
     }
-    terminate(visit, first.freeze(), started, deadline).await;
+    terminate(visit, started, deadline).await;
 }
 
-async fn terminate(visit: Visit, first: Bytes, started: Clock, deadline: Instant) {
-    let Visit { door, accepted, port, state, listed, open } = visit;
+async fn terminate(visit: Visit, started: Clock, deadline: Instant) {
+    let Visit { door, accepted, first, port, state, listed, open } = visit;
     let Accepted { stream, client, local } = accepted;
     let client = client.get();
-    let io = ReadAhead::new(Prefixed::new(first, stream));
+    let io = ReadAhead::new(Prefixed::new(first.freeze(), stream));
     let pick = |name: &str| {
         let listener = state.sockets.listeners.most_specific(name)?;
         let of = state.state_of(listener)?;

@@ -1,5 +1,6 @@
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use rustls::{AlertDescription, ClientConfig, RootCertStore};
 use tokio::net::{TcpListener, TcpStream};

@@ -157,6 +157,9 @@ families! {
     EDGE_HANDSHAKE_DURATION = SECONDS_HISTOGRAM, "weft_gateway_handshake_duration_seconds",
         [],
         "Time of successful TLS handshakes with clients of a gateway, from the accepted connection on.";
+    GATEWAY_PROXY_PROTOCOL = Kind::Counter, "weft_gateway_proxy_protocol_total",
+        ["outcome"],
+        "Connections to a gateway from those that tell for whom they connect (PROXY protocol): proxied, local or unknown by what the header says, or why there is none: malformed, closed, timeout, io.";
     GATEWAY_CONNECTIONS = Kind::Counter, "weft_gateway_connections_total",
         ["listener", "route", "backend", "outcome"],
         "Connections of a gateway's TLS and TCP listeners by the route and backend they went to: relayed, or why not.";

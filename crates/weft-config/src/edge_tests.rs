@@ -1,0 +1,61 @@
+use std::path::Path;
+
+use super::*;
+use crate::{Env, ProxyConfig};
+
+const IDENTITY: &str = "identity: {files: {certificate: c, key: k, bundle: b}}\n";
+
+fn load(gateway: &str) -> Result<EdgeConfig, String> {
+    load_with(gateway, &[])
+}
+
+fn load_with(gateway: &str, vars: &[(&str, &str)]) -> Result<EdgeConfig, String> {
+    let vars = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let env = Env::from_vars(vars).with_role(Role::Gateway);
+    let text = format!("resources: [r]\ngateway: {gateway}\n");
+    let config = ProxyConfig::from_text(Path::new("weft.yaml"), &text, &env);
+    config.map(|config| config.edge).map_err(|errors| errors.to_string())
+}
+
+fn refused_for_sidecar(gateway: &str) -> String {
+    let text = format!("{IDENTITY}gateway: {gateway}\n");
+    ProxyConfig::from_text(Path::new("weft.yaml"), &text, &Env::empty()).unwrap_err().to_string()
+}
+
+#[test]
+fn nobody_is_trusted_unless_it_is_written() {
+    assert_eq!(load("{}").unwrap(), EdgeConfig::default());
+    assert!(!load("{proxyProtocol: {trusted: []}}").unwrap().proxy_protocol.at(443));
+}
+
+#[test]
+fn load_balancers_are_networks_at_some_ports_or_all() {
+    let all = load("{proxyProtocol: {trusted: [10.0.0.0/8, 192.0.2.1, \"fd00::/64\"]}}").unwrap();
+    let nets: Vec<String> = all.proxy_protocol.trusted.iter().map(ToString::to_string).collect();
+    assert_eq!(nets, ["10.0.0.0/8", "192.0.2.1/32", "fd00::/64"]);
+    assert!(all.proxy_protocol.at(1) && all.proxy_protocol.at(65_535));
+    let some = "{proxyProtocol: {trusted: [10.0.0.0/8], ports: [443, \"8000-8010\"]}}";
+    let some = load(some).unwrap().proxy_protocol;
+    let at: Vec<u16> = [80, 443, 7999, 8000, 8010, 8011].into_iter().filter(|port| some.at(*port)).collect();
+    assert_eq!(at, [443, 8000, 8010]);
+    let vars = [("WEFT_GATEWAY_PROXY_PROTOCOL_TRUSTED", "10.0.0.0/8,192.0.2.1")];
+    assert_eq!(load_with("{}", &vars).unwrap().proxy_protocol.trusted.len(), 2);
+}
+
+#[test]
+fn mistakes_about_load_balancers_are_told_with_their_place() {
+    for (gateway, field, told) in [
+        ("{proxyProtocol: {trusted: [10.0.0.1/8]}}", "gateway.proxyProtocol.trusted[0]", "10.0.0.0/8"),
+        ("{proxyProtocol: {trusted: [lb.example]}}", "gateway.proxyProtocol.trusted[0]", "lb.example"),
+        ("{proxyProtocol: {trusted: 10.0.0.0/8}}", "gateway.proxyProtocol.trusted", "a list"),
+        ("{proxyProtocol: {ports: [443]}}", "gateway.proxyProtocol.ports", "trusted"),
+        ("{proxyProtocol: {trusted: [10.0.0.0/8], ports: [0]}}", "gateway.proxyProtocol.ports[0]", "port"),
+        ("{proxyProtocol: {trust: []}}", "gateway.proxyProtocol.trust", "did you mean \"trusted\""),
+    ] {
+        let errors = load(gateway).unwrap_err();
+        let place = errors.starts_with("weft.yaml:2:") && errors.contains(&format!(" {field}: "));
+        assert!(place && errors.contains(told), "{gateway}: {errors}");
+    }
+    let told = refused_for_sidecar("{proxyProtocol: {trusted: [10.0.0.0/8]}}");
+    assert!(told.contains("gateway.proxyProtocol.trusted: ") && told.contains("weft gateway"), "{told}");
+}
