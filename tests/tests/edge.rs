@@ -8,3 +8,5 @@ mod crowd;
 mod doors;
 #[path = "edge/goes.rs"]
 mod goes;
+#[path = "edge/limits.rs"]
+mod limits;

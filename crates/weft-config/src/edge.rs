@@ -15,6 +15,8 @@ use crate::value::PortSet;
 pub struct EdgeConfig {
     /// `gateway.proxyProtocol`.
     pub proxy_protocol: ProxyProtocolSources,
+    /// `gateway.limits.requestBody`: octets of a request's body; `None`: no limit.
+    pub request_body: Option<u64>,
 }
 
 /// `gateway.proxyProtocol`: whose connections begin with a header that says for whom they are.
@@ -37,7 +39,24 @@ impl ProxyProtocolSources {
 pub(crate) fn edge(s: &Section<'_, '_>) -> EdgeConfig {
     EdgeConfig {
         proxy_protocol: proxy_protocol(&s.section("proxyProtocol")),
+        request_body: request_body(&s.section("limits")),
     }
+}
+
+fn request_body(s: &Section<'_, '_>) -> Option<u64> {
+    // A terabyte: more is a typing mistake.
+    let written = s.scalar("requestBody", scalar::size(1..=1 << 40));
+    if s.reader().role() == Role::Sidecar {
+        if let Some((_, origin)) = written {
+            let bad = conflict("a sidecar bounds nobody's requests");
+            s.reader().refuse(origin, &format!("{}.requestBody", s.path()), bad);
+        }
+        return None;
+    }
+    if written.is_none() {
+        s.default("requestBody", &"none");
+    }
+    written.map(|(size, _)| size.0)
 }
 
 fn proxy_protocol(s: &Section<'_, '_>) -> ProxyProtocolSources {

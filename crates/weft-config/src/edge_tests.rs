@@ -59,3 +59,20 @@ fn mistakes_about_load_balancers_are_told_with_their_place() {
     let told = refused_for_sidecar("{proxyProtocol: {trusted: [10.0.0.0/8]}}");
     assert!(told.contains("gateway.proxyProtocol.trusted: ") && told.contains("weft gateway"), "{told}");
 }
+
+#[test]
+fn the_size_of_a_body_has_a_limit_only_where_it_is_written() {
+    assert_eq!(load("{limits: {requestBody: 10MiB}}").unwrap().request_body, Some(10 << 20));
+    let vars = [("WEFT_GATEWAY_LIMITS_REQUEST_BODY", "4096")];
+    assert_eq!(load_with("{}", &vars).unwrap().request_body, Some(4096));
+    for (gateway, told) in [
+        ("{limits: {requestBody: 0}}", "gateway.limits.requestBody: "),
+        ("{limits: {requestBody: much}}", "gateway.limits.requestBody: "),
+        ("{limits: {requestbody: 1MiB}}", "did you mean \"requestBody\""),
+    ] {
+        let errors = load(gateway).unwrap_err();
+        assert!(errors.contains(told), "{gateway}: {errors}");
+    }
+    let told = refused_for_sidecar("{limits: {requestBody: 1MiB}}");
+    assert!(told.contains("gateway.limits.requestBody: ") && told.contains("weft gateway"), "{told}");
+}

@@ -10,6 +10,7 @@ use http::HeaderMap;
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::sync::oneshot;
 
+use crate::bounded::Bounded;
 use crate::client2::InUse;
 use crate::coding::Encoded;
 use crate::frames::Wire;
@@ -44,6 +45,9 @@ pub enum BodyError {
     /// It is not what it has to be in order to become what it is to be: no base64, or half a message.
     #[error("the body could not be brought into the form that it is to have")]
     Unfit,
+    /// There is more of it than there may be.
+    #[error("the body has more octets than it may have")]
+    TooLarge,
 }
 
 impl BodyError {
@@ -56,7 +60,8 @@ impl BodyError {
             | Self::SentAgain
             | Self::Paused
             | Self::CopyEnded
-            | Self::Unfit => h2::Reason::CANCEL,
+            | Self::Unfit
+            | Self::TooLarge => h2::Reason::CANCEL,
         }
     }
 }
@@ -85,6 +90,8 @@ pub enum Body {
     Encoded(Box<Encoded>),
     /// Which came in base64.
     Decoded(Box<Decoded>),
+    /// That may have no more than so much.
+    Bounded(Box<Bounded>),
     /// Broken off, and about to say so.
     Broken(Box<Broken>),
 }
@@ -208,6 +215,7 @@ impl Body {
             Self::Copied(copied) => copied.poll_frame(cx),
             Self::Encoded(encoded) => encoded.poll_frame(cx),
             Self::Decoded(decoded) => decoded.poll_frame(cx),
+            Self::Bounded(bounded) => bounded.poll_frame(cx),
             Self::Counted(counted) => {
                 let frame = ready!(Pin::new(&mut counted.body).poll_frame(cx));
                 if let Some(Ok(frame)) = &frame
@@ -304,6 +312,7 @@ impl http_body::Body for Body {
             Self::Copied(copied) => copied.is_end_stream(),
             Self::Encoded(encoded) => encoded.is_end_stream(),
             Self::Decoded(decoded) => decoded.is_end_stream(),
+            Self::Bounded(bounded) => bounded.is_end_stream(),
             Self::Broken(broken) => broken.error.is_none(),
         }
     }
@@ -317,6 +326,7 @@ impl http_body::Body for Body {
             Self::Replayed(replayed) => replayed.size_hint(),
             Self::Teed(teed) => teed.size_hint(),
             Self::Copied(_) | Self::Encoded(_) | Self::Decoded(_) => SizeHint::default(),
+            Self::Bounded(bounded) => bounded.size_hint(),
             Self::Http2(stream) => stream.left.map_or_else(SizeHint::default, SizeHint::with_exact),
             Self::Broken(_) => SizeHint::default(),
         }

@@ -77,6 +77,8 @@ codes! {
     RequestTimeout = "request-timeout", REQUEST_TIMEOUT, "4", "the request did not come in time";
     /// The request target is too long.
     TargetTooLong = "target-too-long", URI_TOO_LONG, "3", "the request target is too long";
+    /// The body is larger than the gateway takes.
+    BodyTooLarge = "body-too-large", PAYLOAD_TOO_LARGE, "8", "the body is too large";
     /// The head is too large, or has too many fields.
     HeadersTooLarge = "headers-too-large", REQUEST_HEADER_FIELDS_TOO_LARGE, "8", "the header is too large";
     /// Not HTTP/1.0, HTTP/1.1 or HTTP/2.

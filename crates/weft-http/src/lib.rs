@@ -15,6 +15,7 @@
 //! Nothing here is `Send`: a connection lives and dies on the worker that accepted it.
 
 mod body;
+mod bounded;
 mod client2;
 pub mod coding;
 mod credit;
@@ -39,6 +40,7 @@ mod upgrade;
 pub mod wire;
 
 pub use body::{Body, BodyError};
+pub use bounded::{Bound, Excess};
 pub use client2::{ExchangeError, Http2Client, Opened, Sent, StreamSlot};
 pub use credit::{Http2Pool, Lease};
 pub use error::{ErrorCode, Refusal, WEFT_ERROR, is_grpc, told, unanswered};

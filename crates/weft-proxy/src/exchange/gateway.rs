@@ -1,6 +1,7 @@
 //! Requests of a gateway's clients, to whatever their routes lead to.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -10,7 +11,7 @@ use weft_balance::Timestamp;
 use weft_http::grpc_web::Web;
 use weft_http::headers::X_FORWARDED_CLIENT_CERT;
 use weft_http::wire::{self, Original};
-use weft_http::{Body, ErrorCode, Interim, judge};
+use weft_http::{Body, ErrorCode, Excess, Interim, judge};
 use weft_identity::PeerIdentity;
 use weft_route::{HttpTable, Listener, ListenerKind, RequestView, UpstreamProtocol};
 use weft_telemetry::HttpSeries;
@@ -25,6 +26,7 @@ use crate::gateway::GatewayDoor;
 use crate::gateway::compress;
 use crate::gateway::edge::{Coverage, EdgeTls};
 use crate::gateway::forwarded::Forwarded;
+use crate::gateway::intake;
 use crate::gateway::port::Port;
 use crate::pools::Behind;
 use crate::record::{ConnectionFacts, RequestRecord};
@@ -94,6 +96,8 @@ pub(crate) struct Bound {
     to: Routed,
     /// In which coding the client takes its answer.
     compress: compress::Asked,
+    /// Tells when the client sends more than it may.
+    excess: Option<Excess>,
 }
 
 impl Gateway {
@@ -171,6 +175,9 @@ impl Gateway {
         if let Some(web) = &web {
             record.speaks_web(web.clone(), false);
         }
+        if request.version() == Version::HTTP_2 {
+            intake::head(&self.door.limits.http1, request)?;
+        }
         let target = Target::of(request)?;
         let listener = self.listener(&target.host)?;
         let table = table(&listener).ok_or(ErrorCode::NoRoute)?;
@@ -186,6 +193,7 @@ impl Gateway {
         let rule = Arc::clone(found.rule);
         record.routed(&rule.label, rule.request_timeout);
         answer_at_once(&rule, found.path, request, &target, (self.came.tls().is_some(), listener.port))?;
+        let excess = intake::body(self.door.shared.config.edge.request_body, request)?;
         let mut to = Routed::choose(&self.door.routing, &rule, request)?;
         let compress = self.door.compressor.look(request);
         // A backend that is not said to speak gRPC may speak gRPC-Web itself.
@@ -201,7 +209,7 @@ impl Gateway {
         let (host, uri) = to.change(request.headers_mut(), &target, found.path)?;
         to.accept = convert::request(request, original, version, host, uri)?;
         self.door.routing.count(&listener.label, &to.rule, &to.cluster);
-        Ok(Bound { to, compress })
+        Ok(Bound { to, compress, excess })
     }
 
     /// What the client is told, after what the route does to answers.
@@ -286,21 +294,29 @@ impl Side for Gateway {
 
     async fn finish(
         &self,
-        (bound, pending): Self::Sent,
+        (mut bound, pending): Self::Sent,
         interim: &Interim<'_>,
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Failure> {
-        let response = finish(pending, || bound.to.sender(&self.client), interim, record).await?;
+        let excess = bound.excess.take();
+        let finishing = pin!(finish(pending, || bound.to.sender(&self.client), interim, record));
+        let response = match excess {
+            None => finishing.await?,
+            // Boxed: few requests have a bound, and the future of a stream is moved for every one.
+            Some(_) => Box::pin(intake::within(excess, finishing)).await?,
+        };
         Ok(self.answered(&bound, response, record))
     }
 
     async fn carry(
         &self,
-        (bound, attempt): Self::Waiting,
+        (mut bound, attempt): Self::Waiting,
         interim: &Interim<'_>,
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Failure> {
-        let response = bound.to.sender(&self.client).carry(attempt, interim, record).await?;
+        let excess = bound.excess.take();
+        let sender = bound.to.sender(&self.client);
+        let response = intake::within(excess, pin!(sender.carry(attempt, interim, record))).await?;
         Ok(self.answered(&bound, response, record))
     }
 

@@ -10,6 +10,7 @@ pub(crate) mod doors;
 pub(crate) mod edge;
 pub(crate) mod forwarded;
 mod http;
+pub(crate) mod intake;
 mod l4;
 mod mesh;
 pub(crate) mod port;

@@ -82,7 +82,8 @@ impl http_body::Body for Observed {
                         | BodyError::Paused
                         | BodyError::CopyEnded
                         | BodyError::Unfit
-                        | BodyError::SentAgain => ErrorCode::UpstreamReset,
+                        | BodyError::SentAgain
+                        | BodyError::TooLarge => ErrorCode::UpstreamReset,
                     });
                 }
             }
