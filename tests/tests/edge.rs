@@ -10,3 +10,5 @@ mod doors;
 mod goes;
 #[path = "edge/limits.rs"]
 mod limits;
+#[path = "edge/told.rs"]
+mod told;

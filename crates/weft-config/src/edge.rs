@@ -15,8 +15,27 @@ use crate::value::PortSet;
 pub struct EdgeConfig {
     /// `gateway.proxyProtocol`.
     pub proxy_protocol: ProxyProtocolSources,
+    /// `gateway.trustedHops` or `gateway.trustedNetworks`: whose `x-forwarded-*` is believed.
+    pub trust: ForwardedTrust,
+    /// `gateway.forwarded`: whether backends are told by `forwarded` (RFC 7239) as well.
+    pub forwarded: bool,
     /// `gateway.limits.requestBody`: octets of a request's body; `None`: no limit.
     pub request_body: Option<u64>,
+}
+
+/// Which proxies in front of the gateway are its operator's own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ForwardedTrust {
+    /// So many, counted from the one that connects.
+    Hops(usize),
+    /// Those with addresses in these networks.
+    Networks(Vec<IpNet>),
+}
+
+impl Default for ForwardedTrust {
+    fn default() -> Self {
+        Self::Hops(0)
+    }
 }
 
 /// `gateway.proxyProtocol`: whose connections begin with a header that says for whom they are.
@@ -39,8 +58,56 @@ impl ProxyProtocolSources {
 pub(crate) fn edge(s: &Section<'_, '_>) -> EdgeConfig {
     EdgeConfig {
         proxy_protocol: proxy_protocol(&s.section("proxyProtocol")),
+        trust: trust(s),
+        forwarded: forwarded(s),
         request_body: request_body(&s.section("limits")),
     }
+}
+
+fn trust(s: &Section<'_, '_>) -> ForwardedTrust {
+    let hops = s.scalar("trustedHops", scalar::whole(0..=10));
+    let networks = s.list("trustedNetworks", scalar::cidr);
+    if s.reader().role() == Role::Sidecar {
+        if let Some((_, origin)) = hops {
+            let bad = conflict("a sidecar believes nobody's x-forwarded-for");
+            s.reader().refuse(origin, "gateway.trustedHops", bad);
+        }
+        refuse_for_sidecar(s, "trustedNetworks", &networks, "a sidecar believes nobody's x-forwarded-for");
+        return ForwardedTrust::default();
+    }
+    match (hops, networks) {
+        (Some(_), Some(networks)) => {
+            let origin = networks.first().map_or_else(|| s.origin(), |(_, origin)| origin.clone());
+            let reason = "`trustedHops` is set as well: one counts proxies, the other knows their addresses";
+            let cure = "keep one of them".to_owned();
+            let bad = Bad { kind: ProblemKind::Conflict, reason: reason.to_owned(), cure };
+            s.reader().refuse(origin, "gateway.trustedNetworks", bad);
+            ForwardedTrust::default()
+        }
+        (None, Some(networks)) => {
+            ForwardedTrust::Networks(networks.into_iter().map(|(net, _)| net).collect())
+        }
+        (hops, None) => {
+            if hops.is_none() {
+                s.default("trustedHops", &0);
+            }
+            ForwardedTrust::Hops(hops.and_then(|(hops, _)| usize::try_from(hops).ok()).unwrap_or(0))
+        }
+    }
+}
+
+fn forwarded(s: &Section<'_, '_>) -> bool {
+    const WORDS: &[(&str, bool)] = &[("on", true), ("off", false), ("true", true), ("false", false)];
+    let written = s.scalar("forwarded", scalar::word(WORDS));
+    match (&written, s.reader().role()) {
+        (Some((_, origin)), Role::Sidecar) => {
+            let bad = conflict("a sidecar tells of nobody");
+            s.reader().refuse(origin.clone(), "gateway.forwarded", bad);
+        }
+        (None, Role::Gateway) => s.default("forwarded", &"off"),
+        _ => {}
+    }
+    written.is_some_and(|(on, _)| on)
 }
 
 fn request_body(s: &Section<'_, '_>) -> Option<u64> {

@@ -76,3 +76,26 @@ fn the_size_of_a_body_has_a_limit_only_where_it_is_written() {
     let told = refused_for_sidecar("{limits: {requestBody: 1MiB}}");
     assert!(told.contains("gateway.limits.requestBody: ") && told.contains("weft gateway"), "{told}");
 }
+
+#[test]
+fn proxies_are_counted_or_known_by_their_networks_and_not_both() {
+    assert_eq!(load("{}").unwrap().trust, ForwardedTrust::Hops(0));
+    assert_eq!(load("{trustedHops: 2}").unwrap().trust, ForwardedTrust::Hops(2));
+    let networks = load("{trustedNetworks: [10.0.0.0/8, \"fd00::/8\"]}").unwrap().trust;
+    let expected = vec!["10.0.0.0/8".parse().unwrap(), "fd00::/8".parse().unwrap()];
+    assert_eq!(networks, ForwardedTrust::Networks(expected));
+    assert!(load("{forwarded: on}").unwrap().forwarded && !load("{forwarded: false}").unwrap().forwarded);
+    for (gateway, told) in [
+        ("{trustedHops: 1, trustedNetworks: [10.0.0.0/8]}", "gateway.trustedNetworks: `trustedHops` is set"),
+        ("{trustedHops: 11}", "gateway.trustedHops: "),
+        ("{trustedNetworks: [10.1.0.0/8]}", "gateway.trustedNetworks[0]: "),
+        ("{forwarded: maybe}", "gateway.forwarded: "),
+    ] {
+        let errors = load(gateway).unwrap_err();
+        assert!(errors.starts_with("weft.yaml:2:") && errors.contains(told), "{gateway}: {errors}");
+    }
+    for written in ["trustedHops: 1", "trustedNetworks: [10.0.0.0/8]", "forwarded: on"] {
+        let told = refused_for_sidecar(&format!("{{{written}}}"));
+        assert!(told.contains("weft.yaml:2:") && told.contains("weft gateway"), "{written}: {told}");
+    }
+}

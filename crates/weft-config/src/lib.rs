@@ -39,7 +39,7 @@ mod types;
 mod value;
 
 pub use compression::{Compression, ContentType, is_message_stream};
-pub use edge::{EdgeConfig, ProxyProtocolSources};
+pub use edge::{EdgeConfig, ForwardedTrust, ProxyProtocolSources};
 pub use env::{Env, Role};
 pub use error::{ConfigErrors, Origin, Problem, ProblemKind};
 pub use listeners::{InboundListener, Listeners, OutboundListener};

@@ -24,8 +24,6 @@ pub struct Resources {
     pub cluster_domain: DnsName,
     /// `gateway.name`: the one `Gateway` whose listeners this process has; `None`: all there are.
     pub gateway: Option<GatewayName>,
-    /// `gateway.trustedHops`: proxies of ours in front of the gateway, whose `x-forwarded-*` is believed.
-    pub trusted_hops: usize,
     /// `gateway.compression`: what is made smaller; `None`: nothing.
     pub compression: Option<Compression>,
 }
@@ -65,21 +63,11 @@ pub(crate) fn resources(root: &Section<'_, '_>, s: &Section<'_, '_>, config: &Pa
         None if gateway => s.default("name", &"all"),
         _ => {}
     }
-    let trusted_hops = s.scalar("trustedHops", scalar::whole(0..=10));
-    match &trusted_hops {
-        Some((_, origin)) if !gateway => {
-            let bad = conflict("a sidecar believes nobody's x-forwarded-for");
-            s.reader().refuse(origin.clone(), "gateway.trustedHops", bad);
-        }
-        None if gateway => s.default("trustedHops", &0),
-        _ => {}
-    }
     let compression = compression::compression(&s);
     let directory = config.parent().unwrap_or(Path::new(""));
     let paths = paths.unwrap_or_default().into_iter().map(|(path, _)| directory.join(path)).collect();
-    let trusted_hops = trusted_hops.and_then(|(hops, _)| usize::try_from(hops).ok()).unwrap_or(0);
     let gateway = name.map(|(name, _)| name);
-    Some(Resources { paths, cluster_domain, gateway, trusted_hops, compression })
+    Some(Resources { paths, cluster_domain, gateway, compression })
 }
 
 fn gateway_name(written: &Scalar) -> Result<GatewayName, Bad> {

@@ -121,14 +121,11 @@ impl Gateway {
             HeaderValue::from_str(&format!("{}URI={}", by.unwrap_or_default(), peer.id)).ok()
         });
         // A sidecar has cleaned what its application sends, and adds no step of its own.
-        let trusted_hops = match peer {
-            Some(_) => 1,
-            None => door.shared.config.resources.trusted_hops,
-        };
+        let telling = if peer.is_some() { &door.of_mesh } else { &door.telling };
         Self {
             door: Rc::clone(door),
             port: Arc::clone(port),
-            forwarded: Forwarded::new(client, local, came.tls().is_some(), trusted_hops),
+            forwarded: Forwarded::new(client, local, came.tls().is_some(), telling),
             came,
             client_cert,
             client: Client::default(),
@@ -202,7 +199,11 @@ impl Gateway {
             record.speaks_web(web, true);
         }
         let version = convert::version(to.upstream.protocol, rule.grpc || record.grpc);
-        self.forwarded.apply(request.headers_mut(), &target.authority);
+        let told = self.forwarded.apply(request.headers_mut(), &target.authority);
+        // What a workload says is its own say.
+        if let (Some(client), None) = (told, self.came.peer()) {
+            record.made_for(client);
+        }
         if let Some(client_cert) = &self.client_cert {
             request.headers_mut().insert(X_FORWARDED_CLIENT_CERT, client_cert.clone());
         }

@@ -47,6 +47,10 @@ pub(crate) struct GatewayDoor {
     pub(crate) limits: Rc<Limits>,
     /// Who tells for whom it connects; `None`: nobody.
     announced: Option<Announced>,
+    /// Whose word on clients is believed, and what backends are told of them.
+    pub(crate) telling: Rc<forwarded::Telling>,
+    /// The same for workloads of the mesh.
+    pub(crate) of_mesh: Rc<forwarded::Telling>,
     /// The ways to destinations, which are those of a sidecar.
     pub(crate) outbound: Rc<OutboundDoor>,
     /// Where requests go.
@@ -63,6 +67,8 @@ impl GatewayDoor {
         routing: &Rc<Routing>,
     ) -> Rc<Self> {
         Rc::new(Self {
+            telling: forwarded::Telling::new(&shared.config.edge),
+            of_mesh: forwarded::Telling::of_mesh(&shared.config.edge),
             announced: Announced::new(&shared.config.edge.proxy_protocol, &telemetry.shard),
             compressor: Compressor::new(shared.config.resources.compression.clone()),
             shared: Arc::clone(shared),

@@ -1,7 +1,7 @@
 //! One request.
 
 use std::cell::Cell;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -52,6 +52,8 @@ pub(crate) struct RequestRecord {
     limit: Option<Option<Duration>>,
     /// The route that it was found to belong to.
     route: Option<Arc<str>>,
+    /// Whose it is, where proxies in front have told.
+    made_for: Option<IpAddr>,
     /// Kept only where a span or a log line may need them.
     details: Option<Details>,
 }
@@ -103,6 +105,7 @@ impl RequestRecord {
             response_bytes: 0,
             limit: None,
             route: None,
+            made_for: None,
             details: (log || trace.records()).then(|| Details::of(request)),
             trace,
         })
@@ -121,6 +124,11 @@ impl RequestRecord {
     pub(crate) fn speaks_web(&mut self, web: Web, turned: bool) {
         self.grpc |= turned;
         self.web = Some(Spoken { web, turned });
+    }
+
+    /// Proxies in front have told whose it is.
+    pub(crate) fn made_for(&mut self, client: IpAddr) {
+        self.made_for = Some(client);
     }
 
     /// When all of it must be over; `usual` is the limit of a request whose route says nothing.
@@ -417,6 +425,7 @@ impl RequestRecord {
             destination_service: Some(Arc::clone(&self.facts.service)),
             upstream: self.upstream,
             client: Some(self.facts.client),
+            forwarded_for: self.made_for,
             source_identity,
             destination_identity,
             tls: self.facts.tls,

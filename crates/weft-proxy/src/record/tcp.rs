@@ -105,6 +105,7 @@ impl Drop for TcpRecord {
             protocol: AccessProtocol::Tcp,
             destination_service: Some(Arc::clone(&self.facts.service)),
             upstream: self.upstream,
+            forwarded_for: None,
             client: Some(self.facts.client),
             source_identity: self.facts.source_identity.clone(),
             destination_identity: self.facts.destination_identity.clone(),

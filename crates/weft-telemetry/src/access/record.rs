@@ -1,6 +1,6 @@
 //! What one line says.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +29,8 @@ pub struct AccessRecord {
     pub upstream: Option<SocketAddr>,
     /// Who connected.
     pub client: Option<SocketAddr>,
+    /// Whose request it is, where trusted proxies in front of a gateway have told.
+    pub forwarded_for: Option<IpAddr>,
     /// The caller's SPIFFE id.
     pub source_identity: Option<Arc<str>>,
     /// The callee's SPIFFE id.
@@ -85,6 +87,7 @@ impl Serialize for AccessRecord {
         optional(&mut map, "destination_service", self.destination_service.as_deref())?;
         optional(&mut map, "upstream", self.upstream)?;
         optional(&mut map, "client", self.client)?;
+        optional(&mut map, "forwarded_for", self.forwarded_for)?;
         map.serialize_entry("tls", self.tls.as_str())?;
         optional(&mut map, "source_identity", self.source_identity.as_deref())?;
         optional(&mut map, "destination_identity", self.destination_identity.as_deref())?;

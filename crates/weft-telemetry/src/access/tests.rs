@@ -33,6 +33,7 @@ fn http(n: u64) -> AccessRecord {
         destination_service: Some("orders.shop:80".into()),
         upstream: Some("10.1.2.3:8080".parse().unwrap()),
         client: Some("[::1]:5000".parse().unwrap()),
+        forwarded_for: None,
         source_identity: None,
         destination_identity: Some("spiffe://weft.local/ns/shop/sa/orders".into()),
         tls: TlsLabel::Mutual,
