@@ -1,7 +1,7 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use weft_core::{AppProtocol, MtlsMode, ProxyProtocol, ServiceKey};
+use weft_core::{AppProtocol, LogFormat, MtlsMode, ProxyProtocol, ServiceKey};
 
 use super::*;
 use crate::types::{HalfClose, IdentitySource};
@@ -94,6 +94,28 @@ fn every_field_is_read() {
     let payments = snapshot.services.get(&key).unwrap();
     assert_eq!((payments.endpoints.len(), payments.protocol), (2, AppProtocol::Http));
     assert!(matches!(snapshot.membership.of_addr("10.0.0.77".parse().unwrap()), AddrVerdict::Mesh { .. }));
+}
+
+#[test]
+fn the_access_log_has_a_format() {
+    let load = |format: &str| {
+        let text = format!(
+            "identity: {{files: {{certificate: c, key: k, bundle: b}}}}\ntelemetry: {{accessLog: {{format: {format}}}}}\n"
+        );
+        let config = ProxyConfig::from_text(Path::new("weft.yaml"), &text, &Env::empty());
+        config.map(|config| config.telemetry.log_format).map_err(|errors| errors.to_string())
+    };
+    assert_eq!(load("json").unwrap(), LogFormat::Json);
+    assert!(
+        matches!(load("'$remote_addr \"$request\" $status'"), Ok(LogFormat::Line(pieces)) if pieces.len() == 5)
+    );
+    let told = load("'$remote_adr $status'").unwrap_err();
+    let place = "weft.yaml:2:33: telemetry.accessLog.format: ";
+    assert!(told.starts_with(place) && told.contains("`$remote_adr`, which is no field"), "{told}");
+    assert!(told.contains("did you mean \"$remote_addr\"?") && told.contains("$upstream_addr"), "{told}");
+    for bad in ["text", "'$'", "[a]", "7"] {
+        assert!(load(bad).unwrap_err().contains("telemetry.accessLog.format: "), "{bad}");
+    }
 }
 
 #[test]

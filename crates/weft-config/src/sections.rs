@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weft_core::CaCertificates;
+use weft_core::{CaCertificates, LogField, LogFormat, LogFormatError};
 
 use crate::env::{Env, Role};
 use crate::error::{ConfigErrors, Origin, Problem, ProblemKind};
-use crate::read::{Bad, Reader, Section};
+use crate::read::{Bad, Reader, Section, nearest};
 use crate::scalar::{self, MaybeSpan, Span};
 use crate::tree::{self, Scalar};
 use crate::types::{
@@ -255,10 +255,25 @@ fn telemetry(s: &Section<'_, '_>) -> (TelemetryConfig, f64, crate::AccessLogMode
     let log = s.section("accessLog");
     let sink = log.or("path", Shown("stdout".into()), |v| scalar::path(v).map(Shown)).0;
     let mode = log.or("mode", policy::LogMode(crate::AccessLogMode::Errors), policy::log_mode).0;
+    let log_format = log.or("format", LogFormat::Json, log_format);
     let resource = s.texts("resource", false).into_iter().map(|(name, value, _)| (name, value)).collect();
     let access_log =
         if sink == Path::new("stdout") { AccessLogSink::Stdout } else { AccessLogSink::File(sink) };
-    (TelemetryConfig { tracing, access_log, resource }, sampling, mode)
+    (TelemetryConfig { tracing, access_log, log_format, resource }, sampling, mode)
+}
+
+fn log_format(written: &Scalar) -> Result<LogFormat, Bad> {
+    let text = scalar::text(written)?;
+    text.parse::<LogFormat>().map_err(|error| {
+        let names: Vec<&str> = LogField::ALL.iter().map(|field| field.as_str()).collect();
+        let near = match &error {
+            LogFormatError::Unknown(name) => nearest(name, &names),
+            LogFormatError::Nameless | LogFormatError::Constant => None,
+        };
+        let near = near.map(|name| format!("did you mean \"${name}\"? ")).unwrap_or_default();
+        let cure = format!("{near}write json, or a text with fields; these are: ${}", names.join(", $"));
+        Bad::value(format!("\"{text}\" {error}"), cure)
+    })
 }
 
 fn tracing(s: &Section<'_, '_>, exported: bool) -> (Option<TracingConfig>, f64) {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weft_core::{CaCertificates, Namespace, ServiceAccount, SpiffeId, TrustDomain};
+use weft_core::{CaCertificates, LogFormat, Namespace, ServiceAccount, SpiffeId, TrustDomain};
 
 use crate::Snapshot;
 use crate::edge::EdgeConfig;
@@ -202,6 +202,8 @@ pub struct TelemetryConfig {
     pub tracing: Option<TracingConfig>,
     /// Where the access log goes. Its mode is reloadable and in the snapshot.
     pub access_log: AccessLogSink,
+    /// What its lines say.
+    pub log_format: LogFormat,
     /// Attributes of the OpenTelemetry resource.
     pub resource: BTreeMap<String, String>,
 }

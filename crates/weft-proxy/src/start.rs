@@ -462,7 +462,8 @@ fn access_log(
         AccessLogSink::Stdout => AccessLogTarget::Stdout,
         AccessLogSink::File(path) => AccessLogTarget::File(path.clone()),
     };
-    Ok(AccessLog::start(&target, log_mode(snapshot.load().access_log), ACCESS_QUEUE, registry)?)
+    let (format, mode) = (config.telemetry.log_format.clone(), log_mode(snapshot.load().access_log));
+    Ok(AccessLog::start_as(&target, format, mode, ACCESS_QUEUE, registry)?)
 }
 
 fn log_mode(mode: AccessLogMode) -> weft_telemetry::AccessLogMode {

@@ -34,3 +34,20 @@ fn a_proxy_of_ours_is_known_by_its_network() -> Result<()> {
     };
     eventually("the log to have the client", PATIENCE, logged)
 }
+
+#[test]
+fn the_log_has_lines_of_ones_own() -> Result<()> {
+    let teller = Teller::start("teller")?;
+    let resources =
+        [backend("teller", teller.addr, ""), route("HTTPRoute", "all", &["web", "shop"], "teller")];
+    let format =
+        "seen $remote_addr \"$request\" $status $body_bytes_sent \"$http_user_agent\" $upstream_addr";
+    let fields = [("WEFT_TELEMETRY_ACCESS_LOG_FORMAT", format), ("WEFT_GATEWAY_TRUSTED_HOPS", "1")];
+    let gateway = gateway(&resources, &fields)?;
+    let args = ["-A", "me\t\"\\", "-H", "x-forwarded-for: 203.0.113.7"];
+    let said = curl(&gateway, gateway.at(8080), "/a?secret=1", &args)?;
+    let length = field(&said, "content-length").unwrap_or_default();
+    let line =
+        format!("seen 203.0.113.7 \"GET /a HTTP/1.1\" 200 {length} \"me\\x09\\x22\\x5C\" {}\n", teller.addr);
+    eventually("the line", PATIENCE, || Ok(gateway.process().log().contains(&line).then_some(())))
+}

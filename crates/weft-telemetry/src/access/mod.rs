@@ -1,4 +1,4 @@
-//! The access log: one JSON line for a request or a relayed connection.
+//! The access log: one line for a request or a relayed connection, JSON or in a format of the user's own.
 //!
 //! A worker only moves a record into a bounded queue; a thread of its own turns records into lines and writes many of
 //! them at once, because stdout may be a pipe that nobody reads and a disk may stall. What the queue cannot take is
@@ -7,6 +7,7 @@
 //! Nothing secret is logged: no header but `user-agent` and `x-request-id`, no body, and the path without its query
 //! string, since tokens and personal data are often put there.
 
+mod line;
 mod record;
 mod writer;
 
@@ -21,6 +22,7 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use weft_core::LogFormat;
 
 pub use record::{AccessProtocol, AccessRecord};
 
@@ -88,13 +90,28 @@ impl AccessLog {
         capacity: usize,
         registry: &Registry,
     ) -> Result<(Self, AccessLogWriter), TelemetryError> {
+        Self::start_as(target, LogFormat::Json, mode, capacity, registry)
+    }
+
+    /// The same with lines of this format.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_as(
+        target: &AccessLogTarget,
+        format: LogFormat,
+        mode: AccessLogMode,
+        capacity: usize,
+        registry: &Registry,
+    ) -> Result<(Self, AccessLogWriter), TelemetryError> {
         let failed = |source| TelemetryError::AccessLog { target: target.to_string(), source };
         let output = Output::open(target).map_err(failed)?;
-        Self::spawn(output, mode, capacity, registry).map_err(failed)
+        Self::spawn(output, format, mode, capacity, registry).map_err(failed)
     }
 
     fn spawn(
         output: Output,
+        format: LogFormat,
         mode: AccessLogMode,
         capacity: usize,
         registry: &Registry,
@@ -102,7 +119,7 @@ impl AccessLog {
         let (queue, receiver) = mpsc::channel(capacity.max(1));
         let shared = Arc::new(Shared::default());
         let shard = registry.shared();
-        let writer = Writer::new(output, receiver, shared.clone(), &shard);
+        let writer = Writer::new(output, receiver, format, shared.clone(), &shard);
         let thread = std::thread::Builder::new().name("weft-access-log".to_owned()).spawn(|| writer.run())?;
         let log = Self {
             shared: shared.clone(),

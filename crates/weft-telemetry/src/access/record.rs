@@ -143,7 +143,7 @@ fn optional<M: SerializeMap>(
 }
 
 /// Milliseconds with microsecond resolution: more digits would only make lines longer.
-fn millis(duration: Duration) -> f64 {
+pub(super) fn millis(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1_000.0
 }
 
@@ -163,7 +163,7 @@ impl std::fmt::Display for Rfc3339 {
 ///
 /// Counts in years that begin in March, so that the leap day is the last of its year: 146,097 days are 400 years, and the
 /// lengths of the months from March on repeat every five months with 153 days.
-fn civil(days: u64) -> (u64, u64, u64) {
+pub(super) fn civil(days: u64) -> (u64, u64, u64) {
     // 719,468 days lie between 0000-03-01 and 1970-01-01.
     let days = days + 719_468;
     let (era, day_of_era) = (days / 146_097, days % 146_097);

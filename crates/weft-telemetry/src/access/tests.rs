@@ -87,6 +87,38 @@ fn a_line_has_what_the_record_has() {
 }
 
 #[test]
+fn a_line_may_have_a_format_of_its_own() {
+    let line = |format: &str, record: &AccessRecord| {
+        let LogFormat::Line(pieces) = format.parse().unwrap() else { panic!("a line") };
+        let mut buffer = Vec::new();
+        line::append(&mut buffer, &pieces, record);
+        String::from_utf8(buffer).unwrap()
+    };
+    let combined =
+        "$remote_addr - - [$time_local] \"$request\" $status $body_bytes_sent \"$http_user_agent\"";
+    let expected =
+        "::1 - - [14/Nov/2023:22:13:20 +0000] \"GET /orders/7\\x22\\x0A HTTP/1.1\" 503 2 \"curl/8\"\n";
+    assert_eq!(line(combined, &http(7)), expected, "what comes from others ends nothing");
+    let record = AccessRecord { forwarded_for: Some("203.0.113.7".parse().unwrap()), ..http(7) };
+    let others = "$remote_addr $remote_port $request_time $duration_ms $msec $time_iso8601 $bytes_received $host $uri $request_id";
+    let expected = "203.0.113.7 5000 0.002 1.5 1700000000.123 2023-11-14T22:13:20+00:00 1 orders /orders/7\\x22\\x0A -\n";
+    assert_eq!(line(others, &record), expected);
+    let tcp = AccessRecord { protocol: AccessProtocol::Tcp, error: None, ..http(7) };
+    let expected = "tcp - - - - outbound mutual 10.1.2.3:8080 -\n";
+    let bytes = "$protocol $status $request $request_method $trace_id $direction $tls $upstream_addr $error";
+    assert_eq!(line(bytes, &tcp), expected);
+    // Every field has something to say of a request that has everything.
+    let AccessProtocol::Http { trace, .. } = http(7).protocol else { panic!("a request") };
+    let trace = trace.unwrap();
+    let rest = "$trace_id $span_id $retries $grpc_status $server_protocol $destination_service $destination_identity $error";
+    let expected = format!(
+        "{} {} 1 - HTTP/1.1 orders.shop:80 spiffe://weft.local/ns/shop/sa/orders connect_failed\n",
+        trace.trace_id, trace.span_id
+    );
+    assert_eq!(line(rest, &http(7)), expected);
+}
+
+#[test]
 fn the_mode_says_which_are_wanted_and_can_change() {
     let directory = tempfile::tempdir().unwrap();
     let target = AccessLogTarget::File(directory.path().join("access.log"));

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::mpsc::error::TryRecvError;
 
-use super::{AccessLogTarget, AccessRecord, Shared};
+use weft_core::LogFormat;
+
+use super::{AccessLogTarget, AccessRecord, Shared, line};
 use crate::metrics::{Counter, Shard, families};
 
 /// How long records gather before they are written: what a person following the log does not notice.
@@ -28,6 +30,7 @@ const ROTATION_CHECK: Duration = Duration::from_secs(1);
 pub(super) struct Writer {
     output: Output,
     receiver: Receiver<AccessRecord>,
+    format: LogFormat,
     shared: Arc<Shared>,
     written: Counter,
     failed: Counter,
@@ -37,12 +40,14 @@ impl Writer {
     pub(super) fn new(
         output: Output,
         receiver: Receiver<AccessRecord>,
+        format: LogFormat,
         shared: Arc<Shared>,
         shard: &Shard,
     ) -> Self {
         Self {
             output,
             receiver,
+            format,
             shared,
             written: shard.counter(&families::ACCESS_LOG_LINES, &[]),
             failed: shard.counter(&families::ACCESS_LOG_DROPPED, &["write_failed"]),
@@ -69,7 +74,7 @@ impl Writer {
             match self.receiver.try_recv() {
                 Ok(record) => {
                     drained = true;
-                    lines += u64::from(append(buffer, &record));
+                    lines += u64::from(append(buffer, &self.format, &record));
                 }
                 Err(state) => {
                     self.write(buffer, lines);
@@ -110,7 +115,11 @@ impl Writer {
 }
 
 /// Appends one line; false if the record does not serialize, which no record does.
-fn append(buffer: &mut Vec<u8>, record: &AccessRecord) -> bool {
+fn append(buffer: &mut Vec<u8>, format: &LogFormat, record: &AccessRecord) -> bool {
+    if let LogFormat::Line(pieces) = format {
+        line::append(buffer, pieces, record);
+        return true;
+    }
     let start = buffer.len();
     if serde_json::to_writer(&mut *buffer, record).is_err() {
         buffer.truncate(start);
