@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
@@ -104,16 +104,39 @@ fn h2load(
     let log = bed.scratch.join("h2load.log");
     // h2load appends.
     let _ = fs::remove_file(&log);
-    let mut words = h2load_words(how, connections, streams);
-    words.extend([format!("--duration={seconds}s"), format!("--log-file={}", log.display())]);
-    words.extend_from_slice(more);
-    words.extend(target(spec.listener, address, spec.path));
-    let text = run_tool(bed, &words, seconds, during)?;
-    let mut seen = parse_h2load(&text).with_context(|| format!("h2load said: {text}"))?;
+    let run = |length: String, seconds, during: &mut dyn FnMut() -> Result<()>| {
+        let mut words = h2load_words(how, connections, streams);
+        words.extend([length, format!("--log-file={}", log.display())]);
+        words.extend_from_slice(more);
+        words.extend(target(spec.listener, address, spec.path));
+        let text = run_tool(bed, &words, seconds, during)?;
+        parse_h2load(&text).with_context(|| format!("h2load said: {text}"))
+    };
+    let mut during = Some(during);
+    let mut during = || during.take().map_or(Ok(()), |during| during());
+    let mut seen = match how {
+        Protocol::Http1 | Protocol::Http2 => run(format!("--duration={seconds}s"), seconds, &mut during)?,
+        // At the end of its time h2load waits for ever where a handshake is under way: so many at a time, for as long.
+        Protocol::Close => {
+            let begun = Instant::now();
+            let mut all = run(format!("--requests={BATCH}"), 0, &mut during)?;
+            while begun.elapsed() < Duration::from_secs(seconds) {
+                let more = run(format!("--requests={BATCH}"), 0, &mut during)?;
+                all.requests += more.requests;
+                all.errors += more.errors;
+                all.bytes += more.bytes;
+                all.seconds += more.seconds;
+            }
+            all
+        }
+    };
     let latencies = fs::read_to_string(&log).context("h2load wrote no log")?;
     (seen.p50_us, seen.p99_us) = parse_h2load_log(&latencies);
     Ok(seen)
 }
+
+/// Requests of a load that is not ended by time.
+const BATCH: u32 = 1000;
 
 fn h2load_words(how: Protocol, connections: u32, streams: u32) -> Vec<String> {
     let mut words = vec!["h2load".to_owned(), "--threads=1".to_owned(), format!("--clients={connections}")];
