@@ -124,12 +124,15 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     finish(options, &scene, &results)
 }
 
+/// Finds peers by their names; the file is the binary of Weft that is measured.
+type ByNames = fn(&[String], Option<&PathBuf>) -> Result<Vec<Box<dyn Peer>>>;
+
 /// What is measured.
 struct Scene {
     /// What one program is here, for people.
     what: &'static str,
     works: &'static [Work],
-    peers: fn(&[String], Option<&PathBuf>) -> Result<Vec<Box<dyn Peer>>>,
+    peers: ByNames,
     /// Whether a program does what it should, before it is measured.
     check: fn(&dyn Peer, &Bed, &Certificates) -> Result<()>,
     /// Around its tables on the page.
