@@ -22,8 +22,11 @@ const METHODS: [Method; 4] = [Method::GET, Method::POST, Method::OPTIONS, Method
 pub(crate) fn program(text: &str) {
     let (resources, _) = weft_resource::parse(Path::new("fuzz.yaml"), text);
     let set = resources.into_iter().map(Arc::new).collect();
-    let options =
-        Options { cluster_domain: "cluster.local".parse().unwrap(), gateways: weft_route::Gateways::All, client_namespace: None };
+    let options = Options {
+        cluster_domain: "cluster.local".parse().unwrap(),
+        gateways: weft_route::Gateways::All,
+        client_namespace: None,
+    };
     let compiled = compile(&set, &options);
     for note in &compiled.notes {
         assert!(set.get(&note.resource).is_some() && !note.to_string().is_empty(), "{note}");
@@ -94,7 +97,7 @@ fn ask(program: &Program, asked: &Asked) {
     for sockets in &program.sockets {
         for listener in sockets.listeners.values().chain(sockets.listeners.most_specific(&asked.host)) {
             match &listener.kind {
-                ListenerKind::Http(table) | ListenerKind::Https(_, table) => {
+                ListenerKind::Http(table) | ListenerKind::Https(_, table) | ListenerKind::Mesh(table) => {
                     table_of(table, asked, listener.port)
                 }
                 ListenerKind::Tls(_, rules) | ListenerKind::Passthrough(rules) => {

@@ -117,16 +117,6 @@ impl Gateway {
         Process::start(name, command, &dir.path().join(format!("{name}.log")))
     }
 
-    /// Starts a program beside it that ends with the test, in its directory; what it writes is in `NAME.log` there.
-    ///
-    /// # Errors
-    /// It does not start.
-    pub fn beside(&self, name: &str, args: &[&str]) -> Result<Process> {
-        let mut command = Command::new(name);
-        command.args(args).current_dir(self.dir.path());
-        Process::start(name, command, &self.dir.path().join(format!("{name}.log")))
-    }
-
     /// Waits until it takes traffic on all ports.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ pub struct BackendSpec {
 
 /// `proxyProtocol`: a header that says for whom a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub enum ProxyProtocolVersion {
     /// A line of text.
     #[serde(rename = "v1")]

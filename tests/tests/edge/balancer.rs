@@ -31,7 +31,7 @@ fn haproxy(gateway: &Gateway) -> Result<Process> {
         }
     }
     std::fs::write(gateway.dir().join("haproxy.cfg"), config)?;
-    let haproxy = gateway.beside("haproxy", &["-db", "-f", "haproxy.cfg"])?;
+    let haproxy = gateway.beside("haproxy", "haproxy", &["-db", "-f", "haproxy.cfg"])?;
     listens(SocketAddr::new(ip, 29_001), &haproxy)?;
     Ok(haproxy)
 }
@@ -57,7 +57,7 @@ fn nginx(gateway: &Gateway, at: SocketAddr) -> Result<Process> {
     );
     std::fs::write(gateway.dir().join("nginx.conf"), config)?;
     let file = gateway.dir().join("nginx.conf").display().to_string();
-    let nginx = gateway.beside("nginx", &["-e", "stderr", "-c", &file])?;
+    let nginx = gateway.beside("nginx", "nginx", &["-e", "stderr", "-c", &file])?;
     listens(at, &nginx)?;
     Ok(nginx)
 }

@@ -300,12 +300,15 @@ impl Side for Gateway {
         record: &mut RequestRecord,
     ) -> Result<Response<Body>, Failure> {
         let excess = bound.excess.take();
-        let finishing = pin!(finish(pending, || bound.to.sender(&self.client), interim, record));
-        let response = match excess {
-            None => finishing.await?,
-            // Boxed: few requests have a bound, and the future of a stream is moved for every one.
-            Some(_) => Box::pin(intake::within(excess, finishing)).await?,
+        let answer = {
+            let finishing = pin!(finish(pending, || bound.to.sender(&self.client), interim, &mut *record));
+            match excess {
+                None => finishing.await,
+                // Boxed: few requests have a bound, and the future of a stream is moved for every one.
+                Some(_) => Box::pin(intake::within(excess, finishing)).await,
+            }
         };
+        let response = answer?;
         Ok(self.answered(&bound, response, record))
     }
 

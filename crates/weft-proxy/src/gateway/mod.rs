@@ -4,8 +4,8 @@
 //! what both share: what it does changes in place. On a worker a connection goes through [`announced`] where a load balancer says whose
 //! it is, through [`tls`] where its port has any, and then to [`http`] or [`l4`] as an [`edge::Edge`].
 
-pub(crate) mod compress;
 mod announced;
+pub(crate) mod compress;
 pub(crate) mod doors;
 pub(crate) mod edge;
 pub(crate) mod forwarded;
@@ -35,8 +35,8 @@ use crate::outbound::OutboundDoor;
 use crate::routing::Routing;
 use crate::shared::Shared;
 use crate::telemetry::WorkerTelemetry;
-use compress::Compressor;
 use announced::Announced;
+use compress::Compressor;
 use edge::{Edge, EdgeIo};
 use port::{Port, PortState};
 
