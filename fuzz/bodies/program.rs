@@ -98,7 +98,7 @@ fn ask(program: &Program, asked: &Asked) {
         for listener in sockets.listeners.values().chain(sockets.listeners.most_specific(&asked.host)) {
             match &listener.kind {
                 ListenerKind::Http(table) | ListenerKind::Https(_, table) | ListenerKind::Mesh(table) => {
-                    table_of(table, asked, listener.port)
+                    table_of(table, asked, listener.port);
                 }
                 ListenerKind::Tls(_, rules) | ListenerKind::Passthrough(rules) => {
                     drop(rules.most_specific(&asked.host).map(|rule| rule.id.to_string()));

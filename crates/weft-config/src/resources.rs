@@ -63,7 +63,7 @@ pub(crate) fn resources(root: &Section<'_, '_>, s: &Section<'_, '_>, config: &Pa
         None if gateway => s.default("name", &"all"),
         _ => {}
     }
-    let compression = compression::compression(&s);
+    let compression = compression::compression(s);
     let directory = config.parent().unwrap_or(Path::new(""));
     let paths = paths.unwrap_or_default().into_iter().map(|(path, _)| directory.join(path)).collect();
     let gateway = name.map(|(name, _)| name);

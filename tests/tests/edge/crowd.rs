@@ -188,7 +188,7 @@ async fn requests(
 }
 
 /// Reads an answer. Whether the connection ends behind it.
-async fn answer(stream: &mut (impl AsyncRead + Unpin + tokio::io::AsyncBufRead)) -> Result<bool> {
+async fn answer(stream: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> Result<bool> {
     let (mut closes, mut length, mut status) = (false, 0, String::new());
     loop {
         let mut line = String::new();
@@ -251,19 +251,17 @@ async fn streams(
     };
     tokio::pin!(connection);
     tokio::pin!(asking);
-    loop {
-        tokio::select! {
-            biased;
-            asked = &mut asking => return asked,
-            ended = &mut connection => match ended {
-                // The streams hear of it.
-                Ok(()) => return asking.await,
-                Err(error) if error.reason() == Some(h2::Reason::NO_ERROR) => return asking.await,
-                Err(error) => {
-                    let io: io::Error = error.into_io().unwrap_or_else(|| io::Error::other("HTTP/2"));
-                    bail!("the connection: {io}");
-                }
-            },
-        }
+    tokio::select! {
+        biased;
+        asked = &mut asking => asked,
+        ended = &mut connection => match ended {
+            // The streams hear of it.
+            Ok(()) => asking.await,
+            Err(error) if error.reason() == Some(h2::Reason::NO_ERROR) => asking.await,
+            Err(error) => {
+                let io: io::Error = error.into_io().unwrap_or_else(|| io::Error::other("HTTP/2"));
+                bail!("the connection: {io}");
+            }
+        },
     }
 }

@@ -203,6 +203,9 @@ impl Body {
     }
 }
 
+/// What a reader gets; `None`: that was all.
+type Told = Option<Result<Frame<Bytes>, BodyError>>;
+
 impl Encoded {
     pub(crate) fn poll_frame(
         &mut self,
@@ -268,7 +271,7 @@ impl Encoded {
     }
 
     /// Looks for more from the source. Ready with `Some`: that is what the reader gets.
-    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Option<Result<Frame<Bytes>, BodyError>>>> {
+    fn poll_source(&mut self, cx: &mut Context<'_>) -> Poll<Option<Told>> {
         if let Some(error) = self.broken.take() {
             return Poll::Ready(Some(Some(Err(error))));
         }

@@ -137,9 +137,9 @@ fn an_end_that_is_none_is_told_between_messages_and_not_in_one() {
             let (fed, mut body) = Fed::new();
             fed.data(whole[..cut].to_vec());
             if breaks {
-                fed.break_off()
+                fed.break_off();
             } else {
-                fed.end()
+                fed.end();
             }
             let mut answer = web("application/grpc-web").answer(&mut grpc(&[]));
             let told = got(&mut answer, &mut body);
