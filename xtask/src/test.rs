@@ -22,14 +22,15 @@ pub(crate) struct Options {
     /// Unit and property tests only: nothing that needs namespaces or Debian packages.
     #[arg(long)]
     quick: bool,
-    /// Tests that run at the same time (default: the number of cores, at most 4).
+    /// Tests that run at the same time (default: one more than there are cores, at most 4).
     #[arg(long, value_name = "N")]
     test_threads: Option<usize>,
     /// Run only tests whose name contains one of these words.
     filters: Vec<String>,
 }
 
-/// More stories at once than this make each other slow: every one starts several processes.
+/// Stories wait more than they compute, so that one more than there are cores fits. More at once than this make each other slow:
+/// every one starts several processes.
 const MOST_THREADS: usize = 4;
 
 /// Runs the command.
@@ -49,7 +50,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     }
 
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = options.test_threads.unwrap_or_else(|| cores.min(MOST_THREADS)).max(1);
+    let threads = options.test_threads.unwrap_or_else(|| (cores + 1).min(MOST_THREADS)).max(1);
     let mut command = cargo::cargo();
     command.args(["test", "--workspace", "--no-fail-fast"]);
     if options.quick {
