@@ -69,10 +69,13 @@ impl Answer {
             _ if self.ended => return Poll::Ready(None),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
-                    self.boundary.pass(&data);
+                    if !self.boundary.pass(&data) {
+                        return Poll::Ready(Some(Err(BodyError::Unfit)));
+                    }
                     return Poll::Ready(Some(Ok(Frame::data(self.form(data)))));
                 }
-                Err(frame) => frame.into_trailers().ok(),
+                Err(_) if !self.boundary.is_here() => return Poll::Ready(Some(Err(BodyError::Unfit))),
+                Err(frame) => frame.into_trailers().ok().map(with_status),
             },
             // Whoever has half a message would take for the rest of it what is said now.
             Some(Err(error)) if !self.boundary.is_here() => return Poll::Ready(Some(Err(error))),
@@ -107,7 +110,9 @@ struct Boundary {
 }
 
 impl Boundary {
-    fn pass(&mut self, mut data: &[u8]) {
+    /// Whether messages may begin as these do: what has the trailers' mark is none of a backend's, and would end the answer with what
+    /// it says.
+    fn pass(&mut self, mut data: &[u8]) -> bool {
         while !data.is_empty() {
             if self.left > 0 {
                 let skipped = data.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
@@ -122,10 +127,14 @@ impl Boundary {
             }
             (self.got, data) = (self.got + wanted, behind);
             if self.got == PREFIX {
-                let [_, a, b, c, d] = self.prefix;
+                let [flags, a, b, c, d] = self.prefix;
+                if flags & TRAILERS != 0 {
+                    return false;
+                }
                 (self.got, self.left) = (0, u32::from_be_bytes([a, b, c, d]));
             }
         }
+        true
     }
 
     fn is_here(&self) -> bool {
@@ -147,6 +156,14 @@ fn end(status: &'static str, why: &str) -> HeaderMap {
     told.insert(STATUS, HeaderValue::from_static(status));
     if let Ok(why) = HeaderValue::from_str(why) {
         told.insert(MESSAGE, why);
+    }
+    told
+}
+
+/// Trailers without a status are those of a call that has none.
+fn with_status(mut told: HeaderMap) -> HeaderMap {
+    if !told.contains_key(STATUS) {
+        told.extend(end(UNKNOWN, "the backend ended the call without a status"));
     }
     told
 }

@@ -156,6 +156,29 @@ fn an_end_that_is_none_is_told_between_messages_and_not_in_one() {
 }
 
 #[test]
+fn trailers_in_a_message_are_no_end_and_no_message_looks_like_trailers() {
+    let whole = message(b"first");
+    for cut in 1..whole.len() {
+        let (fed, mut body) = Fed::new();
+        fed.data(whole[..cut].to_vec());
+        fed.trailers(trailers(&[("grpc-status", "0")]));
+        fed.end();
+        assert!(got(&mut web("application/grpc-web").answer(&mut grpc(&[])), &mut body).is_err(), "{cut}");
+    }
+    let (fed, mut body) = Fed::new();
+    fed.data([&whole[..], b"\x80\0\0\0\x02hi"].concat());
+    fed.trailers(trailers(&[("grpc-status", "13")]));
+    fed.end();
+    assert!(got(&mut web("application/grpc-web").answer(&mut grpc(&[])), &mut body).is_err());
+    let (fed, mut body) = Fed::new();
+    fed.trailers(trailers(&[("x-other", "1")]));
+    fed.end();
+    let told = got(&mut web("application/grpc-web").answer(&mut grpc(&[])), &mut body).unwrap();
+    let told = String::from_utf8_lossy(&told).into_owned();
+    assert!(told.contains("grpc-status: 2\r\n") && told.contains("x-other: 1\r\n"), "{told}");
+}
+
+#[test]
 fn nothing_follows_the_end() {
     let mut answer = web("application/grpc-web").answer(&mut grpc(&[("grpc-status", "0")]));
     assert!(matches!(answer.turn(Poll::Ready(None)), Poll::Ready(Some(Ok(_)))));

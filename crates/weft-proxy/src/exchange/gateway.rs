@@ -192,7 +192,11 @@ impl Gateway {
         answer_at_once(&rule, found.path, request, &target, (self.came.tls().is_some(), listener.port))?;
         let excess = intake::body(self.door.shared.config.edge.request_body, request)?;
         let mut to = Routed::choose(&self.door.routing, &rule, request)?;
-        let compress = self.door.compressor.look(request);
+        // What becomes gRPC-Web is a stream of messages, whatever its backend says.
+        let compress = match &web {
+            Some(_) => compress::Asked::default(),
+            None => self.door.compressor.look(request),
+        };
         // A backend that is not said to speak gRPC may speak gRPC-Web itself.
         if let Some(web) = web.filter(|_| rule.grpc || to.upstream.protocol == UpstreamProtocol::Grpc) {
             web.request(request);

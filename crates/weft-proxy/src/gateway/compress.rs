@@ -67,18 +67,13 @@ impl Compressor {
         // Of a 304 there is no type to tell by, and of HEAD no content; what they name is what GET has given or would give.
         if unchanged || asked.head {
             weaken(headers);
-            if asked.head {
-                headers.remove(CONTENT_LENGTH);
-                headers.remove(ACCEPT_RANGES);
-            }
+            forget_octets(headers);
             return response;
         }
         let Some(place) = self.encodings.begin() else { return response };
         weaken(headers);
         headers.insert(CONTENT_ENCODING, HeaderValue::from_static(coding.as_str()));
-        for name in SUMS.iter().chain([&CONTENT_LENGTH, &ACCEPT_RANGES]) {
-            headers.remove(name);
-        }
+        forget_octets(headers);
         response.map(|body| body.encoded(coding, place))
     }
 }
@@ -121,6 +116,13 @@ fn vary(headers: &mut HeaderMap) {
     let told = |value: &HeaderValue| has_token(value, "accept-encoding") || has_token(value, "*");
     if !headers.get_all(VARY).iter().any(told) {
         headers.append(VARY, HeaderValue::from_static("accept-encoding"));
+    }
+}
+
+/// What is told of the octets of a content is not true of them in a coding.
+fn forget_octets(headers: &mut HeaderMap) {
+    for name in SUMS.iter().chain([&CONTENT_LENGTH, &ACCEPT_RANGES]) {
+        headers.remove(name);
     }
 }
 

@@ -329,7 +329,7 @@ impl Details {
 }
 
 fn text(value: Option<&HeaderValue>) -> Option<Box<str>> {
-    value.and_then(|value| value.to_str().ok()).map(Box::from)
+    value.map(|value| String::from_utf8_lossy(value.as_bytes()).into())
 }
 
 impl Drop for RequestRecord {

@@ -196,7 +196,8 @@ pub(super) fn is_host(text: &str) -> bool {
 
 /// A port.
 pub(super) fn is_port(text: &str) -> bool {
-    text.split(',').all(|port| port.trim().parse::<u16>().is_ok_and(|port| port != 0))
+    let one = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && !port.starts_with('0');
+    text.split(',').map(str::trim).all(|port| one(port) && port.parse::<u16>().is_ok())
 }
 
 /// The value of `forwarded` that names these, the farthest first; `host` and `proto` are what the client used.
