@@ -61,6 +61,22 @@ fn put(pod: &Pod, resources: &str) -> Result<()> {
     Ok(fs::rename(pod.dir().join("new.yaml"), pod.dir().join("routes/routes.yaml"))?)
 }
 
+/// Opens a WebSocket.
+fn open_websocket(pod: &Pod, url: &str) -> Result<()> {
+    let fields = [
+        "connection: upgrade",
+        "upgrade: websocket",
+        "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+        "sec-websocket-version: 13",
+    ];
+    let fields = fields.into_iter().flat_map(|field| ["-H", field]);
+    let command: Vec<&str> =
+        ["curl", "-s", "-i", "-N", "--max-time", "2"].into_iter().chain(fields).chain([url]).collect();
+    let opened = pod.exec(&command)?;
+    anyhow::ensure!(opened.stdout.starts_with("HTTP/1.1 101"), "{}", opened.stdout);
+    Ok(())
+}
+
 /// A route of `orders` with these rules.
 fn route(namespace: &str, rules: &str) -> String {
     format!(
@@ -149,24 +165,7 @@ fn filters_redirects_and_limits_are_those_of_a_gateway() {
         assert_eq!((nowhere.status.as_u16(), nowhere.header("weft-error")), (404, "no-route"));
         let missing = world.get("/nowhere")?;
         assert_eq!((missing.status.as_u16(), missing.header("weft-error")), (500, "backend-invalid"));
-        let opened = world.web.exec(&[
-            "curl",
-            "-s",
-            "-i",
-            "-N",
-            "--max-time",
-            "2",
-            "-H",
-            "connection: upgrade",
-            "-H",
-            "upgrade: websocket",
-            "-H",
-            "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
-            "-H",
-            "sec-websocket-version: 13",
-            "http://orders.shop/ws",
-        ])?;
-        assert!(opened.stdout.starts_with("HTTP/1.1 101"), "{}", opened.stdout);
+        open_websocket(&world.web, "http://orders.shop/ws")?;
         Ok(())
     });
 }
@@ -354,24 +353,7 @@ fn a_gateway_stands_between_workloads_of_the_mesh() {
         );
         let nowhere = web.get("http://api.edge/other")?;
         assert_eq!((nowhere.status.as_u16(), nowhere.header("weft-error")), (404, "no-route"));
-        let opened = web.exec(&[
-            "curl",
-            "-s",
-            "-i",
-            "-N",
-            "--max-time",
-            "2",
-            "-H",
-            "connection: upgrade",
-            "-H",
-            "upgrade: websocket",
-            "-H",
-            "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
-            "-H",
-            "sec-websocket-version: 13",
-            "http://api.edge/ws",
-        ])?;
-        assert!(opened.stdout.starts_with("HTTP/1.1 101"), "{}", opened.stdout);
+        open_websocket(&web, "http://api.edge/ws")?;
 
         let metrics = gateway.metrics()?;
         let labels = [("parent", "edge/api/mesh"), ("backend", "orders.shop.svc.cluster.local:80")];

@@ -6,14 +6,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use http::{HeaderValue, Method, Request, Response, Version};
+use http::{HeaderValue, Request, Response, Version};
 use weft_balance::Timestamp;
 use weft_http::grpc_web::Web;
 use weft_http::headers::X_FORWARDED_CLIENT_CERT;
 use weft_http::wire::{self, Original};
 use weft_http::{Body, ErrorCode, Excess, Interim, judge};
 use weft_identity::PeerIdentity;
-use weft_route::{HttpTable, Listener, ListenerKind, RequestView, UpstreamProtocol};
+use weft_route::{HttpTable, Listener, ListenerKind, UpstreamProtocol};
 use weft_telemetry::HttpSeries;
 use weft_telemetry::metrics::{Direction, TlsLabel};
 
@@ -178,14 +178,7 @@ impl Gateway {
         let target = Target::of(request)?;
         let listener = self.listener(&target.host)?;
         let table = table(&listener).ok_or(ErrorCode::NoRoute)?;
-        let view = RequestView {
-            host: &target.host,
-            // WebSocket over HTTP/2 is CONNECT; over HTTP/1.1, and to routes, it is GET.
-            method: if judge::asks_for_protocol(request) { &Method::GET } else { request.method() },
-            path: &target.path,
-            query: target.query.as_deref(),
-            headers: request.headers(),
-        };
+        let view = target.view(request);
         let found = table.find(&view).ok_or(ErrorCode::NoRoute)?;
         let rule = Arc::clone(found.rule);
         record.routed(&rule.label, rule.request_timeout);

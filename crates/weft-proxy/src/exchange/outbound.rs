@@ -3,12 +3,12 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use http::{Method, Request, Response, Version};
+use http::{Request, Response, Version};
 use weft_balance::Timestamp;
 use weft_core::MtlsMode;
 use weft_http::wire::Original;
 use weft_http::{Body, ErrorCode, Interim, judge};
-use weft_route::{HttpTable, RequestView};
+use weft_route::HttpTable;
 use weft_telemetry::HttpSeries;
 use weft_telemetry::metrics::{Direction, TlsLabel};
 
@@ -81,13 +81,7 @@ impl Outbound {
             return Err(ErrorCode::MethodNotAllowed.into());
         }
         let target = Target::of(request)?;
-        let view = RequestView {
-            host: &target.host,
-            method: if judge::asks_for_protocol(request) { &Method::GET } else { request.method() },
-            path: &target.path,
-            query: target.query.as_deref(),
-            headers: request.headers(),
-        };
+        let view = target.view(request);
         let found = table.find(&view).ok_or(ErrorCode::NoRoute)?;
         let rule = found.rule;
         record.routed(&rule.label, rule.request_timeout);

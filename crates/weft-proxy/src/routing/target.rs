@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use http::header::HOST;
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Uri, Version};
-use weft_http::{ErrorCode, wire};
-use weft_route::normalize;
+use weft_http::{ErrorCode, judge, wire};
+use weft_route::{RequestView, normalize};
 
 /// Host, path and query of a request.
 #[derive(Debug)]
@@ -67,6 +67,18 @@ impl Target {
         let as_sent = uri.path_and_query().filter(|sent| *sent.path() == *path).cloned();
         let (path, query) = (path.into(), uri.query().map(Box::from));
         Ok(Self { authority, host, path, query, as_sent })
+    }
+
+    /// What routes see of the request.
+    pub(crate) fn view<'a, B>(&'a self, request: &'a Request<B>) -> RequestView<'a> {
+        RequestView {
+            host: &self.host,
+            // WebSocket over HTTP/2 is CONNECT; over HTTP/1.1, and to routes, it is GET.
+            method: if judge::asks_for_protocol(request) { &Method::GET } else { request.method() },
+            path: &self.path,
+            query: self.query.as_deref(),
+            headers: request.headers(),
+        }
     }
 
     /// A `Uri` of this path, with the query that the client sent.
