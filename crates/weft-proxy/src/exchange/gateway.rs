@@ -20,7 +20,7 @@ use weft_telemetry::metrics::{Direction, TlsLabel};
 use super::at_once::{Pending, finish};
 use super::attempt::{Attempt, Client};
 use super::routed::{Routed, Stop, answer_at_once};
-use super::{Side, Start, Verdict, as_sent, mirror};
+use super::{Side, Start, Verdict, as_sent, client_cert, mirror};
 use crate::failure::Failure;
 use crate::gateway::GatewayDoor;
 use crate::gateway::compress;
@@ -116,10 +116,7 @@ impl Gateway {
             peer_identity: peer.map_or_else(|| Arc::from(""), |peer| peer.id.to_string().into()),
             tls: came.label(),
         });
-        let client_cert = peer.and_then(|peer| {
-            let by = door.telemetry.own_identity().map(|own| format!("By={own};"));
-            HeaderValue::from_str(&format!("{}URI={}", by.unwrap_or_default(), peer.id)).ok()
-        });
+        let client_cert = peer.and_then(|peer| client_cert(door.telemetry.own_identity().as_deref(), peer));
         // A sidecar has cleaned what its application sends, and adds no step of its own.
         let telling = if peer.is_some() { &door.of_mesh } else { &door.telling };
         Self {

@@ -15,7 +15,7 @@ use weft_identity::PeerIdentity;
 use weft_telemetry::HttpSeries;
 use weft_telemetry::metrics::Direction;
 
-use super::{Side, Start, Verdict, as_sent};
+use super::{Side, Start, Verdict, as_sent, client_cert};
 use crate::application::Application;
 use crate::failure::Failure;
 use crate::pools::{Behind, Started};
@@ -59,10 +59,8 @@ impl Inbound {
         held: impl Any,
     ) -> Self {
         let Caller { addr, peer, marked } = caller;
-        let client_cert = peer.as_ref().and_then(|peer| {
-            let by = facts.destination_identity.as_ref().map(|own| format!("By={own};"));
-            HeaderValue::from_str(&format!("{}URI={}", by.unwrap_or_default(), peer.id)).ok()
-        });
+        let client_cert =
+            peer.as_ref().and_then(|peer| client_cert(facts.destination_identity.as_deref(), peer));
         let client_addr =
             HeaderValue::from_str(&addr.ip().to_string()).unwrap_or(HeaderValue::from_static("unknown"));
         let series = SeriesByVersion::new(Labels {

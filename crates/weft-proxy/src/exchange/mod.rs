@@ -21,9 +21,10 @@ use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use http::{Method, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, Version};
 use weft_http::wire::{self, Original};
 use weft_http::{Abort, Answer, Body, ErrorCode, Handler, Interim, UpgradeIo, UpgradeTask};
+use weft_identity::PeerIdentity;
 use weft_net::{RelayCounters, RelayOptions, relay};
 use weft_telemetry::HttpSeries;
 use weft_telemetry::metrics::Direction;
@@ -118,6 +119,12 @@ fn as_sent(request: &mut Request<Body>) -> Result<Original, ErrorCode> {
     let version = request.version();
     let upgrade = wire::clean_request(request)?;
     Ok(Original { version, upgrade })
+}
+
+/// What is told of a caller of the mesh to whoever gets its requests (`x-forwarded-client-cert`).
+fn client_cert(own: Option<&str>, peer: &PeerIdentity) -> Option<HeaderValue> {
+    let by = own.map(|own| format!("By={own};"));
+    HeaderValue::from_str(&format!("{}URI={}", by.unwrap_or_default(), peer.id)).ok()
 }
 
 /// What becomes of a request.

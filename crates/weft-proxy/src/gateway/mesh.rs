@@ -3,7 +3,6 @@
 use std::rc::Rc;
 use std::time::Instant;
 
-use bytes::BytesMut;
 use weft_http::serve_http2;
 use weft_identity::LinkProtocol;
 use weft_net::Accepted;
@@ -14,12 +13,12 @@ use crate::inbound::handshake;
 
 /// Serves a mesh link. One of bytes finds no route here: it is refused.
 pub(super) async fn serve(visit: Visit) {
-    let Visit { door, accepted, port, listed, open, .. } = visit;
+    let Visit { door, accepted, first, port, listed, open, .. } = visit;
     let Accepted { stream, client, local } = accepted;
     let client = client.get();
     let started = Instant::now();
     let telemetry = door.telemetry.gateway();
-    let (stream, peer, protocol) = match handshake(&door.shared, stream, BytesMut::new()).await {
+    let (stream, peer, protocol) = match handshake(&door.shared, stream, first).await {
         Ok(done) => done,
         Err(why) => {
             telemetry.handshakes.inc(why.label);
