@@ -61,6 +61,18 @@ pub struct Acceptor {
     paused_until: Option<Instant>,
 }
 
+/// Drops what asks for a new connection, and nothing else: a SYN without an ACK. The kernel runs it over the TCP header (RFC 9293
+/// section 3.1: the control bits are octet 13; ACK is 0x10, SYN 0x02), in the instructions of linux/filter.h: the octet is
+/// loaded (`BPF_LD | BPF_B | BPF_ABS`), masked (`BPF_ALU | BPF_AND | BPF_K`) and compared (`BPF_JMP | BPF_JEQ | BPF_K`); what
+/// `BPF_RET | BPF_K` says is how many octets of the packet are left.
+const NO_SYN: [SockFilter; 5] = [
+    SockFilter::new(0x30, 0, 0, 13),
+    SockFilter::new(0x54, 0, 0, 0x12),
+    SockFilter::new(0x15, 0, 1, 0x02),
+    SockFilter::new(0x06, 0, 0, 0),
+    SockFilter::new(0x06, 0, 0, u32::MAX),
+];
+
 impl Acceptor {
     /// Registers a listener with the runtime of the calling thread.
     ///
@@ -87,16 +99,14 @@ impl Acceptor {
         self.local
     }
 
-    /// Has the kernel let nobody in any more, as if the packets of new clients were lost: they send them again, and find the port
-    /// closed or another process listening on it. So what was let in before can be taken to the last one ([`Self::accept`]),
-    /// where closing at once would reset whoever comes between that and the end.
+    /// Has the kernel let nobody in any more, as if the first packets of new clients were lost: they send them again, and find the
+    /// port closed or another process listening on it. Whoever was answered already may still finish and is to be taken in
+    /// ([`Self::accept`]): closing at once would reset those who come between that and the end.
     ///
     /// # Errors
     /// The kernel takes no filters: then there is that moment.
     pub fn stop_admitting(&self) -> io::Result<()> {
-        /// `BPF_RET | BPF_K`: what is left of a packet is as many octets as the constant says (linux/bpf_common.h).
-        const RETURN: u16 = 0x06;
-        SockRef::from(&self.listener).attach_filter(&[SockFilter::new(RETURN, 0, 0, 0)])
+        SockRef::from(&self.listener).attach_filter(&NO_SYN)
     }
 
     /// The next connection. Never fails and never spins: errors are told to the callback and waited out.

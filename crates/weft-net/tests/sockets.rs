@@ -100,6 +100,60 @@ async fn a_listener_that_admits_nobody_more_gives_up_whom_it_had() {
     assert_eq!(taken.client.get(), after.await.unwrap().local_addr().unwrap());
 }
 
+/// Whose connection the kernel has made, on their side, is never reset: their last packet of the handshake may come after the end
+/// of admission.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn who_was_answered_is_let_in() {
+    let mut rounds = tokio::task::JoinSet::new();
+    for _ in 0..12 {
+        rounds.spawn(a_crowd_at_a_listener_that_ends());
+    }
+    while let Some(round) = rounds.join_next().await {
+        round.unwrap();
+    }
+}
+
+async fn a_crowd_at_a_listener_that_ends() {
+    let listener = Listener::bind(loopback(), &ListenOptions::default()).unwrap();
+    let endpoint = EndpointAddr::new(listener.local_addr());
+    let clients: Vec<_> = (0..4).map(|_| tokio::spawn(connect_until_refused(endpoint))).collect();
+    // An acceptor stays on its thread.
+    let ends = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(serve_and_end(listener))
+    };
+    let served = tokio::task::spawn_blocking(ends).await.unwrap();
+    let mut answered = 0;
+    for client in clients {
+        answered += client.await.unwrap();
+    }
+    assert_eq!(answered, served);
+}
+
+async fn serve_and_end(listener: Listener) -> usize {
+    let mut acceptor = Acceptor::new(listener).unwrap();
+    for _ in 0..50 {
+        acceptor.accept().await.stream.write_all(b"!").await.unwrap();
+    }
+    acceptor.stop_admitting().unwrap();
+    let mut served = 50;
+    while let Ok(mut late) = tokio::time::timeout(Duration::from_millis(50), acceptor.accept()).await {
+        late.stream.write_all(b"!").await.unwrap();
+        served += 1;
+    }
+    served
+}
+
+/// Connects again and again, and is served each time it is connected.
+async fn connect_until_refused(endpoint: EndpointAddr) -> usize {
+    let patient = ConnectOptions { timeout: Duration::from_secs(20), ..ConnectOptions::default() };
+    for served in 0.. {
+        let Ok(mut stream) = connect(endpoint, &patient).await else { return served };
+        assert_eq!(stream.read_u8().await.unwrap(), b'!');
+    }
+    0
+}
+
 async fn connect_patiently(endpoint: EndpointAddr) -> TcpStream {
     // Its first packet is lost: the next comes a second later (RFC 6298 section 2).
     let patient = ConnectOptions { timeout: Duration::from_secs(20), ..ConnectOptions::default() };

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime};
 
@@ -16,6 +16,8 @@ pub(crate) struct Connections(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     next: AtomicU64,
+    /// Listeners that a drain ends and that have not ended yet.
+    doors: AtomicUsize,
     open: Mutex<BTreeMap<u64, ConnectionInfo>>,
 }
 
@@ -39,7 +41,28 @@ pub(crate) struct Listed {
     id: u64,
 }
 
+/// Keeps a drain from being over before a listener has taken in whom the kernel had let in.
+#[derive(Debug)]
+pub(crate) struct OpenDoor(Connections);
+
+impl Drop for OpenDoor {
+    fn drop(&mut self) {
+        self.0.0.doors.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl Connections {
+    /// For a listener that ends when a drain begins.
+    pub(crate) fn door(&self) -> OpenDoor {
+        self.0.doors.fetch_add(1, Ordering::AcqRel);
+        OpenDoor(self.clone())
+    }
+
+    /// Whether a drain is over: nothing is open, and nothing more can come.
+    pub(crate) fn are_over(&self) -> bool {
+        self.0.doors.load(Ordering::Acquire) == 0 && self.count() == 0
+    }
+
     /// Lists a connection with what is known of it from the start.
     pub(crate) fn open(
         &self,

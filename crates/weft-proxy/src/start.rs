@@ -168,11 +168,8 @@ async fn until_stopped(
     tracing::info!(?grace, connections = shared.connections.count(), "draining");
     trigger.start(grace);
     let deadline = Instant::now() + grace;
-    // Whom the kernel has let in is taken in first, and then counts.
-    tokio::time::sleep(DRAIN_TICK.min(grace)).await;
     loop {
-        let left = shared.connections.count();
-        if left == 0 {
+        if shared.connections.are_over() {
             tracing::info!("drained");
             return Ok(());
         }
@@ -185,6 +182,7 @@ async fn until_stopped(
                 }
             }
         }
+        let left = shared.connections.count();
         let inbound = shared.connections.count_of(Direction::Inbound);
         let gateway = shared.connections.count_of(Direction::Gateway);
         tracing::warn!(

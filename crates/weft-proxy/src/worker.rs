@@ -76,6 +76,11 @@ impl Door {
         }
     }
 
+    /// Whether the accepting ends when a drain begins, and not with the process.
+    fn ends_with_a_drain(&self) -> bool {
+        !matches!(self, Self::Captured(Direction::Outbound) | Self::Service(_))
+    }
+
     /// What ends the accepting: inbound stops when draining begins, a gateway's port when it is gone or draining begins;
     /// outbound goes on until the end, because the application may still have calls to make while it shuts down.
     async fn over(&self, mut process: Drain) {
@@ -258,6 +263,7 @@ async fn accept(worker: Rc<Worker>, acceptor: Acceptor, door: Door) {
         };
         telemetry.of(direction).accept_errors.inc(reason);
     });
+    let ending = door.ends_with_a_drain().then(|| worker.shared.connections.door());
     let mut stop = std::pin::pin!(door.over(worker.shared.drain.clone()));
     loop {
         let accepted = tokio::select! {
@@ -267,15 +273,27 @@ async fn accept(worker: Rc<Worker>, acceptor: Acceptor, door: Door) {
         };
         take(&worker, accepted, &door);
     }
+    // What ends with the process is not waited for.
+    let Some(_ending) = ending else { return };
     if let Door::Gateway(_) = &door {
         if let Err(error) = acceptor.stop_admitting() {
             tracing::debug!(%error, at = %acceptor.local_addr(), "clients that connect at this moment may be reset");
         }
-        take_the_rest(&worker, &mut acceptor, &door).await;
+        let late = async {
+            loop {
+                take(&worker, acceptor.accept().await, &door)
+            }
+        };
+        let _ = tokio::time::timeout(LATE, late).await;
     }
+    take_the_rest(&worker, &mut acceptor, &door).await;
 }
 
-/// Takes in whom the kernel has let in already: a gateway's clients are many, and some are always on their way.
+/// How long a gateway's port waits for the last packet of handshakes that the kernel has answered: a round trip of most clients, and
+/// less than the second after which those whose first packet was not answered send it again (RFC 6298 section 2).
+const LATE: Duration = Duration::from_millis(250);
+
+/// Takes in whom the kernel has let in already: where clients are many, some are always on their way.
 async fn take_the_rest(worker: &Rc<Worker>, acceptor: &mut Acceptor, door: &Door) {
     loop {
         // The runtime knows of them when it has looked.

@@ -162,7 +162,8 @@ impl Sender<'_> {
     ) -> Result<Response<B>, Failure> {
         let Attempt { mut request, mut body, mut replay, mut tried, mut because } = first;
         let cluster = self.cluster;
-        let used = u32::from(because.is_some());
+        // A sending that a connection has refused is no try of the endpoint: the next one is the same try.
+        let used = u32::from(because.is_some() && !was_refused(&because));
         let mut attempts = self.tries.most.saturating_sub(used).max(1);
         if attempts > 1 && replay.is_none() && !body.is_end_stream() {
             let (kept, first) = Replay::of(body);
@@ -202,7 +203,9 @@ impl Sender<'_> {
             if is_asked_for(&because) {
                 tokio::time::sleep(self.pause(used + self.tries.most.saturating_sub(attempts))).await;
                 self.avoid(&mut tried, addr);
-            } else if !std::mem::take(&mut same) || !was_refused(&because) {
+            } else if was_refused(&because) && std::mem::take(&mut same) {
+                attempts += 1;
+            } else {
                 tried.push(addr);
             }
         }

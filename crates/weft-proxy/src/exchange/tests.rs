@@ -43,6 +43,11 @@ enum Does {
     Begins,
     /// Refuses the stream once so much of the body has come.
     Refuses(usize),
+    /// Refuses its first stream and takes no more on that connection, as an application that ends; after that its sidecar says
+    /// that it is gone.
+    Leaves,
+    /// Its sidecar says that the application is gone.
+    Left,
     /// Closes the connection after so long.
     Closes(Duration),
     /// Begins a gRPC answer, and says this status at its end.
@@ -77,7 +82,8 @@ impl Connect for Peers {
                 return Err(DialError::new(ErrorCode::ConnectTimeout, &"no answer"));
             }
             let (near, far) = duplex(1 << 20);
-            tokio::task::spawn_local(serve(far, endpoint, does, Rc::clone(&self.got)));
+            let first = self.links.borrow().iter().filter(|(to, _)| *to == endpoint).count() == 1;
+            tokio::task::spawn_local(serve(far, endpoint, does, first, Rc::clone(&self.got)));
             let client = Http2Client::handshake(near, limits, ()).await.unwrap();
             let peer: SpiffeId = "spiffe://mesh.test/ns/shop/sa/orders".parse().unwrap();
             Ok(Opened { client, peer, generation: 0 })
@@ -94,6 +100,7 @@ async fn serve(
     io: DuplexStream,
     endpoint: EndpointAddr,
     does: Does,
+    mut first: bool,
     got: Rc<RefCell<Vec<(EndpointAddr, String)>>>,
 ) {
     let mut connection = h2::server::handshake(io).await.unwrap();
@@ -107,6 +114,14 @@ async fn serve(
                 _ = connection.accept() => return,
             }
         }
+        let does = match does {
+            Does::Leaves if std::mem::replace(&mut first, false) => {
+                connection.graceful_shutdown();
+                Does::Refuses(0)
+            }
+            Does::Leaves => Does::Left,
+            does => does,
+        };
         held.push(tokio::task::spawn_local(act(request, respond, endpoint, does, Rc::clone(&got))));
     }
 }
@@ -134,6 +149,13 @@ async fn act(
             got.borrow_mut().push((endpoint, String::from_utf8(read).unwrap()));
             let mut stream = respond.send_response(Response::new(()), false).unwrap();
             stream.send_data(text.into(), true).unwrap();
+        }
+        Does::Leaves | Does::Left => {
+            got.borrow_mut().push((endpoint, "left".to_owned()));
+            let told = weft_http::Refusal { code: ErrorCode::ConnectRefused, grpc: false };
+            let mut head = told.response().map(drop);
+            head.headers_mut().remove("content-length");
+            let _ = respond.send_response(head, true).unwrap();
         }
         Does::Refuses(_) => respond.send_reset(Reason::REFUSED_STREAM),
         Does::Begins => {
@@ -344,6 +366,23 @@ async fn what_was_not_looked_at_goes_elsewhere_without_a_budget() {
         for _ in 0..20 {
             let answer = scene.ask(GET).await;
             assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        }
+    })
+    .await;
+}
+
+/// A connection that ends refuses what comes at that moment, and says nothing of its endpoint: as many endpoints are asked as for a
+/// request that no connection has refused.
+#[tokio::test(start_paused = true)]
+async fn the_refusal_of_a_last_connection_is_no_try() {
+    locally(async {
+        for second in [Does::Left, Does::Leaves] {
+            let scene = Scene::new(&[Does::Left, second, Does::Left]);
+            let answer = scene.ask(GET).await;
+            assert!(answer.starts_with("HTTP/1.1 503"), "{answer}");
+            let mut asked: Vec<_> = scene.peers.got.borrow().iter().map(|(at, _)| *at).collect();
+            asked.sort_unstable();
+            assert_eq!(asked, [endpoint(1), endpoint(2), endpoint(3)], "{second:?}");
         }
     })
     .await;
