@@ -20,6 +20,7 @@ mod accept;
 mod connect;
 pub mod detect;
 mod listen;
+mod maybe_tls;
 mod original_dst;
 mod plain;
 pub mod pool;
@@ -35,6 +36,7 @@ pub use detect::{
     ClientHello, Detected, Detection, Greeting, OpaqueReason, Watched, detect_first, greeting, read_more,
 };
 pub use listen::{ListenOptions, Listener};
+pub use maybe_tls::MaybeTls;
 pub use original_dst::{Destination, original_dst};
 pub use plain::PlainTcp;
 pub use prefixed::Prefixed;

@@ -9,7 +9,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, HandshakeKind};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
+use tokio_rustls::client;
 use weft_core::{EndpointAddr, PeerRule, SpiffeId};
 use weft_http::ErrorCode;
 use weft_identity::{LinkProtocol, TlsGeneration, peer_of, tls_error};
@@ -18,8 +18,8 @@ use weft_net::{ConnectError, ConnectOptions, ReadAhead};
 use crate::shared::Shared;
 use crate::telemetry::WorkerTelemetry;
 
-/// A mutual TLS connection to an endpoint's proxy.
-pub(crate) type MeshStream = TlsStream<ReadAhead<TcpStream>>;
+/// A TLS connection to an endpoint: to its proxy, or to a server outside the mesh.
+pub(crate) type TlsStream = client::TlsStream<ReadAhead<TcpStream>>;
 
 /// What a TLS connection takes before its socket has: one frame of the largest size with its header, and then some. At
 /// rustls' 64 KiB a larger frame would leave in two writes.
@@ -27,7 +27,7 @@ pub(crate) const TLS_BUFFER: usize = 256 * 1024;
 
 /// A connection whose other end has proved to be who it may be.
 pub(crate) struct Dialed {
-    pub(crate) stream: MeshStream,
+    pub(crate) stream: TlsStream,
     pub(crate) peer: SpiffeId,
     pub(crate) generation: u64,
 }

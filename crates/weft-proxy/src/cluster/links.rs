@@ -15,7 +15,8 @@ use weft_identity::LinkProtocol;
 use weft_telemetry::Gauge;
 use weft_telemetry::metrics::TlsLabel;
 
-use super::{Cluster, Outside, PeerIo, Speaks, Ways};
+use super::outside::{self, Outside};
+use super::{Cluster, PeerIo, Speaks, Ways};
 use crate::dial::{DialError, Dialer};
 use crate::pools::{Dial, Pools};
 use crate::telemetry::{Labels, SeriesByVersion, workload_of};
@@ -96,21 +97,13 @@ impl Dial for Plain {
     async fn dial(&self, speaks: Speaks) -> Result<PeerIo, DialError> {
         let endpoint = self.endpoint.addr();
         let tcp = self.connect.plain(endpoint).await?;
-        let io = match &self.outside {
-            None => PeerIo::Plain(tcp),
-            Some(outside) => {
-                let secured = outside.handshake(tcp, speaks, self.handshake).await;
-                secured.inspect_err(
-                    |error| tracing::warn!(%endpoint, error = %error.detail, "no TLS with an upstream"),
-                )?
-            }
-        };
+        let io = outside::secured(self.outside.as_deref(), tcp, speaks, self.handshake).await?;
         self.endpoint.connected();
         Ok(io)
     }
 
     fn reset_on_close(io: &PeerIo) {
-        io.reset_on_close();
+        outside::reset_on_close(io);
     }
 }
 

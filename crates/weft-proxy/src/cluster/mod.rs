@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::net::TcpStream;
 use weft_balance::{Endpoint, InFlight, Picker, Snapshot, Timestamp};
 use weft_config::Retries;
 use weft_core::{AppProtocol, EndpointAddr, MtlsMode, PeerRule};
@@ -304,6 +305,11 @@ impl Cluster {
             }
         }
         Err(last.unwrap_or_else(DialError::no_endpoint))
+    }
+
+    /// Takes a connection to an endpoint outside the mesh to its TLS, where there is to be any.
+    pub(crate) async fn secured(&self, tcp: TcpStream, speaks: Speaks) -> Result<PeerIo, DialError> {
+        outside::secured(self.outside.as_deref(), tcp, speaks, self.ways.handshake).await
     }
 
     /// Waits for endpoints besides those that could not be reached. Where a single pod is replaced, its successor's records

@@ -1,25 +1,20 @@
 //! The way to an endpoint outside the mesh: plaintext, or TLS with the names of the web.
 
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use weft_http::ErrorCode;
 use weft_identity::{UpstreamName, UpstreamTrust, upstream_config};
-use weft_net::ReadAhead;
+use weft_net::{MaybeTls, ReadAhead};
 use weft_resource::policy::SubjectAltName;
 use weft_resource::value::{BackendHost, HostPattern, PreciseHost};
 use weft_route::{UpstreamEndpoint, UpstreamTls};
 
-use crate::dial::{DialError, TLS_BUFFER};
+use crate::dial::{DialError, TLS_BUFFER, TlsStream};
 
 /// TLS with an upstream. What is wrong with it is told to each request: nothing goes in plaintext instead.
 pub(crate) struct Outside {
@@ -98,6 +93,20 @@ impl Outside {
     }
 }
 
+/// Takes a connection to its TLS, where there is to be any.
+pub(super) async fn secured(
+    outside: Option<&Outside>,
+    tcp: TcpStream,
+    speaks: Speaks,
+    limit: Duration,
+) -> Result<PeerIo, DialError> {
+    let Some(outside) = outside else { return Ok(PeerIo::Plain(tcp)) };
+    let endpoint = tcp.peer_addr();
+    let secured = outside.handshake(tcp, speaks, limit).await;
+    secured
+        .inspect_err(|error| tracing::warn!(?endpoint, error = %error.detail, "no TLS with an upstream"))
+}
+
 fn common_name(endpoint: &UpstreamEndpoint) -> Option<PreciseHost> {
     let UpstreamEndpoint::Listed(hosts) = endpoint else { return None };
     let mut names = hosts.iter().map(|(host, _)| match host {
@@ -113,67 +122,12 @@ fn failed(why: &dyn std::fmt::Display) -> DialError {
 }
 
 /// A connection to an endpoint outside the mesh.
-pub(crate) enum PeerIo {
-    Plain(TcpStream),
-    Tls(Box<TlsStream<ReadAhead<TcpStream>>>),
-}
+pub(crate) type PeerIo = MaybeTls<TcpStream, TlsStream>;
 
-impl PeerIo {
-    /// Has the connection end in a reset.
-    pub(crate) fn reset_on_close(&self) {
-        match self {
-            Self::Plain(tcp) => weft_net::reset_on_drop(tcp),
-            Self::Tls(tls) => weft_net::reset_on_drop(tls.get_ref().0.get_ref()),
-        }
-    }
-}
-
-impl AsyncRead for PeerIo {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(plain) => Pin::new(plain).poll_read(cx, buf),
-            Self::Tls(tls) => Pin::new(&mut **tls).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for PeerIo {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(plain) => Pin::new(plain).poll_write(cx, buf),
-            Self::Tls(tls) => Pin::new(&mut **tls).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(plain) => Pin::new(plain).poll_write_vectored(cx, bufs),
-            Self::Tls(tls) => Pin::new(&mut **tls).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(plain) => plain.is_write_vectored(),
-            Self::Tls(tls) => tls.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(plain) => Pin::new(plain).poll_flush(cx),
-            Self::Tls(tls) => Pin::new(&mut **tls).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(plain) => Pin::new(plain).poll_shutdown(cx),
-            Self::Tls(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
-        }
+/// Has a connection end in a reset.
+pub(crate) fn reset_on_close(io: &PeerIo) {
+    match io {
+        PeerIo::Plain(tcp) => weft_net::reset_on_drop(tcp),
+        PeerIo::Tls(tls) => weft_net::reset_on_drop(tls.get_ref().0.get_ref()),
     }
 }

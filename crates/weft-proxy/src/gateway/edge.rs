@@ -1,17 +1,13 @@
 //! A client's connection, behind TLS where there is any.
 
-use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use rustls::pki_types::CertificateDer;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 use weft_core::Drain;
-use weft_net::{PlainTcp, Prefixed, ReadAhead};
+use weft_net::{MaybeTls, PlainTcp, Prefixed, ReadAhead};
 use weft_route::Listener;
 
 use super::port::Port;
@@ -90,75 +86,20 @@ impl EdgeTls {
 }
 
 /// The bytes of a client's connection.
-pub(crate) enum EdgeIo {
-    Plain(Prefixed<TcpStream>),
-    Tls(Box<EdgeTlsStream>),
-}
+pub(crate) type EdgeIo = MaybeTls<Prefixed<TcpStream>, EdgeTlsStream>;
 
-impl EdgeIo {
-    /// Has the connection end in a reset, so that nobody takes half an answer for a whole one. TLS says so itself: an end
-    /// without a close_notify is none.
-    pub(crate) fn reset_on_close(&self) {
-        if let Self::Plain(plain) = self {
-            weft_net::reset_on_drop(plain);
-        }
-    }
-
-    /// The socket.
-    pub(crate) fn tcp(&self) -> &TcpStream {
-        match self {
-            Self::Plain(plain) => plain.tcp(),
-            Self::Tls(tls) => tls.get_ref().0.get_ref().tcp(),
-        }
+/// Has the connection end in a reset, so that nobody takes half an answer for a whole one. TLS says so itself: an end without a
+/// close_notify is none.
+pub(crate) fn reset_on_close(io: &EdgeIo) {
+    if let EdgeIo::Plain(plain) = io {
+        weft_net::reset_on_drop(plain);
     }
 }
 
-impl AsyncRead for EdgeIo {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(plain) => Pin::new(plain).poll_read(cx, buf),
-            Self::Tls(tls) => Pin::new(&mut **tls).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for EdgeIo {
-    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(plain) => Pin::new(plain).poll_write(cx, buf),
-            Self::Tls(tls) => Pin::new(&mut **tls).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(plain) => Pin::new(plain).poll_write_vectored(cx, bufs),
-            Self::Tls(tls) => Pin::new(&mut **tls).poll_write_vectored(cx, bufs),
-        }
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(plain) => plain.is_write_vectored(),
-            Self::Tls(tls) => tls.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(plain) => Pin::new(plain).poll_flush(cx),
-            Self::Tls(tls) => Pin::new(&mut **tls).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(plain) => Pin::new(plain).poll_shutdown(cx),
-            Self::Tls(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
-        }
+/// The socket below.
+pub(crate) fn tcp(io: &EdgeIo) -> &TcpStream {
+    match io {
+        EdgeIo::Plain(plain) => plain.tcp(),
+        EdgeIo::Tls(tls) => tls.get_ref().0.get_ref().tcp(),
     }
 }

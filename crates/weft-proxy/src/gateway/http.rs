@@ -9,7 +9,7 @@ use weft_http::{ResetOnClose, serve_http1, serve_http2};
 use weft_net::{Detected, Prefixed};
 
 use super::GatewayDoor;
-use super::edge::{Edge, EdgeIo};
+use super::edge::{Edge, reset_on_close};
 use crate::exchange::{Came, Exchange, Gateway, Times};
 use crate::silence::{UNFINISHED, detect_or_give_up, silence};
 
@@ -41,10 +41,10 @@ pub(crate) async fn serve(door: Rc<GatewayDoor>, edge: Edge) {
     let times = Times { request: timeouts.request, tunnel_idle: timeouts.tcp_idle };
     let handler = Exchange::new(side, &door.telemetry, facts, times);
     let served = match first.is_empty() {
-        true => requests(&door, io, EdgeIo::reset_on_close, handler, http2, drain).await,
+        true => requests(&door, io, reset_on_close, handler, http2, drain).await,
         false => {
             let io = Prefixed::new(first.freeze(), io);
-            requests(&door, io, |io| io.get_ref().reset_on_close(), handler, http2, drain).await
+            requests(&door, io, |io| reset_on_close(io.get_ref()), handler, http2, drain).await
         }
     };
     if let Err(error) = served {

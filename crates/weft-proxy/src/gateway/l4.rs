@@ -3,16 +3,15 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use weft_http::ErrorCode;
-use weft_net::proxy_protocol::{self, ProxyHeader};
+use weft_net::proxy_protocol::ProxyHeader;
 use weft_net::{RelayCounters, RelayOptions, RelayOutcome, relay, relay_plain};
 use weft_route::{L4Rule, Listener, ListenerKind, Upstream};
 use weft_telemetry::metrics::{Direction, TcpLabels, TlsLabel, families};
 
 use super::GatewayDoor;
-use super::edge::{Edge, EdgeIo};
+use super::edge::{Edge, EdgeIo, tcp};
 use crate::dial::DialError;
-use crate::outbound::tcp::{Far, Reached, reach};
+use crate::outbound::tcp::{Announced, Far, Reached, reach};
 use crate::record::{ConnectionFacts, TcpRecord};
 
 /// Serves one connection by a rule; `None`: the listener has none for it.
@@ -50,41 +49,22 @@ impl Way {
         let backend = picked.ok_or_else(|| ("no_backend", format!("{} has no backend", rule.id)))?;
         match &backend.upstream {
             Err(problem) => Err(("invalid_backend", format!("{}: {problem}", rule.id))),
-            // It must not go in plaintext what was to be secured.
-            Ok(upstream) if upstream.tls.is_some() => {
-                let why = format!("{}: TLS towards {} is for HTTP routes only", rule.id, upstream.label);
-                Err(("invalid_backend", why))
-            }
             Ok(upstream) => Ok(Arc::clone(upstream)),
         }
     }
 
-    /// Connects to a backend: over a mesh link where it is in the mesh, in plaintext where it is not. One that wants to know is told
-    /// whose connection it is.
+    /// Connects to a backend: over a mesh link where it is in the mesh; outside of it over TLS where that is asked for, or in
+    /// plaintext. One that wants to know is told whose connection it is.
     async fn reach(&self, upstream: &Arc<Upstream>, edge: &Edge) -> Result<Reached, DialError> {
-        let outbound = &self.door.outbound;
-        let mut reached = reach(outbound, &self.door.routing.cluster(upstream)).await?;
-        if let Some(version) = upstream.proxy_protocol {
-            let header = ProxyHeader::Proxied { source: edge.client, destination: edge.local };
-            let failed = |error: std::io::Error| DialError::new(ErrorCode::ConnectFailed, &error);
-            match &mut reached.far {
-                Far::Plain(stream) => {
-                    proxy_protocol::write(stream, version, &header).await.map_err(failed)?;
-                }
-                // Not reached: what the resources list is outside the mesh, where links have no such header.
-                Far::Mesh(..) => return Err(failed(std::io::ErrorKind::Unsupported.into())),
-            }
-        }
-        Ok(reached)
+        let header = ProxyHeader::Proxied { source: edge.client, destination: edge.local };
+        let announced = upstream.proxy_protocol.map(|version| Announced { version, header });
+        reach(&self.door.outbound, &self.door.routing.cluster(upstream), announced.as_ref()).await
     }
 
     async fn carry(self, mut edge: Edge, upstream: Arc<Upstream>, reached: Reached) {
         let Reached { mut far, endpoint, in_flight: _in_flight } = reached;
         self.count(&upstream.label, "relayed");
-        let peer = match &far {
-            Far::Mesh(_, peer) => Some(Arc::clone(peer)),
-            Far::Plain(_) => None,
-        };
+        let peer = far.peer();
         edge.listed.update(|info| {
             info.protocol = "tcp";
             info.service = Some(Arc::clone(&upstream.label));
@@ -100,9 +80,9 @@ impl Way {
         let outcome = record.run(relaying, &counters, ended).await;
         // An abort of one side, or of the whole process, is passed on as one.
         if outcome.is_none_or(|outcome| outcome.aborted) {
-            weft_net::reset_on_drop(edge.io.tcp());
+            weft_net::reset_on_drop(tcp(&edge.io));
             match &far {
-                Far::Mesh(stream, _) => weft_net::reset_on_drop(stream.get_ref().0.get_ref()),
+                Far::Tls(stream, _) => weft_net::reset_on_drop(stream.get_ref().0.get_ref()),
                 Far::Plain(stream) => weft_net::reset_on_drop(stream),
             }
         }
@@ -111,7 +91,7 @@ impl Way {
     fn refuse(&self, edge: &Edge, backend: &str, outcome: &'static str, why: &str) {
         self.count(backend, outcome);
         tracing::debug!(client = %edge.client, listener = %self.listener.label, why, "refused a connection");
-        weft_net::reset_on_drop(edge.io.tcp());
+        weft_net::reset_on_drop(tcp(&edge.io));
     }
 
     fn count(&self, backend: &str, outcome: &str) {
@@ -125,6 +105,7 @@ impl Way {
         let tls = match (&peer, &self.listener.kind) {
             (Some(_), _) => TlsLabel::Mutual,
             (None, ListenerKind::Passthrough(_)) => TlsLabel::Tls,
+            (None, _) if upstream.tls.is_some() => TlsLabel::Tls,
             (None, _) => TlsLabel::None,
         };
         let series = telemetry.shard.tcp_series(&TcpLabels {
@@ -157,6 +138,6 @@ async fn between(
         // The kernel carries it by itself.
         (EdgeIo::Plain(near), Far::Plain(far)) => relay_plain(near, far, options, counters).await,
         (near, Far::Plain(far)) => relay(near, far, options, counters).await,
-        (near, Far::Mesh(far, _)) => relay(near, far, options, counters).await,
+        (near, Far::Tls(far, _)) => relay(near, far, options, counters).await,
     }
 }

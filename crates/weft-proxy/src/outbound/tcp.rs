@@ -6,8 +6,10 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use tokio::net::TcpStream;
 use weft_balance::{InFlight, Outcome, Timestamp};
-use weft_core::{EndpointAddr, MtlsMode};
+use weft_core::{EndpointAddr, MtlsMode, ProxyProtocol};
+use weft_http::ErrorCode;
 use weft_identity::LinkProtocol;
+use weft_net::proxy_protocol::{self, ProxyHeader};
 use weft_net::{
     Detected, Greeting, Prefixed, RelayCounters, RelayOptions, greeting, read_more, relay, relay_plain,
 };
@@ -15,17 +17,34 @@ use weft_telemetry::metrics::{Direction, TcpLabels, TlsLabel};
 
 use super::OutboundDoor;
 use super::{Call, rewind, spoken};
-use crate::cluster::{Cluster, EndpointLinks, Picked};
+use crate::cluster::{Cluster, EndpointLinks, PeerIo, Picked, Speaks};
 use crate::destination::{Destination, Spoken};
-use crate::dial::{DialError, Dialer, MeshStream};
+use crate::dial::{DialError, Dialer, TlsStream};
 use crate::record::{ConnectionFacts, TcpRecord};
 use crate::shared::Shared;
 use crate::silence::{UNFINISHED, detect_or_give_up, silence};
 
 /// The far side of a relayed connection.
 pub(crate) enum Far {
-    Mesh(Box<MeshStream>, Arc<str>),
+    /// A mesh link, with who it leads to; without: TLS with a server outside the mesh.
+    Tls(Box<TlsStream>, Option<Arc<str>>),
     Plain(TcpStream),
+}
+
+impl Far {
+    /// Who has proved to be there.
+    pub(crate) fn peer(&self) -> Option<Arc<str>> {
+        match self {
+            Self::Tls(_, peer) => peer.clone(),
+            Self::Plain(_) => None,
+        }
+    }
+}
+
+/// Whose connection it is, for an endpoint outside the mesh that wants to know: the first that it is told, before TLS.
+pub(crate) struct Announced {
+    pub(crate) version: ProxyProtocol,
+    pub(crate) header: ProxyHeader,
 }
 
 /// A connection to an endpoint, counted as in flight there.
@@ -37,7 +56,7 @@ pub(crate) struct Reached {
 
 /// Relays a connection whose protocol is not looked at; `first` is what was already read of it.
 pub(super) async fn serve(call: Call, destination: Rc<Destination>, first: BytesMut) {
-    match reach(&call.door, &destination.cluster).await {
+    match reach(&call.door, &destination.cluster, None).await {
         Ok(reached) => {
             drop(tokio::task::spawn_local(carry(call, destination, reached, first, BytesMut::new())));
         }
@@ -47,7 +66,7 @@ pub(super) async fn serve(call: Call, destination: Rc<Destination>, first: Bytes
 
 /// Nobody has spoken for a while: dials, and sees who does first.
 pub(super) async fn race(mut call: Call, destination: Rc<Destination>, mut first: BytesMut) {
-    let mut reached = match reach(&call.door, &destination.cluster).await {
+    let mut reached = match reach(&call.door, &destination.cluster, None).await {
         Ok(reached) => reached,
         Err(error) => return give_up(call, &destination, &error),
     };
@@ -119,7 +138,7 @@ fn learn(destination: &Destination, said: &[u8]) {
 async fn greet(far: &mut Far, said: &mut BytesMut) -> Greeting {
     loop {
         let read = match far {
-            Far::Mesh(stream, _) => read_more(stream, said).await,
+            Far::Tls(stream, _) => read_more(stream, said).await,
             Far::Plain(stream) => read_more(stream, said).await,
         };
         match greeting(said) {
@@ -130,8 +149,12 @@ async fn greet(far: &mut Far, said: &mut BytesMut) -> Greeting {
 }
 
 /// Connects to one endpoint after another, until one takes the connection.
-pub(crate) async fn reach(door: &OutboundDoor, cluster: &Cluster) -> Result<Reached, DialError> {
-    let connect = async |picked: &Picked| dial(&door.dialer, cluster, &picked.links).await;
+pub(crate) async fn reach(
+    door: &OutboundDoor,
+    cluster: &Cluster,
+    announced: Option<&Announced>,
+) -> Result<Reached, DialError> {
+    let connect = async |picked: &Picked| dial(&door.dialer, cluster, &picked.links, announced).await;
     let (mut picked, far) = cluster.reach(&mut Vec::new(), connect).await?;
     picked.links.endpoint.connected();
     picked.in_flight.answered(Timestamp::now());
@@ -139,13 +162,29 @@ pub(crate) async fn reach(door: &OutboundDoor, cluster: &Cluster) -> Result<Reac
     Ok(Reached { far, endpoint: picked.links.endpoint.addr(), in_flight: picked.in_flight })
 }
 
-async fn dial(dialer: &Dialer, cluster: &Cluster, links: &EndpointLinks) -> Result<Far, DialError> {
+async fn dial(
+    dialer: &Dialer,
+    cluster: &Cluster,
+    links: &EndpointLinks,
+    announced: Option<&Announced>,
+) -> Result<Far, DialError> {
     let endpoint = links.endpoint.addr();
     let mutual = async || {
         let dialed = dialer.mesh(endpoint, &cluster.peer(), LinkProtocol::Tcp).await?;
-        Ok(Far::Mesh(Box::new(dialed.stream), dialed.peer.to_string().into()))
+        Ok(Far::Tls(Box::new(dialed.stream), Some(dialed.peer.to_string().into())))
     };
-    cluster.by_mode(links, mutual, async || dialer.tcp(endpoint).await.map(Far::Plain)).await
+    let outside = async || {
+        let mut tcp = dialer.tcp(endpoint).await?;
+        if let Some(Announced { version, header }) = announced {
+            let written = proxy_protocol::write(&mut tcp, *version, header).await;
+            written.map_err(|error| DialError::new(ErrorCode::ConnectFailed, &error))?;
+        }
+        Ok(match cluster.secured(tcp, Speaks::Bytes).await? {
+            PeerIo::Plain(tcp) => Far::Plain(tcp),
+            PeerIo::Tls(tls) => Far::Tls(tls, None),
+        })
+    };
+    cluster.by_mode(links, mutual, outside).await
 }
 
 fn give_up(call: Call, destination: &Destination, error: &DialError) {
@@ -167,10 +206,7 @@ async fn carry(
     greeting: BytesMut,
 ) {
     let Reached { far, endpoint, in_flight: _in_flight } = reached;
-    let peer = match &far {
-        Far::Mesh(_, peer) => Some(Arc::clone(peer)),
-        Far::Plain(_) => None,
-    };
+    let peer = far.peer();
     call.listed.update(|info| {
         info.protocol = "tcp";
         info.peer.clone_from(&peer);
@@ -184,7 +220,7 @@ async fn carry(
     let closed = call.door.shared.drain.clone().into_closed();
     let mut client = rewind(call.accepted.stream, first);
     let outcome = match far {
-        Far::Mesh(stream, _) => {
+        Far::Tls(stream, _) => {
             let mut far = Prefixed::new(greeting.freeze(), *stream);
             record.run(relay(&mut client, &mut far, &options, &counters), &counters, closed).await
         }
