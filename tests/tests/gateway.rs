@@ -26,6 +26,22 @@ fn certificate(name: &str) -> String {
     )
 }
 
+/// A certificate authority, by the file that [`certified`] has made.
+fn authority(name: &str) -> String {
+    format!(
+        "apiVersion: weft.dev/v1alpha1\nkind: Certificate\nmetadata: {{name: {name}, namespace: edge}}\n\
+         spec: {{caFile: \"{{dir}}/{name}.pem\"}}\n---\n"
+    )
+}
+
+/// A backend over TLS that is to be `server` by the authority `ca`.
+fn secured_backend(name: &str, addr: SocketAddr, server: &str) -> String {
+    let text = backend(name, addr);
+    let tls =
+        format!("spec: {{tls: {{serverName: {server}, caCertificateRefs: [{}]}}, ", certificate_ref("ca"));
+    text.replace("spec: {", &tls)
+}
+
 /// A Gateway of these listeners, each a line of YAML.
 fn gateway(tls: &str, listeners: &[String]) -> String {
     let listeners: String = listeners.iter().map(|listener| format!("    - {listener}\n")).collect();
@@ -244,9 +260,16 @@ fn bytes_go_to_the_backend_of_their_name_or_port() -> Result<()> {
         "{name: bytes, port: 9000, protocol: TCP}".to_owned(),
         "{name: nowhere, port: 9001, protocol: TCP}".to_owned(),
         "{name: missing, port: 9002, protocol: TCP}".to_owned(),
+        "{name: secured, port: 9003, protocol: TCP}".to_owned(),
+        "{name: mistaken, port: 9004, protocol: TCP}".to_owned(),
     ];
     let resources = [
         certificate("exact"),
+        authority("ca"),
+        secured_backend("secured", own, "b.shop.example"),
+        secured_backend("mistaken", own, "a.shop.example"),
+        route("TCPRoute", "secured", "secured", None, &[("secured", 1)]),
+        route("TCPRoute", "mistaken", "mistaken", None, &[("mistaken", 1)]),
         gateway("", &listeners),
         backend("echo", echo.addr),
         backend("other", other.addr),
@@ -266,9 +289,14 @@ fn bytes_go_to_the_backend_of_their_name_or_port() -> Result<()> {
         let shaken = gateway.s_client(8443, &["-servername", "b.shop.example"])?;
         Ok((shaken.subject() == Some("inner")).then_some(()))
     });
+    // The gateway secures what comes in plaintext; a server that is not who it is to be gets nothing.
+    let page = talk(gateway.at(9003), "GET / HTTP/1.0\r\n\r\n", "HTTP/1.0 200 ok");
+    let refused = ends(gateway.at(9004));
     server.kill()?;
     server.wait()?;
     told?;
+    page?;
+    assert!(refused?);
     let shaken = gateway.s_client(8443, &["-servername", "a.shop.example", "-ign_eof"]);
     // openssl reads until its timeout: what counts is what it was told.
     let said = shaken.map(|shaken| shaken.said).unwrap_or_default();
@@ -282,6 +310,12 @@ fn bytes_go_to_the_backend_of_their_name_or_port() -> Result<()> {
         gateway.metric(&format!("weft_gateway_connections_total{{listener=\"edge/public/{labels}"))
     };
     assert_eq!(counted("bytes\",route=\"edge/bytes\",backend=\"edge/other\",outcome=\"relayed\"")?, 1.0);
+    assert_eq!(
+        counted("secured\",route=\"edge/secured\",backend=\"edge/secured\",outcome=\"relayed\"")?,
+        1.0
+    );
+    let refused = "mistaken\",route=\"edge/mistaken\",backend=\"edge/mistaken\",outcome=\"unreachable\"";
+    assert_eq!(counted(refused)?, 1.0);
     assert_eq!(counted("nowhere\",outcome=\"no_route\"")?, 1.0);
     assert_eq!(counted("missing\",route=\"edge/missing\",outcome=\"invalid_backend\"")?, 1.0);
     Ok(())

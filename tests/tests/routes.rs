@@ -355,6 +355,17 @@ fn a_backend_is_reached_over_tls_by_its_name_alone() -> Result<()> {
     ensure!(said.starts_with("HTTP/1.1 200"), "{said}{}", gateway.process().log());
     ensure!(said.contains("\na\nPOST /x HTTP/1.1\n"), "{said}");
     ensure!(said.to_lowercase().contains("x-forwarded-proto: https\n"), "{said}");
+    // Both versions were offered, and the better one taken, for the first request as for the next.
+    let said = curl(&gateway, "/good/y", &[])?;
+    ensure!(said.contains("\na\nGET /y HTTP/1.1\n"), "{said}");
+    let opened = |protocol: &str| {
+        let application = gateway.at(8443);
+        gateway.metric(&format!(
+            "weft_application_connections_opened_total{{application=\"{application}\",protocol=\"{protocol}\"}}"
+        ))
+    };
+    let (http2, http1) = (opened("http/2")?, opened("http/1")?);
+    ensure!(http2 >= 1.0 && http1 == 0.0, "{http2} {http1}");
     let said = curl(&gateway, "/bad/x", &[])?;
     ensure!(
         said.starts_with("HTTP/1.1 502") && said.to_lowercase().contains("weft-error: tls-failed"),

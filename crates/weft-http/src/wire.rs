@@ -18,7 +18,8 @@
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderName, TRAILER, TRANSFER_ENCODING};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::uri::Scheme;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 
 use crate::h1::{Login, NameCase, RawTarget, Reason, Upgrade};
 use crate::headers::{Survey, is_forwarding, is_internal, strip_hop_by_hop};
@@ -208,6 +209,34 @@ pub fn name_host<B>(request: &mut Request<B>) -> Result<(), ErrorCode> {
         request.headers_mut().insert(HOST, host);
     }
     Ok(())
+}
+
+/// Makes an ordinary request of HTTP/1.1 one of HTTP/2, for a server that speaks it.
+///
+/// # Errors
+/// Its host is none.
+pub fn to_http2<B>(request: &mut Request<B>) -> Result<(), ErrorCode> {
+    forget_target(request);
+    forget_http1(request);
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    if let Some(host) = request.headers_mut().remove(HOST) {
+        parts.authority = Some(host.as_bytes().try_into().map_err(|_| ErrorCode::BadRequest)?);
+    }
+    parts.scheme = Some(Scheme::HTTP);
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| ErrorCode::BadRequest)?;
+    *request.version_mut() = Version::HTTP_2;
+    Ok(())
+}
+
+/// Says that a request of HTTP/2 goes over TLS.
+pub fn secure<B>(request: &mut Request<B>) {
+    let mut parts = request.uri().clone().into_parts();
+    if parts.scheme.as_ref().is_some_and(|scheme| *scheme != Scheme::HTTPS) {
+        parts.scheme = Some(Scheme::HTTPS);
+        if let Ok(uri) = Uri::from_parts(parts) {
+            *request.uri_mut() = uri;
+        }
+    }
 }
 
 /// Unpacks what an HTTP/1 head has besides.
@@ -459,6 +488,16 @@ mod tests {
     }
 
     #[test]
+    fn a_request_goes_over_tls_in_http2() {
+        let mut request = sent("GET /a?b HTTP/1.1", "host: shop.test:8443").unwrap();
+        to_http2(&mut request).unwrap();
+        secure(&mut request);
+        assert_eq!(request.version(), Version::HTTP_2);
+        assert_eq!(request.uri(), "https://shop.test:8443/a?b");
+        assert!(!request.headers().contains_key(HOST));
+    }
+
+    #[test]
     fn what_a_uri_cannot_hold_travels_beside_it() {
         let mut request = sent("GET /<a> HTTP/1.1", "host: a").unwrap();
         let target = RawTarget::from_wire(b"/<a>", request.uri()).unwrap();
@@ -466,7 +505,7 @@ mod tests {
         to_link(&mut request, None);
         assert_eq!(request.headers().len(), 3);
         let mut lie = request.clone();
-        *lie.uri_mut() = http::Uri::from_static("/admin");
+        *lie.uri_mut() = Uri::from_static("/admin");
         assert_eq!(from_link(&mut lie).unwrap_err(), ErrorCode::BadRequest, "two targets");
         from_link(&mut request).unwrap();
         assert_eq!(request.extensions().get::<RawTarget>(), Some(&target));

@@ -3,6 +3,7 @@
 //! There are two whom they lead to: the own application ([`crate::application`]), and a peer without a sidecar
 //! ([`crate::cluster`]). They differ in how a connection is made, and in who may be asked instead.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use http::{Request, Response, Version};
@@ -32,6 +33,21 @@ pub(crate) trait Dial: 'static {
     /// # Errors
     /// There is no connection; nothing was sent.
     fn dial(&self, speaks: Speaks) -> impl Future<Output = Result<Self::Io, DialError>>;
+
+    /// Whether the next connection tells which version is spoken ([`Speaks::Either`]).
+    fn is_unsettled(&self) -> bool {
+        false
+    }
+
+    /// Which one that told.
+    fn is_http2(_io: &Self::Io) -> bool {
+        false
+    }
+
+    /// Whether connections are behind TLS.
+    fn is_secured(&self) -> bool {
+        false
+    }
 
     /// Has a connection end in a reset when it is closed.
     fn reset_on_close(io: &Self::Io);
@@ -110,7 +126,9 @@ impl<D: Dial> Pools<D> {
             return Err(Box::new(request));
         }
         let Some(lease) = self.http2.try_acquire(|_| true) else { return Err(Box::new(request)) };
-        let sent = lease.slot.send_now(request.map(|_| ()));
+        let mut request = request.map(|_| ());
+        self.name_scheme(&mut request);
+        let sent = lease.slot.send_now(request);
         Ok(sent.map(|sent| Started::Http2(Box::new(sent))).map_err(Failure::from))
     }
 
@@ -155,7 +173,7 @@ impl<D: Dial> Pools<D> {
         sent.map_err(|failure| Unsent { failure, head: Some(Box::new(head)) })
     }
 
-    /// Sends a request in the version its caller speaks.
+    /// Sends a request in the version its caller speaks, or in that which the other end takes, where that is not settled yet.
     pub(crate) async fn send(
         self: &Rc<Self>,
         request: Request<Body>,
@@ -163,15 +181,64 @@ impl<D: Dial> Pools<D> {
     ) -> Result<Response<Body>, Failure> {
         if request.version() == Version::HTTP_2 {
             let lease = self.http2().await?;
-            let (parts, body) = request.into_parts();
-            let mut response = lease.slot.exchange(Request::from_parts(parts, ()), body, interim).await?;
-            wire::strip_internal(response.headers_mut());
-            return Ok(response);
+            return self.over_http2(lease, request, interim).await;
+        }
+        // A login belongs to its connection, which HTTP/2 does not know.
+        if self.dial.is_unsettled() && !wire::has_own_login(&request) {
+            return Box::pin(self.send_first(request, interim)).await;
         }
         let dial = async || self.dial_http1().await;
         let mut response = self.http1.send(request, interim, dial).await?;
         wire::response_to_link(&mut response);
         Ok(response)
+    }
+
+    /// Sends a request of HTTP/1.1 over a connection that tells which version is spoken.
+    async fn send_first(
+        self: &Rc<Self>,
+        mut request: Request<Body>,
+        interim: &Interim<'_>,
+    ) -> Result<Response<Body>, Failure> {
+        let io = self.dial.dial(Speaks::Either).await?;
+        let is_http2 = D::is_http2(&io);
+        let first = Cell::new(Some(io));
+        if is_http2 {
+            wire::to_http2(&mut request)?;
+            let open = || Rc::clone(self).open_first(first.take());
+            let lease = self.http2.acquire(|_| true, open).await?;
+            return self.over_http2(lease, request, interim).await;
+        }
+        let dial = async || match first.take() {
+            Some(io) => {
+                let guard = OpenConnection::new(&self.http1_connections);
+                Ok((io, guard, D::reset_on_close as fn(&D::Io)))
+            }
+            None => self.dial_http1().await,
+        };
+        let mut response = self.http1.send(request, interim, dial).await?;
+        wire::response_to_link(&mut response);
+        Ok(response)
+    }
+
+    async fn over_http2(
+        &self,
+        lease: Lease<Http2Client>,
+        request: Request<Body>,
+        interim: &Interim<'_>,
+    ) -> Result<Response<Body>, Failure> {
+        let (parts, body) = request.into_parts();
+        let mut request = Request::from_parts(parts, ());
+        self.name_scheme(&mut request);
+        let mut response = lease.slot.exchange(request, body, interim).await?;
+        wire::strip_internal(response.headers_mut());
+        Ok(response)
+    }
+
+    /// Servers compare the scheme with what they know of the connection (RFC 9113 section 8.3.1).
+    fn name_scheme<B>(&self, request: &mut Request<B>) {
+        if self.dial.is_secured() {
+            wire::secure(request);
+        }
     }
 
     /// Sends a request for an upgrade, or CONNECT.
@@ -183,6 +250,7 @@ impl<D: Dial> Pools<D> {
     ) -> Result<Response<Behind>, Failure> {
         if original.version == Version::HTTP_2 {
             let lease = self.http2().await?;
+            self.name_scheme(&mut request);
             let opened = lease.slot.open(request.map(drop), judge::is_tunnel).await?;
             let mut response = match opened {
                 Opened::Stream(head, io) => head.map(|()| Behind::Tunnel(UpgradeIo::Http2(io))),
@@ -226,6 +294,17 @@ impl<D: Dial> Pools<D> {
 
     async fn open_http2(self: Rc<Self>) -> Result<Http2Client, DialError> {
         let (io, guard) = self.dial_counted(&self.http2_connections, Speaks::Http2).await?;
+        self.over(io, guard).await
+    }
+
+    async fn open_first(self: Rc<Self>, first: Option<D::Io>) -> Result<Http2Client, DialError> {
+        let Some(io) = first else { return self.open_http2().await };
+        let guard = OpenConnection::new(&self.http2_connections);
+        self.over(io, guard).await
+    }
+
+    /// Begins HTTP/2 on a connection.
+    async fn over(self: Rc<Self>, io: D::Io, guard: OpenConnection) -> Result<Http2Client, DialError> {
         let opened = Http2Client::handshake(io, &self.http2_limits, guard).await;
         // Nothing was sent, so that it can be sent elsewhere.
         opened.map_err(|error| {

@@ -102,6 +102,18 @@ impl Dial for Plain {
         Ok(io)
     }
 
+    fn is_unsettled(&self) -> bool {
+        self.outside.as_ref().is_some_and(|outside| outside.is_unsettled())
+    }
+
+    fn is_http2(io: &PeerIo) -> bool {
+        outside::is_http2(io)
+    }
+
+    fn is_secured(&self) -> bool {
+        self.outside.is_some()
+    }
+
     fn reset_on_close(io: &PeerIo) {
         outside::reset_on_close(io);
     }

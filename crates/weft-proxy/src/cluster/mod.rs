@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Version;
 use tokio::net::TcpStream;
 use weft_balance::{Endpoint, InFlight, Picker, Snapshot, Timestamp};
 use weft_config::Retries;
@@ -305,6 +306,11 @@ impl Cluster {
             }
         }
         Err(last.unwrap_or_else(DialError::no_endpoint))
+    }
+
+    /// Which version its endpoints have agreed to over TLS, if that was left to them.
+    pub(crate) fn settled(&self) -> Option<Version> {
+        self.outside.as_ref()?.settled()
     }
 
     /// Takes a connection to an endpoint outside the mesh to its TLS, where there is to be any.

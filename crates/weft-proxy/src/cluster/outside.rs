@@ -1,8 +1,10 @@
 //! The way to an endpoint outside the mesh: plaintext, or TLS with the names of the web.
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::Version;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
@@ -12,7 +14,7 @@ use weft_identity::{UpstreamName, UpstreamTrust, upstream_config};
 use weft_net::{MaybeTls, ReadAhead};
 use weft_resource::policy::SubjectAltName;
 use weft_resource::value::{BackendHost, HostPattern, PreciseHost};
-use weft_route::{UpstreamEndpoint, UpstreamTls};
+use weft_route::{Upstream, UpstreamEndpoint, UpstreamProtocol, UpstreamTls};
 
 use crate::dial::{DialError, TLS_BUFFER, TlsStream};
 
@@ -20,12 +22,17 @@ use crate::dial::{DialError, TLS_BUFFER, TlsStream};
 pub(crate) struct Outside {
     configs: Result<Configs, Arc<str>>,
     name: Option<ServerName<'static>>,
+    /// Whether the upstream's first connection settles which version it is spoken to in.
+    settles: bool,
+    /// Which that is, by now.
+    settled: Cell<Option<Version>>,
 }
 
-/// One for each version: which is spoken is settled before the connection is made.
+/// One for each of [`Speaks`].
 struct Configs {
     http1: Arc<ClientConfig>,
     http2: Arc<ClientConfig>,
+    either: Arc<ClientConfig>,
     bytes: Arc<ClientConfig>,
 }
 
@@ -34,12 +41,14 @@ struct Configs {
 pub(crate) enum Speaks {
     Http1,
     Http2,
+    /// HTTP/2, or HTTP/1.1 where the upstream does not know it (ALPN, RFC 7301).
+    Either,
     Bytes,
 }
 
 impl Outside {
-    /// Towards the hosts of `endpoint`. Where no name is configured, theirs is asked for, if they have one in common.
-    pub(crate) fn new(tls: &UpstreamTls, endpoint: &UpstreamEndpoint) -> Self {
+    /// Towards an upstream over `tls`. Where no name is configured, that of its hosts is asked for, if they have one in common.
+    pub(crate) fn new(tls: &UpstreamTls, upstream: &Upstream) -> Self {
         let names = tls.verification.names.iter().map(|name| match name {
             SubjectAltName::Hostname(HostPattern::Exact(name)) => UpstreamName::Dns(name.to_string()),
             SubjectAltName::Hostname(HostPattern::Wildcard(base)) => UpstreamName::Below(base.to_string()),
@@ -49,12 +58,26 @@ impl Outside {
         let client = tls.client_certificate.as_ref();
         let client = client.map(|certificate| (certificate.chain.as_slice(), certificate.key.as_slice()));
         let config = |alpn: &[&[u8]]| upstream_config(&trust, client, alpn);
-        let configs =
-            || Ok(Configs { http1: config(&[b"http/1.1"])?, http2: config(&[b"h2"])?, bytes: config(&[])? });
+        let configs = || {
+            let (http1, http2): (&[u8], &[u8]) = (b"http/1.1", b"h2");
+            let either = config(&[http2, http1])?;
+            Ok(Configs { http1: config(&[http1])?, http2: config(&[http2])?, either, bytes: config(&[])? })
+        };
         let configs = configs().map_err(|error: weft_identity::IdentityError| Arc::from(error.to_string()));
-        let name = tls.server_name.clone().or_else(|| common_name(endpoint));
+        let name = tls.server_name.clone().or_else(|| common_name(&upstream.endpoint));
         let name = name.and_then(|name| ServerName::try_from(name.to_string()).ok());
-        Self { configs, name }
+        let settles = upstream.protocol == UpstreamProtocol::Any;
+        Self { configs, name, settles, settled: Cell::new(None) }
+    }
+
+    /// Which version the upstream has agreed to, if that was left to it.
+    pub(crate) fn settled(&self) -> Option<Version> {
+        self.settled.get()
+    }
+
+    /// Whether the next connection settles that.
+    pub(super) fn is_unsettled(&self) -> bool {
+        self.settles && self.settled.get().is_none()
     }
 
     /// Takes a connection to an endpoint to its TLS.
@@ -71,6 +94,7 @@ impl Outside {
         let config = match speaks {
             Speaks::Http1 => &configs.http1,
             Speaks::Http2 => &configs.http2,
+            Speaks::Either => &configs.either,
             Speaks::Bytes => &configs.bytes,
         };
         let name = match &self.name {
@@ -85,8 +109,14 @@ impl Outside {
             connected.map_err(|_| failed(&"the TLS handshake took too long"))?.map_err(|e| failed(&e))?;
         let agreed = stream.get_ref().1.alpn_protocol();
         // Servers that know no ALPN speak HTTP/1.1 (RFC 9113 section 3.2 wants it for HTTP/2).
-        if speaks == Speaks::Http2 && agreed != Some(b"h2") {
+        let agreed = if agreed == Some(b"h2") { Version::HTTP_2 } else { Version::HTTP_11 };
+        if speaks == Speaks::Http2 && agreed != Version::HTTP_2 {
+            // It may have been another before.
+            self.settled.set(None);
             return Err(failed(&"the upstream did not agree to HTTP/2 (ALPN h2)"));
+        }
+        if speaks == Speaks::Either {
+            self.settled.set(Some(agreed));
         }
         stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
         Ok(PeerIo::Tls(Box::new(stream)))
@@ -103,8 +133,7 @@ pub(super) async fn secured(
     let Some(outside) = outside else { return Ok(PeerIo::Plain(tcp)) };
     let endpoint = tcp.peer_addr();
     let secured = outside.handshake(tcp, speaks, limit).await;
-    secured
-        .inspect_err(|error| tracing::warn!(?endpoint, error = %error.detail, "no TLS with an upstream"))
+    secured.inspect_err(|error| tracing::warn!(?endpoint, error = %error.detail, "no TLS with an upstream"))
 }
 
 fn common_name(endpoint: &UpstreamEndpoint) -> Option<PreciseHost> {
@@ -123,6 +152,11 @@ fn failed(why: &dyn std::fmt::Display) -> DialError {
 
 /// A connection to an endpoint outside the mesh.
 pub(crate) type PeerIo = MaybeTls<TcpStream, TlsStream>;
+
+/// Whether HTTP/2 is what was agreed on for a connection.
+pub(super) fn is_http2(io: &PeerIo) -> bool {
+    matches!(io, PeerIo::Tls(tls) if tls.get_ref().1.alpn_protocol() == Some(b"h2"))
+}
 
 /// Has a connection end in a reset.
 pub(crate) fn reset_on_close(io: &PeerIo) {

@@ -192,7 +192,8 @@ impl Gateway {
             web.request(request);
             record.speaks_web(web, true);
         }
-        let version = convert::version(to.upstream.protocol, rule.grpc || record.grpc);
+        let asked = convert::version(to.upstream.protocol, rule.grpc || record.grpc);
+        let version = to.version(request, original, asked);
         let told = self.forwarded.apply(request.headers_mut(), &target.authority);
         // What a workload says is its own say.
         if let (Some(client), None) = (told, self.came.peer()) {

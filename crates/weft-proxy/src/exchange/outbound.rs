@@ -87,7 +87,8 @@ impl Outbound {
         record.routed(&rule.label, rule.request_timeout);
         answer_at_once(rule, found.path, request, &target, (false, self.destination.server.1))?;
         let mut routed = Routed::choose(routing, rule, request)?;
-        let version = convert::kept(routed.upstream.protocol, request.version());
+        let asked = convert::kept(routed.upstream.protocol, request.version());
+        let version = routed.version(request, original, asked);
         let (host, uri) = routed.change(request.headers_mut(), &target, found.path)?;
         if version == request.version() {
             convert::readdress(request, host, uri)?;

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime};
 
 use http::header::ORIGIN;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
-use weft_http::{Body, ErrorCode};
+use weft_http::wire::{self, Original};
+use weft_http::{Body, ErrorCode, judge};
 use weft_route::filter::Seen;
 use weft_route::table::PathRule;
 use weft_route::{Backend, Rule, Upstream};
@@ -194,6 +195,16 @@ impl Routed {
             true => Err(ErrorCode::UpstreamProtocol),
             false => Ok(()),
         }
+    }
+
+    /// Which version a request goes in: the one that the upstream has agreed to over TLS, where neither the routes nor the request
+    /// ask for another.
+    pub(super) fn version<B>(&self, request: &Request<B>, original: &Original, asked: Version) -> Version {
+        let Some(settled) = self.cluster.settled() else { return asked };
+        // What HTTP/2 has another way for, or none.
+        let kept =
+            original.upgrade.is_some() || judge::asks_for_protocol(request) || wire::has_own_login(request);
+        if asked == Version::HTTP_11 && !kept { settled } else { asked }
     }
 
     /// Has the requests of one rule sent.

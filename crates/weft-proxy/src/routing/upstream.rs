@@ -95,7 +95,7 @@ impl Upstreams {
             UpstreamEndpoint::Service(key) => self.shared.service(key, None),
             UpstreamEndpoint::Listed(hosts) => self.shared.hosts(hosts),
         };
-        let outside = upstream.tls.as_ref().map(|tls| Rc::new(Outside::new(tls, &upstream.endpoint)));
+        let outside = upstream.tls.as_ref().map(|tls| Rc::new(Outside::new(tls, upstream)));
         Cluster::new(&self.ways, &upstream.label, rule, service, outside)
     }
 
