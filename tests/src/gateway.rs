@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256,
+    KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType,
 };
 use tempfile::TempDir;
 
@@ -293,9 +293,20 @@ impl PublicCa {
     /// # Errors
     /// The files cannot be written.
     pub fn issue(&self, file: &str, names: &[&str]) -> Result<()> {
+        self.issue_with_uri(file, names, None)
+    }
+
+    /// The same for a URI as well.
+    ///
+    /// # Errors
+    /// The files cannot be written, or that is no URI.
+    pub fn issue_with_uri(&self, file: &str, names: &[&str], uri: Option<&str>) -> Result<()> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names)?;
+        if let Some(uri) = uri {
+            params.subject_alt_names.push(SanType::URI(uri.try_into()?));
+        }
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, file);
         params.extended_key_usages =

@@ -89,8 +89,8 @@ codes! {
     NoRoute = "no-route", NOT_FOUND, "12", "no route matches the request";
     /// The connection was made for another host.
     Misdirected = "misdirected-request", MISDIRECTED_REQUEST, "14", "this connection is not for that host";
-    /// The route's backend cannot be used, or it has none.
-    BackendInvalid = "backend-invalid", INTERNAL_SERVER_ERROR, "13", "the route has no backend that can be used";
+    /// The route's backend cannot be used, or it has none. Calls get UNAVAILABLE (GRPCRoute, "backendRefs").
+    BackendInvalid = "backend-invalid", INTERNAL_SERVER_ERROR, "14", "the route has no backend that can be used";
 }
 
 impl ErrorCode {

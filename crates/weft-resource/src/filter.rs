@@ -93,7 +93,8 @@ impl TryFrom<RawFilter> for HttpFilter {
     }
 }
 
-/// `requestHeaderModifier`, `responseHeaderModifier`: first `set`, then `add`, then `remove`; a name stands in one of them.
+/// `requestHeaderModifier`, `responseHeaderModifier`: first `set`, then `add`, then `remove`; a name stands in one of them, and of one that
+/// stands twice in a list the first holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct HeaderModifier {

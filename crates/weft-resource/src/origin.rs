@@ -24,6 +24,8 @@ pub enum CorsOrigin {
 /// The host of an origin.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OriginHost {
+    /// Every host: `*` by itself.
+    Any,
     /// A name, or all names below one.
     Named(HostPattern),
     /// An address; one of IPv6 is written in brackets.
@@ -53,6 +55,7 @@ impl FromStr for CorsOrigin {
         let digits =
             host.rsplit('.').next().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
         let host = match address(host) {
+            _ if host == "*" => OriginHost::Any,
             Some(address) => OriginHost::Address(address),
             None if digits => return Err(refused()),
             None => OriginHost::Named(host.parse().map_err(|_| refused())?),
@@ -76,6 +79,7 @@ impl CorsOrigin {
             && their_port.or(usual) == port.or(usual)
             && match host {
                 OriginHost::Address(own) => address(their_host) == Some(*own),
+                OriginHost::Any => their_host.parse::<PreciseHost>().is_ok() || address(their_host).is_some(),
                 // What is no host name is nobody's origin, whatever it ends in.
                 OriginHost::Named(own) => {
                     their_host.parse::<PreciseHost>().is_ok() && own.matches(&their_host.to_ascii_lowercase())
@@ -132,6 +136,12 @@ mod tests {
                 &["https://b.a.test:443"],
                 &["https://10.0.0.1", "https://[::1]", "https://a.test"],
             ),
+            (
+                "https://*",
+                &["https://a.test", "https://10.0.0.1", "https://[::1]:443"],
+                &["http://a.test", "https://a.test:8443", "https://", "https://a_b", "null"],
+            ),
+            ("http://*:8080", &["http://localhost:8080"], &["http://localhost", "https://localhost:8080"]),
         ] {
             let origin: CorsOrigin = written.parse().unwrap();
             assert!(takes.iter().all(|one| origin.matches(one)), "{written}");

@@ -179,9 +179,11 @@ impl Gateway {
         let found = table.find(&view).ok_or(ErrorCode::NoRoute)?;
         let rule = Arc::clone(found.rule);
         record.routed(&rule.label, rule.request_timeout);
-        answer_at_once(&rule, found.path, request, &target, (self.came.tls().is_some(), listener.port))?;
+        let door = (self.came.tls().is_some(), listener.port);
+        answer_at_once(&rule, found.path, request, &target, door)?;
         let excess = intake::body(self.door.shared.config.edge.request_body, request)?;
         let mut to = Routed::choose(&self.door.routing, &rule, request)?;
+        to.answer_at_once(found.path, request, &target, door)?;
         // What becomes gRPC-Web is a stream of messages, whatever its backend says.
         let compress = match &web {
             Some(_) => compress::Asked::default(),

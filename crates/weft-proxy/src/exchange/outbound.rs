@@ -85,8 +85,10 @@ impl Outbound {
         let found = table.find(&view).ok_or(ErrorCode::NoRoute)?;
         let rule = found.rule;
         record.routed(&rule.label, rule.request_timeout);
-        answer_at_once(rule, found.path, request, &target, (false, self.destination.server.1))?;
+        let door = (false, self.destination.server.1);
+        answer_at_once(rule, found.path, request, &target, door)?;
         let mut routed = Routed::choose(routing, rule, request)?;
+        routed.answer_at_once(found.path, request, &target, door)?;
         let asked = convert::kept(routed.upstream.protocol, request.version());
         let version = routed.version(request, original, asked);
         let (host, uri) = routed.change(request.headers_mut(), &target, found.path)?;

@@ -9,7 +9,7 @@ use http::header::ORIGIN;
 use http::{HeaderMap, HeaderValue, Request, Response, Uri, Version};
 use weft_http::wire::{self, Original};
 use weft_http::{Body, ErrorCode, judge};
-use weft_route::filter::Seen;
+use weft_route::filter::{Filters, Seen};
 use weft_route::table::PathRule;
 use weft_route::{Backend, Rule, Upstream};
 
@@ -66,23 +66,45 @@ pub(super) fn answer_at_once(
     matched: &PathRule,
     request: &Request<Body>,
     target: &Target,
-    (tls, port): (bool, u16),
+    door: (bool, u16),
 ) -> Result<(), Stop> {
-    let filters = &rule.filters;
+    match answer(&rule.filters, matched, request, target, door)? {
+        Some(answer) => Err(Stop::Answer(Box::new(answer.map(|()| Body::Empty)))),
+        None => Ok(()),
+    }
+}
+
+/// What filters answer themselves.
+fn answer(
+    filters: &Filters,
+    matched: &PathRule,
+    request: &Request<Body>,
+    target: &Target,
+    (tls, port): (bool, u16),
+) -> Result<Option<Response<()>>, ErrorCode> {
     let preflight =
         filters.cors.as_ref().and_then(|cors| cors.preflight(request.method(), request.headers()));
-    if let Some(response) = preflight {
-        return Err(Stop::Answer(Box::new(response.map(|()| Body::Empty))));
+    if preflight.is_some() {
+        return Ok(preflight);
     }
-    let Some(redirect) = &filters.redirect else { return Ok(()) };
+    let Some(redirect) = &filters.redirect else { return Ok(None) };
     // Without a host the first element of the path would be read as one.
     if redirect.host.is_none() && target.host.is_empty() {
-        return Err(ErrorCode::BadRequest.into());
+        return Err(ErrorCode::BadRequest);
     }
     let seen = Seen { tls, host: &target.host, port, path: &target.path, query: target.query.as_deref() };
     let mut response = redirect.answer(&seen, matched).ok_or(ErrorCode::BadRequest)?;
-    filters.response.apply(response.headers_mut());
-    Err(Stop::Answer(Box::new(response.map(|()| Body::Empty))))
+    finish(filters, request.headers().get(ORIGIN), response.headers_mut());
+    Ok(Some(response))
+}
+
+/// What filters do to an answer that is no backend's. A browser follows a redirect to another origin only where it may read it (the Fetch
+/// standard, "HTTP fetch").
+fn finish(filters: &Filters, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
+    filters.response.apply(headers);
+    if let Some(cors) = &filters.cors {
+        cors.decorate(origin, headers);
+    }
 }
 
 /// The backend whose turn it is; a client that keeps its endpoint keeps the backend that has it.
@@ -134,6 +156,22 @@ impl Routed {
             session,
             rule: Arc::clone(rule),
         })
+    }
+
+    /// What the filters of the chosen backend answer in its place. `door` as of the function of this name.
+    pub(super) fn answer_at_once(
+        &self,
+        matched: &PathRule,
+        request: &Request<Body>,
+        target: &Target,
+        door: (bool, u16),
+    ) -> Result<(), Stop> {
+        let Some(backend) = self.rule.backends.get(self.backend) else { return Ok(()) };
+        let Some(mut answer) = answer(&backend.filters, matched, request, target, door)? else {
+            return Ok(());
+        };
+        finish(&self.rule.filters, request.headers().get(ORIGIN), answer.headers_mut());
+        Err(Stop::Answer(Box::new(answer.map(|()| Body::Empty))))
     }
 
     /// Does to a request what the filters of rule and backend say, and gives the host and the path with query that it is for

@@ -64,7 +64,9 @@ impl Target {
             path => normalize::path(path).map_err(|_| ErrorCode::BadRequest)?,
         };
         let host = host.into();
-        let as_sent = uri.path_and_query().filter(|sent| *sent.path() == *path).cloned();
+        // `http://a.test?x` has an empty path, which is `/`, and which `path()` says; what is written down is `?x`.
+        let rooted = |sent: &&PathAndQuery| sent.as_str().starts_with('/') && *sent.path() == *path;
+        let as_sent = uri.path_and_query().filter(rooted).cloned();
         let (path, query) = (path.into(), uri.query().map(Box::from));
         Ok(Self { authority, host, path, query, as_sent })
     }

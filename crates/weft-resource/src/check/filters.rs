@@ -108,6 +108,7 @@ fn each(filters: &[HttpFilter], at: &str, findings: &mut Findings) {
     }
 }
 
+/// A name that stands twice in a list is no mistake: the first holds (HTTPHeader, "name"), which is told where routes are compiled.
 fn modifier(headers: &HeaderModifier, at: &str, findings: &mut Findings) {
     let mut listed = |list: &[HttpHeader], at: String| {
         findings.count(&at, list.len(), 0, MAX_HEADERS);
@@ -118,12 +119,6 @@ fn modifier(headers: &HeaderModifier, at: &str, findings: &mut Findings) {
                 findings.invalid(format!("{at}[{index}].value"), reason, "");
             }
         }
-        findings.unique(
-            list,
-            |header| Some(header.name.clone()),
-            |index| format!("{at}[{index}].name"),
-            |header, _| format!("`{}` is there already (case does not matter)", header.name.get()),
-        );
     };
     listed(&headers.set, format!("{at}.set"));
     listed(&headers.add, format!("{at}.add"));

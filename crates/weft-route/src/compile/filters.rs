@@ -2,7 +2,7 @@
 
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use weft_resource::filter::{
-    Cors as CorsSpec, HeaderModifier, HttpFilter, Mirror as MirrorSpec, PathModifier,
+    Cors as CorsSpec, HeaderModifier, HttpFilter, HttpHeader, Mirror as MirrorSpec, PathModifier,
     Redirect as RedirectSpec, UrlRewrite,
 };
 
@@ -79,10 +79,12 @@ impl Context<'_> {
         match filter {
             HttpFilter::RequestHeaderModifier(spec) => {
                 once(filters.request.is_empty())?;
+                self.tell_repeated(route, &format!("{field}.requestHeaderModifier"), spec);
                 filters.request = changes(spec, Direction::Request)?;
             }
             HttpFilter::ResponseHeaderModifier(spec) => {
                 once(filters.response.is_empty())?;
+                self.tell_repeated(route, &format!("{field}.responseHeaderModifier"), spec);
                 filters.response = changes(spec, Direction::Response)?;
             }
             HttpFilter::RequestMirror(spec) => self.mirror(route, spec, field, place, filters)?,
@@ -118,6 +120,20 @@ impl Context<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Says which headers of a list come too late: the first of a name holds.
+    fn tell_repeated(&mut self, route: Route<'_>, field: &str, spec: &HeaderModifier) {
+        for (list, headers) in [("set", &spec.set), ("add", &spec.add)] {
+            for (at, header) in headers.iter().enumerate() {
+                if headers.iter().take(at).any(|earlier| earlier.name == header.name) {
+                    let message = "this name stands there before, and the first holds";
+                    let field = format!("{field}.{list}[{at}]");
+                    let cure = "take one of them out";
+                    self.notes.warning(route.resource, field, "UnsupportedValue", message, cure);
+                }
+            }
+        }
     }
 
     /// A mirror whose upstream is not there is left out: it never fails the request (HTTPRequestMirrorFilter, "backendRef").
@@ -187,12 +203,11 @@ const FRAMING: [&str; 8] = [
 ];
 
 fn changes(spec: &HeaderModifier, direction: Direction) -> Result<HeaderChanges, Refused> {
-    let named = |list: &[weft_resource::filter::HttpHeader]| {
-        list.iter().map(|header| header.name.get().clone()).collect::<Vec<_>>()
-    };
+    let (set, add) = (first_of_each(&spec.set), first_of_each(&spec.add));
+    let named = set.iter().chain(&add).map(|(name, _)| name.clone());
     let removed = spec.remove.iter().map(|name| name.get().clone());
     let mut seen = std::collections::HashSet::new();
-    for name in named(&spec.set).into_iter().chain(named(&spec.add)).chain(removed) {
+    for name in named.chain(removed) {
         allowed(&name, direction)?;
         if !seen.insert(name.clone()) {
             return refused(
@@ -202,16 +217,18 @@ fn changes(spec: &HeaderModifier, direction: Direction) -> Result<HeaderChanges,
             );
         }
     }
-    let pairs = |list: &[weft_resource::filter::HttpHeader]| {
-        list.iter()
-            .map(|header| (header.name.get().clone(), header.value.get().clone()))
-            .collect::<Vec<(HeaderName, HeaderValue)>>()
-    };
-    Ok(HeaderChanges::new(
-        pairs(&spec.set),
-        pairs(&spec.add),
-        spec.remove.iter().map(|name| name.get().clone()),
-    ))
+    Ok(HeaderChanges::new(set, add, spec.remove.iter().map(|name| name.get().clone())))
+}
+
+/// Where a name comes twice in a list, the first holds (HTTPHeader, "name").
+fn first_of_each(list: &[HttpHeader]) -> Vec<(HeaderName, HeaderValue)> {
+    let mut kept: Vec<(HeaderName, HeaderValue)> = Vec::new();
+    for header in list {
+        if !kept.iter().any(|(name, _)| name == header.name.get()) {
+            kept.push((header.name.get().clone(), header.value.get().clone()));
+        }
+    }
+    kept
 }
 
 fn allowed(name: &HeaderName, direction: Direction) -> Result<(), Refused> {

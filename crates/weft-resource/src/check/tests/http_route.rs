@@ -243,20 +243,6 @@ fn http_route() {
                 "resource-invalid-value",
             ),
             (
-                "headers set are unique",
-                modify("set: [{name: a, value: x}, {name: b, value: x}], add: [{name: a, value: y}]"),
-                modify("set: [{name: a, value: x}, {name: A, value: y}]"),
-                "spec.rules[0].filters[0].requestHeaderModifier.set[1].name",
-                "resource-conflict",
-            ),
-            (
-                "headers added are unique",
-                modify("add: [{name: a, value: x}]"),
-                modify("add: [{name: a, value: x}, {name: a, value: y}]"),
-                "spec.rules[0].filters[0].requestHeaderModifier.add[1].name",
-                "resource-conflict",
-            ),
-            (
                 "headers removed are unique",
                 modify("remove: [a, b]"),
                 modify("remove: [a, b, A]"),
@@ -276,13 +262,6 @@ fn http_route() {
                 modify("set: [{name: a, value: \"\"}]"),
                 "spec.rules[0].filters[0].requestHeaderModifier.set[0].value",
                 "resource-invalid-value",
-            ),
-            (
-                "headers of a match are unique",
-                matched("headers: [{name: a, value: x}, {name: b, value: x}]"),
-                matched("headers: [{name: a, value: x}, {name: A, value: y}]"),
-                "spec.rules[0].matches[0].headers[1].name",
-                "resource-conflict",
             ),
             (
                 "queries of a match are unique",

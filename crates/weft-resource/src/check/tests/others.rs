@@ -59,13 +59,6 @@ fn grpc_route() {
                 "resource-invalid-value",
             ),
             (
-                "headers are unique",
-                rule("matches: [{headers: [{name: a, value: x}]}]"),
-                rule("matches: [{headers: [{name: a, value: x}, {name: a, value: x}]}]"),
-                "spec.rules[0].matches[0].headers[1].name",
-                "resource-conflict",
-            ),
-            (
                 "names of rules are unique",
                 rule("name: a"),
                 "{rules: [{name: a}, {name: a}]}".to_owned(),

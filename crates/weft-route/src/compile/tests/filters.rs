@@ -79,6 +79,16 @@ fn header_changes_are_made_in_order() {
 }
 
 #[test]
+fn a_header_that_stands_twice_in_a_list_is_the_first() {
+    let repeated = json!({"set": [{"name": "X-A", "value": "1"}, {"name": "x-a", "value": "2"}]});
+    let filters = json!([{"type": "RequestHeaderModifier", "requestHeaderModifier": repeated}]);
+    let compiled = filtered(filters, json!([]));
+    assert_eq!(said(&compiled), ["UnsupportedValue spec.rules[0].filters[0].requestHeaderModifier.set[1]"]);
+    let set = rule(&compiled.program, "x", "/a").unwrap().filters.request.set();
+    assert_eq!(set.iter().map(|(_, value)| value.to_str().unwrap()).collect::<Vec<_>>(), ["1"]);
+}
+
+#[test]
 fn filters_that_cannot_be_carried_out_answer_500() {
     let prefix = json!([{"path": {"type": "PathPrefix", "value": "/a"}}]);
     let exact = json!([{"path": {"type": "Exact", "value": "/a"}}]);
