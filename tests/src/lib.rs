@@ -31,6 +31,7 @@
 //! | `collector`, `otelcol` | a real collector and its build |
 //! | `capture`, `http`, `load` | what goes over the wire, and who sends it |
 //! | `scripted` | peers that do what a script says and keep every byte |
+//! | `doubtful` | requests that two parsers could read in two ways |
 //! | `peers` | real HTTP clients and servers of other makers |
 //! | `sandbox`, `helper`, `process`, `run_dir` | namespaces, entering them, and that nothing outlives a test |
 //!
@@ -43,6 +44,7 @@ pub mod cluster;
 mod collector;
 pub mod demo;
 mod dns;
+mod doubtful;
 mod gateway;
 pub mod helper;
 mod http;
@@ -67,6 +69,7 @@ pub use ca::Ca;
 pub use capture::{Capture, Flow, Packets};
 pub use collector::{Collector, Span, tree};
 pub use dns::{Dns, Service};
+pub use doubtful::doubtful;
 pub use gateway::{Echo, Gateway, Handshake, PublicCa};
 pub use http::{Client, Request, Response};
 pub use load::{Load, LoadBuilder, Report};

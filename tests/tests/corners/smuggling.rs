@@ -2,7 +2,7 @@
 //! well-formed beyond doubt, and each request it gets has been seen and counted by both sidecars.
 
 use anyhow::ensure;
-use weft_testbed::{Mesh, Metrics, Pod, eventually, story};
+use weft_testbed::{Mesh, Metrics, Pod, doubtful, eventually, story};
 
 use crate::judge::{Judge, Judged, Manner};
 use crate::{Pair, SOON, converse};
@@ -11,63 +11,6 @@ const HOST: &str = "host: orders.shop\r\n";
 
 /// A request hidden in another's body.
 const HIDDEN: &str = "GET /hidden HTTP/1.1\r\nhost: orders.shop\r\n\r\n";
-
-/// Heads (after the request line and Host) that no two parsers agree on, with a hidden request behind them.
-fn doubtful() -> Vec<(&'static str, String)> {
-    let length = HIDDEN.len();
-    let behind_chunks = format!("0\r\n\r\n{HIDDEN}");
-    let both = behind_chunks.len();
-    let chunked = "transfer-encoding: chunked\r\n";
-    vec![
-        ("CL.TE", format!("content-length: {both}\r\n{chunked}\r\n{behind_chunks}")),
-        ("TE.CL", format!("{chunked}content-length: 4\r\n\r\n{length:x}\r\n{HIDDEN}\r\n0\r\n\r\n")),
-        ("TE.TE", format!("{chunked}transfer-encoding: x\r\n\r\n{behind_chunks}")),
-        ("TE twice", format!("{chunked}{chunked}\r\n{behind_chunks}")),
-        ("TE list", format!("transfer-encoding: chunked, identity\r\n\r\n{behind_chunks}")),
-        ("TE unknown", format!("transfer-encoding: xchunked\r\n\r\n{HIDDEN}")),
-        ("TE tab", format!("transfer-encoding:\tchunked\r\n\r\n{behind_chunks}")),
-        ("TE vertical tab", format!("transfer-encoding: \x0bchunked\r\n\r\n{behind_chunks}")),
-        ("TE quoted", format!("transfer-encoding: \"chunked\"\r\n\r\n{behind_chunks}")),
-        ("TE space before colon", format!("transfer-encoding : chunked\r\n\r\n{behind_chunks}")),
-        ("TE folded", format!("transfer-encoding:\r\n chunked\r\n\r\n{behind_chunks}")),
-        ("TE after a fold", format!("x: y\r\n transfer-encoding: chunked\r\n\r\n{behind_chunks}")),
-        ("TE after a bare LF", format!("x: y\ntransfer-encoding: chunked\r\n\r\n{behind_chunks}")),
-        ("TE after a bare CR", format!("x: y\rtransfer-encoding: chunked\r\n\r\n{behind_chunks}")),
-        ("CL twice, other", format!("content-length: 0\r\ncontent-length: {length}\r\n\r\n{HIDDEN}")),
-        ("CL twice, same", format!("content-length: {length}\r\ncontent-length: {length}\r\n\r\n{HIDDEN}")),
-        ("CL list", format!("content-length: {length}, {length}\r\n\r\n{HIDDEN}")),
-        ("CL plus", format!("content-length: +{length}\r\n\r\n{HIDDEN}")),
-        ("CL minus", format!("content-length: -1\r\n\r\n{HIDDEN}")),
-        ("CL hex", format!("content-length: 0x2b\r\n\r\n{HIDDEN}")),
-        ("CL space", format!("content-length: {length} 0\r\n\r\n{HIDDEN}")),
-        ("CL space before colon", format!("content-length : {length}\r\n\r\n{HIDDEN}")),
-        ("CL NUL", format!("content-length: {length}\0\r\n\r\n{HIDDEN}")),
-        ("CL too large", format!("content-length: 184467440737095516160\r\n\r\n{HIDDEN}")),
-        ("chunk too large", format!("{chunked}\r\n10000000000000000{length:x}\r\n{HIDDEN}\r\n0\r\n\r\n")),
-        ("chunk minus", format!("{chunked}\r\n-1\r\n{HIDDEN}")),
-        ("chunk 0x", format!("{chunked}\r\n0x{length:x}\r\n{HIDDEN}\r\n0\r\n\r\n")),
-        ("chunk extension LF", format!("{chunked}\r\n2;\n{HIDDEN}\r\n0\r\n\r\n")),
-        ("chunk without its end", format!("{chunked}\r\n2\r\nabXX0\r\n\r\n{HIDDEN}")),
-        ("trailer CL", format!("{chunked}\r\n0\r\ncontent-length: {length}\r\n\r\n{HIDDEN}")),
-        ("header without colon", format!("content-length {length}\r\n\r\n{HIDDEN}")),
-        ("first line folded", format!(" x: y\r\n\r\n{HIDDEN}")),
-        ("another host", format!("host: bank.shop\r\n\r\n{HIDDEN}")),
-        (
-            "connection takes CL",
-            format!("connection: content-length\r\ncontent-length: {length}\r\n\r\n{HIDDEN}"),
-        ),
-        (
-            "upgrade with a body",
-            format!("connection: upgrade\r\nupgrade: websocket\r\ncontent-length: {length}\r\n\r\n{HIDDEN}"),
-        ),
-        (
-            "h2c upgrade",
-            format!(
-                "connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n\r\n{HIDDEN}"
-            ),
-        ),
-    ]
-}
 
 fn requests(metrics: &Metrics, side: &str) -> f64 {
     metrics.sum(&format!("http_{side}_request_duration_seconds_count"), &[])
@@ -133,7 +76,7 @@ fn nothing_is_hidden_from_one_that_changes_its_manners() {
         let pair = Pair::around(mesh, orders, |_| ())?;
         let to = pair.service()?;
         let mut found = Vec::new();
-        for ((what, rest), manner) in doubtful().into_iter().zip(Manner::ALL.into_iter().cycle()) {
+        for ((what, rest), manner) in doubtful(HIDDEN).into_iter().zip(Manner::ALL.into_iter().cycle()) {
             judge.take();
             judge.behave(manner);
             let bytes = format!("POST /outer HTTP/1.1\r\n{HOST}{rest}");
@@ -169,7 +112,7 @@ fn hide_requests(label: &str, manner: Manner) {
         let to = pair.service()?;
         judge.behave(manner);
         let (mut found, mut total) = (Vec::new(), 0);
-        for (line, what, rest) in doubtful()
+        for (line, what, rest) in doubtful(HIDDEN)
             .into_iter()
             .flat_map(|(what, rest)| ["1.1", "1.0"].map(|version| (version, what, rest.clone())))
         {
