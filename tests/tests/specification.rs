@@ -20,6 +20,8 @@ mod grpc;
 mod listeners;
 #[path = "specification/matches.rs"]
 mod matches;
+#[path = "specification/mesh.rs"]
+mod mesh;
 #[path = "specification/scene.rs"]
 mod scene;
 #[path = "specification/streams.rs"]

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use weft_testbed::{Gateway, doubtful, eventually};
 
-use super::origins::{MAKERS, Origin, Seen, free_port};
+use super::origins::{Origin, Seen, free_port, makers};
 use super::raw::{DOOR, Fields, PATIENCE, backend, fields, route, send_http2};
 
 /// Silence after which a conversation counts as over.
@@ -328,7 +328,7 @@ fn problems(gateway: &Gateway, origin: &Origin) -> Vec<String> {
 fn scene() -> Result<(Gateway, Vec<Origin>)> {
     let mut resources = DOOR.to_owned();
     let mut places = Vec::new();
-    for maker in MAKERS {
+    for maker in makers() {
         let at = free_port()?;
         resources.push_str(&backend(maker, at));
         let rule = format!("backendRefs: [{{group: weft.dev, kind: Backend, name: {maker}}}]");

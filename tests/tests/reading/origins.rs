@@ -6,13 +6,23 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use weft_testbed::peers::Maker;
 use weft_testbed::{Gateway, Process, eventually};
 
 use super::raw::PATIENCE;
 
 const NGINX: &str = include_str!("../../peers/nginx-origin.conf");
 
-pub(crate) const MAKERS: [&str; 3] = ["nginx", "node", "python"];
+/// Those that are here. Stories need nginx and Python; Node is told where it is missing.
+#[expect(clippy::print_stderr, reason = "what is left out has to be seen beside the verdict")]
+pub(crate) fn makers() -> Vec<&'static str> {
+    let mut makers = vec!["nginx", "python"];
+    match Maker::Node.missing() {
+        None => makers.push("node"),
+        Some(program) => eprintln!("SKIPPED: node, since {program} is not installed"),
+    }
+    makers
+}
 
 /// One of them, at a port of loopback.
 pub(crate) struct Origin {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use weft_core::ServiceKey;
+use weft_resource::core_kinds::ServicePort;
 use weft_resource::reference::ParentRef;
 use weft_resource::{Kind, Resource, ResourceId, Spec};
 
@@ -50,9 +51,15 @@ pub(super) fn attach_to_service<'a>(
             "a route of the mesh hangs on a Service with ports of its own",
         )),
         Some(Spec::Service(service)) => {
-            let wanted = |port: u16| parent.port.is_none_or(|wanted| wanted.get() == port);
-            let ports: Vec<u16> =
-                tcp_ports(service).map(|port| port.port.get()).filter(|port| wanted(*port)).collect();
+            // "Service: Port name" (ParentReference, "sectionName"); where both are said, both must be the port's.
+            let wanted = |port: &&ServicePort| {
+                parent.port.is_none_or(|wanted| wanted == port.port)
+                    && parent
+                        .section_name
+                        .as_deref()
+                        .is_none_or(|wanted| port.name.as_deref() == Some(wanted))
+            };
+            let ports: Vec<u16> = tcp_ports(service).filter(wanted).map(|port| port.port.get()).collect();
             match ports.is_empty() {
                 true => Err(refused(
                     format!("{id} has no such TCP port"),

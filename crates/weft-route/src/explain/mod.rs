@@ -13,6 +13,7 @@ use http::{HeaderMap, Method, Uri};
 use serde::{Deserialize, Serialize};
 use weft_core::ServiceKey;
 
+use crate::filter::Filters;
 use crate::normalize;
 use crate::program::{Backends, L4Rule, Listener, ListenerKind, Program, Rule, SocketKind, Sockets};
 use crate::request::RequestView;
@@ -343,17 +344,26 @@ fn of_table(door: String, table: &HttpTable, view: &RequestView<'_>) -> Explanat
 
 /// What the rule does with the request.
 fn outcome(rule: &Rule, view: &RequestView<'_>) -> (Option<u16>, String) {
-    if let Some(cors) = &rule.filters.cors
+    let serving = rule.backends.iter().filter(|backend| backend.weight > 0);
+    let serving: Vec<_> = serving.filter(|backend| backend.upstream.is_ok()).collect();
+    // Of several, one is drawn: what its own filters answer is its own.
+    let of_backend = match serving.as_slice() {
+        [one] if rule.backends.total() == u64::from(one.weight) => answered(&one.filters, view),
+        _ => None,
+    };
+    answered(&rule.filters, view).or(of_backend).unwrap_or_else(|| of_backends(&rule.backends))
+}
+
+/// What filters answer themselves.
+fn answered(filters: &Filters, view: &RequestView<'_>) -> Option<(Option<u16>, String)> {
+    if let Some(cors) = &filters.cors
         && let Some(answer) = cors.preflight(view.method, view.headers)
     {
         let status = answer.status().as_u16();
-        return (Some(status), format!("{status}: answered as a CORS preflight"));
+        return Some((Some(status), format!("{status}: answered as a CORS preflight")));
     }
-    if let Some(redirect) = &rule.filters.redirect {
-        let status = redirect.status.as_u16();
-        return (Some(status), format!("{status}: redirected"));
-    }
-    of_backends(&rule.backends)
+    let status = filters.redirect.as_ref()?.status.as_u16();
+    Some((Some(status), format!("{status}: redirected")))
 }
 
 fn of_backends(backends: &Backends) -> (Option<u16>, String) {

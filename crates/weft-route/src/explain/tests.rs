@@ -104,6 +104,24 @@ fn answers_of_weft_have_their_status() {
 }
 
 #[test]
+fn what_a_backends_filters_answer_is_told_where_it_is_the_only_one() {
+    let redirect = json!([{"type": "RequestRedirect", "requestRedirect": {"statusCode": 307}}]);
+    let moved = json!({"name": "s", "port": 80, "filters": redirect});
+    let stays = json!({"name": "s", "port": 80, "weight": 0});
+    for (backends, status, outcome) in [
+        (json!([moved]), Some(307), "307: redirected"),
+        (json!([moved, stays]), Some(307), "307: redirected"),
+        (json!([moved, {"name": "s", "port": 80}]), None, "sent to one of its backends, by weight"),
+    ] {
+        let found = ask(
+            vec![edge(), service("s"), route("r", json!([{"backendRefs": backends}]))],
+            "http://x.example/",
+        );
+        assert_eq!((found.status, found.outcome.as_str()), (status, outcome));
+    }
+}
+
+#[test]
 fn a_host_without_a_listener_is_told_what_there_is() {
     let mut documents = shop();
     documents[0] = with(edge(), "/spec/listeners/0/hostname", json!("*.example"));

@@ -127,3 +127,32 @@ fn parents_that_cannot_be_are_told() {
     tcp["spec"]["rules"] = json!([{"backendRefs": [{"name": "s", "port": 80}]}]);
     assert_eq!(said(&of(None, [service("s"), tcp])), ["NotAllowedByListeners spec.parentRefs[0]"]);
 }
+
+#[test]
+fn a_section_of_a_service_is_a_port_by_name() {
+    let ports = json!([{"name": "http", "port": 80}, {"name": "admin", "port": 81}, {"name": "dns", "port": 53, "protocol": "UDP"}]);
+    let orders = || with(service("orders"), "/spec/ports", ports.clone());
+    let of_port = |parent: Value| {
+        let named = with(
+            route("r", "shop", "orders", "orders"),
+            "/spec/parentRefs/0/sectionName",
+            parent["section"].clone(),
+        );
+        let route = with(named, "/spec/parentRefs/0/port", parent["port"].clone());
+        let compiled = of(None, [orders(), route]);
+        let hangs: Vec<u16> =
+            [80, 81, 53].into_iter().filter(|port| answers(&compiled, "orders", *port) == "r").collect();
+        (hangs, said(&compiled))
+    };
+    let nowhere = || vec!["NoMatchingParent spec.parentRefs[0]".to_owned()];
+    for (parent, hangs, notes) in [
+        (json!({}), vec![80, 81], Vec::new()),
+        (json!({"section": "admin"}), vec![81], Vec::new()),
+        (json!({"section": "admin", "port": 81}), vec![81], Vec::new()),
+        (json!({"section": "admin", "port": 80}), vec![], nowhere()),
+        (json!({"section": "dns"}), vec![], nowhere()),
+        (json!({"section": "nobody"}), vec![], nowhere()),
+    ] {
+        assert_eq!(of_port(parent.clone()), (hangs, notes), "{parent}");
+    }
+}
