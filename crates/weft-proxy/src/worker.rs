@@ -281,7 +281,7 @@ async fn accept(worker: Rc<Worker>, acceptor: Acceptor, door: Door) {
         }
         let late = async {
             loop {
-                take(&worker, acceptor.accept().await, &door)
+                take(&worker, acceptor.accept().await, &door);
             }
         };
         let _ = tokio::time::timeout(LATE, late).await;

@@ -59,6 +59,11 @@ const OF_KINDS: &[Row] = &[
     ("matches[].headers[].value with case", "GET kinds.test/header | version: V1 | x-kind: A b", "404"),
     ("matches[].headers RegularExpression", "GET kinds.test/header | version: v3", "200 two"),
     ("matches[].headers RegularExpression", "GET kinds.test/header | version: v34", "404"),
+    (
+        "matches[].headers, lines of a name are one value",
+        "GET kinds.test/header | version: v2 | version: v3",
+        "404",
+    ),
     ("matches[].headers[].name twice: the first", "GET kinds.test/first | version: one", "200 one"),
     ("matches[].headers[].name twice: the first", "GET kinds.test/first | version: two", "404"),
     ("matches[].queryParams, all of them", "GET kinds.test/query?a=1&b=2%203", "200 one"),
