@@ -108,7 +108,7 @@ impl Gateway {
     }
 
     fn spawn(dir: &TempDir, name: &str, fields: &[(&str, &str)]) -> Result<Process> {
-        let mut command = Command::new(weft_binary()?);
+        let mut command = mortal(&weft_binary()?);
         command
             .args(["gateway", "--config"])
             .arg(dir.path().join("weft.yaml"))
@@ -156,10 +156,18 @@ impl Gateway {
     /// Nothing comes into force.
     pub fn change(&self, file: &str, resources: &str) -> Result<()> {
         let before = self.metric("weft_program_version")?;
-        write(self.dir.path(), self.ip, &format!("resources/{file}"), resources)?;
+        self.put(file, resources)?;
         let what = "the change to be in force";
         eventually(what, PATIENCE, || Ok((self.metric("weft_program_version")? > before).then_some(())))
             .with_context(|| self.process.log())
+    }
+
+    /// Changes a file of its resources, and waits for nothing.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn put(&self, file: &str, resources: &str) -> Result<()> {
+        write(self.dir.path(), self.ip, &format!("resources/{file}"), resources)
     }
 
     /// The first sample whose line begins with this; 0 where there is none.
@@ -185,9 +193,17 @@ impl Gateway {
     /// # Errors
     /// The program is not there, or does not end.
     pub fn run(&self, program: &str, args: &[&str]) -> Result<Output> {
+        self.run_within(PATIENCE, program, args)
+    }
+
+    /// The same for one that may take longer, or must not.
+    ///
+    /// # Errors
+    /// The program is not there, or does not end.
+    pub fn run_within(&self, deadline: Duration, program: &str, args: &[&str]) -> Result<Output> {
         let mut command = Command::new(program);
         command.args(args).current_dir(self.dir.path()).stdin(std::process::Stdio::null());
-        process::run(program, command, self.dir.path(), PATIENCE)
+        process::run(program, command, self.dir.path(), deadline)
     }
 
     /// Runs a command of Weft in its directory.
@@ -203,7 +219,7 @@ impl Gateway {
     /// # Errors
     /// It does not start.
     pub fn beside(&self, name: &str, program: &str, args: &[&str]) -> Result<Process> {
-        let mut command = Command::new(program);
+        let mut command = mortal(Path::new(program));
         command.args(args).current_dir(self.dir.path());
         Process::start(name, command, &self.dir.path().join(format!("{name}.log")))
     }
@@ -218,6 +234,13 @@ impl Gateway {
         let output = self.run("openssl", &[&fixed, args].concat())?;
         Ok(Handshake { done: output.status.success(), said: format!("{}{}", output.stdout, output.stderr) })
     }
+}
+
+/// A program that the kernel ends should the test be killed.
+fn mortal(program: &Path) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command
 }
 
 /// A page of an admin server.

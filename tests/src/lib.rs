@@ -33,6 +33,7 @@
 //! | `scripted` | peers that do what a script says and keep every byte |
 //! | `doubtful` | requests that two parsers could read in two ways |
 //! | `peers` | real HTTP clients and servers of other makers |
+//! | `peers`, `go` | real HTTP clients and servers of other makers, and gRPC's; programs in Go |
 //! | `sandbox`, `helper`, `process`, `run_dir` | namespaces, entering them, and that nothing outlives a test |
 //!
 //! Nothing here touches the machine's own network: the bridge is in a namespace as well.
@@ -46,6 +47,7 @@ pub mod demo;
 mod dns;
 mod doubtful;
 mod gateway;
+mod go;
 pub mod helper;
 mod http;
 mod load;
@@ -71,6 +73,7 @@ pub use collector::{Collector, Span, tree};
 pub use dns::{Dns, Service};
 pub use doubtful::doubtful;
 pub use gateway::{Echo, Gateway, Handshake, PublicCa};
+pub use go::{grpc_peer, grpcurl};
 pub use http::{Client, Request, Response};
 pub use load::{Load, LoadBuilder, Report};
 pub use mesh::{Mesh, loopback_story, story};

@@ -1,16 +1,15 @@
 //! Real HTTP programs of other makers, each where it is present on this machine: their sources are in `tests/peers`.
 
-use std::fs::{self, File};
+use std::fs;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::{FlockOperation, flock};
 
+use crate::go::GoProgram;
 use crate::mesh::find_program;
-use crate::otelcol::{cache_dir, find_go};
+use crate::otelcol::find_go;
 use crate::{Pod, Process};
 
 const GO_MOD: &str = include_str!("../peers/go/go.mod");
@@ -134,31 +133,7 @@ fn source(name: &str) -> String {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("peers").join(name).display().to_string()
 }
 
-/// The Go program, built once for each version of its source.
+/// The Go program.
 fn go_peer() -> Result<String> {
-    let mut sum = crate::apps::Checksum::default();
-    sum.add(GO_MAIN.as_bytes());
-    let dir = cache_dir()?.join(format!("go-peer-{:x}", sum.value()));
-    let binary = dir.join("peer");
-    fs::create_dir_all(&dir).with_context(|| format!("creating {}", dir.display()))?;
-    let lock = File::create(dir.join("lock")).context("creating a lock file")?;
-    flock(&lock, FlockOperation::LockExclusive).context("waiting for another build")?;
-    if !binary.is_file() {
-        fs::write(dir.join("go.mod"), GO_MOD).context("go.mod")?;
-        fs::write(dir.join("main.go"), GO_MAIN).context("main.go")?;
-        let go = find_go().context("no Go")?;
-        let output = Command::new(go)
-            .args(["build", "-o", "peer.new", "."])
-            .env("CGO_ENABLED", "0")
-            .current_dir(&dir)
-            .stdin(Stdio::null())
-            .output()
-            .context("running go")?;
-        if !output.status.success() {
-            bail!("the Go peer did not build: {}", String::from_utf8_lossy(&output.stderr));
-        }
-        // In one step: a build that was interrupted leaves no binary.
-        fs::rename(dir.join("peer.new"), &binary).context("keeping the Go peer")?;
-    }
-    Ok(binary.display().to_string())
+    GoProgram { name: "peer", sources: &[("go.mod", GO_MOD), ("main.go", GO_MAIN)], package: "." }.ensure()
 }

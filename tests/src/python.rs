@@ -18,6 +18,9 @@ const REQUIREMENTS: &str = include_str!("../python/requirements.txt");
 /// A Python server has to import its packages first, which takes a second on a busy machine.
 const START: Duration = Duration::from_secs(20);
 
+/// How long a client may take for everything that it does.
+const WORK: Duration = Duration::from_secs(60);
+
 /// The interpreter of the environment.
 fn interpreter() -> Result<PathBuf> {
     let wanted: Vec<&str> = REQUIREMENTS.lines().filter(|l| !l.is_empty() && !l.starts_with('#')).collect();
@@ -71,7 +74,7 @@ impl Gateway {
     /// Python or a package is missing, or the client failed.
     pub fn python_client(&self, name: &str, args: &[&str]) -> Result<serde_json::Value> {
         let (python, script) = (interpreter()?.display().to_string(), script(name));
-        let output = self.run(&python, &[&[script.as_str()], args].concat())?.ok()?;
+        let output = self.run_within(WORK, &python, &[&[script.as_str()], args].concat())?.ok()?;
         serde_json::from_str(&output.stdout).with_context(|| format!("not JSON: {}", output.stdout))
     }
 }

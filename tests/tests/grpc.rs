@@ -1,9 +1,12 @@
-//! grpcio at both ends: the calls of a real gRPC library, without sidecars and through two of them.
+//! grpcio at both ends: the calls of a real gRPC library, without sidecars, through two of them, and through a gateway.
 
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use weft_testbed::{Mesh, Pod, Result, Service, eventually, story};
+
+#[path = "grpc/edge.rs"]
+mod edge;
 
 /// The service as grpcio's own resolver is told of it.
 const TARGET: &str = "dns:///greeter.shop.svc.cluster.local:9000";
