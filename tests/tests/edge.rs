@@ -2,6 +2,8 @@
 
 #[path = "edge/balancer.rs"]
 mod balancer;
+#[path = "edge/browser.rs"]
+mod browser;
 #[path = "edge/crowd.rs"]
 mod crowd;
 #[path = "edge/doors.rs"]

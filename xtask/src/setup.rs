@@ -65,6 +65,7 @@ pub(crate) const STORIES: &[Need] = &[
     program("nghttpd", "nghttp2-server"),
     program("mariadbd", "mariadb-server-core"),
     program("mariadb", "mariadb-client-core"),
+    program("chromium", "chromium"),
     program("openssl", "openssl"),
     program("python3", "python3"),
     Need { check: Check::Works(&["python3", "-c", "import venv, ensurepip"]), package: "python3-venv" },

@@ -11,7 +11,7 @@ use weft_testbed::{Gateway, PublicCa};
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// HTTP on 8080, HTTPS on 8443, TCP on 9000 and 9001.
-const DOORS: &str = r#"
+pub(crate) const DOORS: &str = r#"
 apiVersion: gateway.networking.k8s.io/v1
 kind: Gateway
 metadata: {name: public, namespace: edge}
