@@ -1,7 +1,7 @@
 //! Routes of a gateway, as clients and backends see them.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -9,6 +9,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use weft_testbed::{Gateway, PublicCa, Teller, eventually};
+
+#[path = "routes/mirrors.rs"]
+mod mirrors;
+#[path = "routes/retries.rs"]
+mod retries;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -39,6 +44,12 @@ data:
 
 /// A gateway with these backends, and one route with these rules.
 fn gateway(backends: &[(&str, &Teller)], rules: &str) -> Result<Gateway> {
+    let backends: Vec<_> = backends.iter().map(|(name, teller)| (*name, teller.addr)).collect();
+    gateway_of(&backends, rules, &[])
+}
+
+/// The same with backends of any kind, and these fields of `weft.yaml`.
+fn gateway_of(backends: &[(&str, SocketAddr)], rules: &str, fields: &[(&str, &str)]) -> Result<Gateway> {
     let dir = tempfile::tempdir()?;
     let ca = PublicCa::new(dir.path(), "ca")?;
     ca.issue("shop", &["a.shop.test", "b.shop.test", "other.test"])?;
@@ -46,15 +57,15 @@ fn gateway(backends: &[(&str, &Teller)], rules: &str) -> Result<Gateway> {
     for line in std::fs::read_to_string(dir.path().join("ca.pem"))?.lines() {
         resources.push_str(&format!("    {line}\n"));
     }
-    for (name, teller) in backends {
-        let (ip, port) = (teller.addr.ip(), teller.addr.port());
+    for (name, addr) in backends {
+        let (ip, port) = (addr.ip(), addr.port());
         resources.push_str(&format!(
             "---\napiVersion: weft.dev/v1alpha1\nkind: Backend\nmetadata: {{name: {name}, namespace: edge}}\n\
              spec: {{endpoints: [{{host: \"{ip}\", port: {port}}}]}}\n"
         ));
     }
     resources.push_str(&route(rules));
-    Gateway::start(dir, &resources)
+    Gateway::start_with(dir, &resources, fields)
 }
 
 fn route(rules: &str) -> String {
