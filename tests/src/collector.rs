@@ -1,4 +1,4 @@
-//! The collector: where spans go, and reading them back.
+//! The collector: where spans and metrics go, and reading spans back (metrics: `measured.rs`).
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +20,9 @@ const HTTP: u16 = 4318;
 const START: Duration = Duration::from_secs(20);
 
 /// How long spans may be under way: the proxy's batch, the collector's batch, the file.
-const ARRIVAL: Duration = Duration::from_secs(20);
+pub(crate) const ARRIVAL: Duration = Duration::from_secs(20);
+
+const METRICS: &str = "metrics.jsonl";
 
 /// One span as the collector wrote it.
 #[derive(Debug, Clone, PartialEq)]
@@ -82,12 +84,16 @@ impl Collector {
                 "http": { "endpoint": pod.listen_on(pod.port(HTTP)) },
             }}},
             "processors": { "batch": { "timeout": "100ms" } },
-            "exporters": { "file": { "path": pod.dir().join("spans.jsonl"), "flush_interval": "100ms" } },
+            "exporters": {
+                "file": { "path": pod.dir().join("spans.jsonl"), "flush_interval": "100ms" },
+                "file/metrics": { "path": pod.dir().join(METRICS), "flush_interval": "100ms" },
+            },
             "service": {
                 "telemetry": { "metrics": { "level": "none" } },
-                "pipelines": { "traces": {
-                    "receivers": ["otlp"], "processors": ["batch"], "exporters": ["file"],
-                }},
+                "pipelines": {
+                    "traces": { "receivers": ["otlp"], "processors": ["batch"], "exporters": ["file"] },
+                    "metrics": { "receivers": ["otlp"], "processors": ["batch"], "exporters": ["file/metrics"] },
+                },
             },
         });
         fs::write(pod.dir().join("otelcol.yaml"), format!("{config:#}")).context("writing otelcol.yaml")?;
@@ -137,6 +143,10 @@ impl Collector {
     /// Ends [`Collector::pause`].
     pub fn resume(&self) {
         self.process.lock().unwrap_or_else(PoisonError::into_inner).resume();
+    }
+
+    pub(crate) fn metrics_file(&self) -> PathBuf {
+        self.pod.dir().join(METRICS)
     }
 
     /// The pod it runs in.
@@ -296,11 +306,11 @@ fn read_line(line: &Value, spans: &mut Vec<Span>) {
     }
 }
 
-fn array(value: &Value) -> &[Value] {
+pub(crate) fn array(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
 }
 
-fn attributes(list: &Value) -> BTreeMap<String, String> {
+pub(crate) fn attributes(list: &Value) -> BTreeMap<String, String> {
     let pair = |item: &Value| {
         let value = item["value"].as_object()?.values().next()?;
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);

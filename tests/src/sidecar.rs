@@ -36,6 +36,7 @@ pub struct SidecarBuilder {
     config: Value,
     init: Vec<String>,
     proxy: Vec<String>,
+    environment: Vec<String>,
     interception: bool,
     command: &'static str,
 }
@@ -84,6 +85,7 @@ impl SidecarBuilder {
             config,
             init: Vec::new(),
             proxy: Vec::new(),
+            environment: Vec::new(),
             interception,
             command: "proxy",
         })
@@ -115,6 +117,12 @@ impl SidecarBuilder {
     /// Further arguments of `weft proxy`.
     pub fn proxy_args(mut self, args: &[&str]) -> Self {
         self.proxy.extend(args.iter().map(|arg| (*arg).to_owned()));
+        self
+    }
+
+    /// A variable of the proxy's environment.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push(format!("{name}={value}"));
         self
     }
 
@@ -172,6 +180,7 @@ impl SidecarBuilder {
             pod: self.pod,
             config,
             proxy: self.proxy,
+            environment: self.environment,
             command: self.command,
             process: Mutex::default(),
             yaml: self.config,
@@ -202,6 +211,7 @@ pub struct Sidecar {
     pod: Pod,
     config: PathBuf,
     proxy: Vec<String>,
+    environment: Vec<String>,
     command: &'static str,
     process: Mutex<Option<Arc<Process>>>,
     yaml: Value,
@@ -211,7 +221,10 @@ impl Sidecar {
     fn launch(&mut self) -> Result<()> {
         let config = self.config.display().to_string();
         let weft = self.pod.weft()?;
-        let mut command = vec![weft.as_str(), self.command, "--config", &config];
+        // env(1) becomes the program, so that the process is the proxy all the same.
+        let mut command: Vec<&str> = if self.environment.is_empty() { Vec::new() } else { vec!["env"] };
+        command.extend(self.environment.iter().map(String::as_str));
+        command.extend([weft.as_str(), self.command, "--config", &config]);
         command.extend(self.proxy.iter().map(String::as_str));
         // On loopback nothing tells the proxy's traffic from the application's, so it need not be another user.
         let uid = (!self.pod.is_loopback()).then_some(PROXY_UID);

@@ -1,10 +1,10 @@
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
-use weft_core::{AppProtocol, LogFormat, MtlsMode, ProxyProtocol, ServiceKey};
+use weft_core::{AppProtocol, CaCertificates, LogFormat, MtlsMode, ProxyProtocol, ServiceKey};
 
 use super::*;
-use crate::types::{HalfClose, IdentitySource};
+use crate::types::{HalfClose, IdentitySource, OtlpProtocol};
 use crate::{AccessLogMode, AddrVerdict, NameVerdict, Role};
 
 /// Every field there is.
@@ -57,7 +57,7 @@ fn the_least_configuration_has_the_documented_defaults() {
     assert_eq!(config.snapshot.inbound.mode, MtlsMode::Strict);
     assert_eq!(config.snapshot.membership.mode(), MtlsMode::Strict);
     assert_eq!(config.timeouts.request, None);
-    assert!(config.telemetry.tracing.is_none());
+    assert!(config.telemetry.tracing.is_none() && config.telemetry.metrics.is_none());
     let kubernetes = "kubernetes.default.svc.cluster.local".parse().unwrap();
     assert!(matches!(config.snapshot.membership.of_name(&kubernetes), NameVerdict::Outside(_)));
     let orders = "orders.shop.svc.cluster.local".parse().unwrap();
@@ -75,8 +75,18 @@ fn every_field_is_read() {
     assert_eq!(ca.address.to_string(), "10.0.0.2:15012");
     assert_eq!(config.dns.servers, ["10.0.0.2:53".parse().unwrap(), "[fd00::2]:5353".parse().unwrap()]);
     let tracing = config.telemetry.tracing.as_ref().unwrap();
-    assert_eq!(tracing.headers, [("authorization".to_owned(), "Bearer secret".to_owned())]);
-    assert_eq!(tracing.ca, Some(CaCertificates::File("/etc/weft/collector-ca.pem".into())));
+    let spans = &tracing.collector;
+    assert_eq!(spans.headers, [("authorization".to_owned(), "Bearer secret".to_owned())]);
+    assert_eq!(spans.ca, Some(CaCertificates::File("/etc/weft/collector-ca.pem".into())));
+    let metrics = config.telemetry.metrics.as_ref().unwrap();
+    assert_eq!(metrics.interval, Duration::from_secs(15));
+    assert_eq!(metrics.collector.endpoint, "https://collector.example:4317");
+    assert_eq!(
+        (metrics.collector.protocol, metrics.collector.timeout),
+        (OtlpProtocol::Grpc, Duration::from_secs(3))
+    );
+    assert_eq!(metrics.collector.headers, [("x-scope".to_owned(), "secret tenant".to_owned())]);
+    assert_eq!(metrics.collector.ca, Some(CaCertificates::File("/etc/weft/metrics-ca.pem".into())));
     assert!(!format!("{config:?}").contains("secret"), "a credential must not get into a log");
     assert_eq!(config.limits.max_header_bytes, 32 << 10);
     assert_eq!(config.limits.max_target_bytes, 16 << 10);
@@ -217,6 +227,10 @@ fn mistakes_between_fields() {
     one(&tracing(&format!("endpoint: \"https://c:1\", caFile: c.pem, {pem}")), "caFile is set as well");
     one(&tracing(&format!("endpoint: \"http://c:1\", {pem}")), "caPem: endpoint is an http:// one");
     one(&tracing("endpoint: \"https://c:1\", caPem: ca.pem"), "caPem: there is no certificate in this");
+    let metrics = |fields: &str| format!("{LEAST}telemetry: {{metrics: {{{fields}}}}}");
+    one(&metrics("otlp: {interval: 30s}"), "telemetry.metrics.otlp.endpoint");
+    one(&metrics("otlp: {endpoint: \"http://c:1\", interval: 1ms}"), "telemetry.metrics.otlp.interval");
+    one(&metrics("endpoint: \"http://c:1\""), "telemetry.metrics.endpoint");
     one(&format!("{LEAST}mesh: []"), "mesh: this is a list, not a mapping");
     one(&format!("{LEAST}mesh: {{mode: [strict]}}"), "mesh.mode: this is a list, not a single value");
     one(&format!("{LEAST}mesh: {{namespaces: shop}}"), "mesh.namespaces: this is a text, not a list");

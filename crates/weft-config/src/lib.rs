@@ -34,6 +34,7 @@ mod resources;
 mod scalar;
 mod sections;
 mod snapshot;
+mod telemetry;
 pub mod tree;
 mod types;
 mod value;
@@ -56,8 +57,8 @@ pub use reload::{ConfigHandle, Reloaded, watch};
 pub use resources::{GatewayName, Resources};
 pub use snapshot::{InboundPolicy, OutboundPolicy, Services, Snapshot, StaticService};
 pub use types::{
-    AccessLogMode, AccessLogSink, Bind, CaSource, DnsConfig, FileSource, HalfClose, Http2Limits, HttpConfig,
-    IdentityConfig, IdentitySource, Keepalive, Limits, OtlpProtocol, ProxyConfig, Retries, RetryBudget,
-    TelemetryConfig, Timeouts, TracingConfig, Workers, Workload,
+    AccessLogMode, AccessLogSink, Bind, CaSource, CollectorConfig, DnsConfig, FileSource, HalfClose,
+    Http2Limits, HttpConfig, IdentityConfig, IdentitySource, Keepalive, Limits, MetricsConfig, OtlpProtocol,
+    ProxyConfig, Retries, RetryBudget, TelemetryConfig, Timeouts, TracingConfig, Workers, Workload,
 };
 pub use value::{HostPort, Listen, PortSet, Size};

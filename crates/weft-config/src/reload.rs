@@ -26,7 +26,7 @@ use crate::env::Env;
 use crate::error::ConfigErrors;
 use crate::read::Effective;
 use crate::snapshot::Snapshot;
-use crate::types::ProxyConfig;
+use crate::types::{CollectorConfig, ProxyConfig};
 
 /// The safety net where inotify sees nothing. kubelet itself takes up to a minute to bring a change.
 const POLL: Duration = Duration::from_secs(10);
@@ -72,7 +72,19 @@ struct Source {
     told: Option<String>,
     /// The fields last named as waiting for a restart.
     waiting: Vec<String>,
-    headers: Vec<(String, String)>,
+    headers: [CollectorHeaders; 2],
+}
+
+/// A field and its headers. They are compared apart from the others: what a list of fields shows has no values of theirs.
+type CollectorHeaders = (&'static str, Vec<(String, String)>);
+
+fn collector_headers(config: &ProxyConfig) -> [CollectorHeaders; 2] {
+    let of = |collector: Option<&CollectorConfig>| collector.map(|c| c.headers.clone()).unwrap_or_default();
+    let telemetry = &config.telemetry;
+    [
+        ("telemetry.tracing.headers", of(telemetry.tracing.as_ref().map(|t| &t.collector))),
+        ("telemetry.metrics.otlp.headers", of(telemetry.metrics.as_ref().map(|m| &m.collector))),
+    ]
 }
 
 /// What came of reading the file again.
@@ -100,7 +112,7 @@ impl ConfigHandle {
             text: None,
             told: None,
             waiting: Vec::new(),
-            headers: initial.telemetry.tracing.as_ref().map(|t| t.headers.clone()).unwrap_or_default(),
+            headers: collector_headers(initial),
         };
         Arc::new(Self {
             current: ArcSwap::new(initial.snapshot.clone()),
@@ -184,10 +196,11 @@ impl ConfigHandle {
     fn apply(&self, config: ProxyConfig, source: &mut Source) -> Reloaded {
         let old = self.current.load_full();
         let mut needs_restart = differing(&old.effective, &config.snapshot.effective, false);
-        let headers = config.telemetry.tracing.map(|t| t.headers).unwrap_or_default();
-        if headers != source.headers {
-            needs_restart.retain(|field| !field.starts_with("telemetry.tracing.headers"));
-            needs_restart.push("telemetry.tracing.headers".to_owned());
+        for ((field, new), (_, old)) in collector_headers(&config).into_iter().zip(&source.headers) {
+            if new != *old {
+                needs_restart.retain(|changed| !changed.starts_with(field));
+                needs_restart.push(field.to_owned());
+            }
         }
         let changed = differing(&old.effective, &config.snapshot.effective, true);
         // Told once, not at each poll.

@@ -5,27 +5,25 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use weft_core::{CaCertificates, LogField, LogFormat, LogFormatError};
-
 use crate::env::{Env, Role};
 use crate::error::{ConfigErrors, Origin, Problem, ProblemKind};
-use crate::read::{Bad, Reader, Section, nearest};
+use crate::read::{Bad, Reader, Section};
 use crate::scalar::{self, MaybeSpan, Span};
 use crate::tree::{self, Scalar};
 use crate::types::{
-    AccessLogSink, Bind, DnsConfig, HalfClose, Http2Limits, HttpConfig, Keepalive, Limits, OtlpProtocol,
-    ProxyConfig, Retries, RetryBudget, TelemetryConfig, Timeouts, TracingConfig, Workers, Workload,
+    Bind, DnsConfig, HalfClose, Http2Limits, HttpConfig, Keepalive, Limits, ProxyConfig, Retries,
+    RetryBudget, Timeouts, Workers, Workload,
 };
 use crate::value::{Listen, Size};
-use crate::{edge, identity, policy, probes, resources};
+use crate::{edge, identity, policy, probes, resources, telemetry};
 
 /// A ConfigMap holds 1 MiB at most; a file beyond this is not a configuration but a mistake in `--config`.
 const MAX_FILE: u64 = 8 << 20;
 
-const MILLISECOND: Duration = Duration::from_millis(1);
-const SECOND: Duration = Duration::from_secs(1);
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const MILLISECOND: Duration = Duration::from_millis(1);
+pub(crate) const SECOND: Duration = Duration::from_secs(1);
+pub(crate) const MINUTE: Duration = Duration::from_secs(60);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 impl ProxyConfig {
@@ -108,7 +106,7 @@ fn document(root: &Section<'_, '_>, path: &Path) -> Option<ProxyConfig> {
     let workers = workers(root);
     let bind = bind(&root.section("bind"));
     let dns = dns(&root.section("dns"));
-    let (telemetry, sampling, access_log) = telemetry(&root.section("telemetry"));
+    let (telemetry, sampling, access_log) = telemetry::telemetry(&root.section("telemetry"));
     let limits = limits(&root.section("limits"));
     let http = http(&root.section("http"));
     let timeouts = timeouts(&root.section("timeouts"));
@@ -249,128 +247,6 @@ fn dns(s: &Section<'_, '_>) -> DnsConfig {
     config
 }
 
-fn telemetry(s: &Section<'_, '_>) -> (TelemetryConfig, f64, crate::AccessLogMode) {
-    let exported = s.has("tracing");
-    let (tracing, sampling) = tracing(&s.section("tracing"), exported);
-    let log = s.section("accessLog");
-    let sink = log.or("path", Shown("stdout".into()), |v| scalar::path(v).map(Shown)).0;
-    let mode = log.or("mode", policy::LogMode(crate::AccessLogMode::Errors), policy::log_mode).0;
-    let log_format = log.or("format", LogFormat::Json, log_format);
-    let resource = s.texts("resource", false).into_iter().map(|(name, value, _)| (name, value)).collect();
-    let access_log =
-        if sink == Path::new("stdout") { AccessLogSink::Stdout } else { AccessLogSink::File(sink) };
-    (TelemetryConfig { tracing, access_log, log_format, resource }, sampling, mode)
-}
-
-fn log_format(written: &Scalar) -> Result<LogFormat, Bad> {
-    let text = scalar::text(written)?;
-    text.parse::<LogFormat>().map_err(|error| {
-        let names: Vec<&str> = LogField::ALL.iter().map(|field| field.as_str()).collect();
-        let near = match &error {
-            LogFormatError::Unknown(name) => nearest(name, &names),
-            LogFormatError::Nameless | LogFormatError::Constant => None,
-        };
-        let near = near.map(|name| format!("did you mean \"${name}\"? ")).unwrap_or_default();
-        let cure = format!("{near}write json, or a text with fields; these are: ${}", names.join(", $"));
-        Bad::value(format!("\"{text}\" {error}"), cure)
-    })
-}
-
-fn tracing(s: &Section<'_, '_>, exported: bool) -> (Option<TracingConfig>, f64) {
-    const PROTOCOLS: &[(&str, OtlpProtocol)] = &[("grpc", OtlpProtocol::Grpc), ("http", OtlpProtocol::Http)];
-    let endpoint =
-        if exported { s.required("endpoint", url) } else { s.scalar("endpoint", url).map(|(url, _)| url) };
-    let protocol = s.scalar("protocol", scalar::word(PROTOCOLS)).map(|(protocol, _)| protocol);
-    if protocol.is_none() {
-        s.default("protocol", &"grpc");
-    }
-    // One of a hundred shows the shape of the traffic and costs next to nothing; a caller's own decision wins over it.
-    let sampling = s.or("sampling", 0.01, scalar::share);
-    // At 1 KiB a span: 4 MiB at the most while the collector is away.
-    let queue = to_usize(s.or("queue", 4096, scalar::whole(1..=1_000_000)));
-    let mut headers = Vec::new();
-    for (name, value, origin) in s.texts("headers", true) {
-        match header(&name, &value) {
-            Ok(header) => headers.push(header),
-            Err(bad) => s.reader().refuse(origin, &format!("{}.headers.{name}", s.path()), bad),
-        }
-    }
-    let timeout = s.or("timeout", Span(5 * SECOND), scalar::duration(10 * MILLISECOND..=5 * MINUTE)).0;
-    let protocol = protocol.unwrap_or(OtlpProtocol::Grpc);
-    let ca = collector_ca(s, endpoint.as_deref());
-    let config = endpoint.map(|endpoint| TracingConfig { endpoint, protocol, queue, headers, timeout, ca });
-    (config, sampling)
-}
-
-/// `telemetry.tracing.caFile` and `caPem`.
-fn collector_ca(s: &Section<'_, '_>, endpoint: Option<&str>) -> Option<CaCertificates> {
-    let file = s.scalar("caFile", scalar::path).map(|(path, origin)| (CaCertificates::File(path), origin));
-    let pem = s.scalar("caPem", certificates).map(|(pem, origin)| (CaCertificates::Pem(pem), origin));
-    let conflict = |origin: Origin, field: &str, reason: &str, cure: &str| {
-        let bad = Bad { kind: ProblemKind::Conflict, reason: reason.to_owned(), cure: cure.to_owned() };
-        s.reader().refuse(origin, &format!("{}.{field}", s.path()), bad);
-    };
-    if let (Some(_), Some((_, origin))) = (&file, &pem) {
-        conflict(origin.clone(), "caPem", "caFile is set as well", "keep one of them");
-    }
-    let field = if file.is_some() { "caFile" } else { "caPem" };
-    let (ca, origin) = file.or(pem)?;
-    if endpoint.is_some_and(|endpoint| endpoint.starts_with("http://")) {
-        let reason = "endpoint is an http:// one, whose collector shows no certificate";
-        conflict(origin, field, reason, "write https:// in endpoint, or leave this out");
-    }
-    Some(ca)
-}
-
-fn certificates(written: &Scalar) -> Result<String, Bad> {
-    // RFC 7468 section 5. What is in it is read when the exporter starts.
-    let pem = scalar::text(written)?;
-    if pem.contains("-----BEGIN CERTIFICATE-----") {
-        Ok(pem)
-    } else {
-        let cure = "write the PEM text of one or more certificates, or the path of a file in caFile";
-        Err(Bad::value("there is no certificate in this".to_owned(), cure))
-    }
-}
-
-fn url(written: &Scalar) -> Result<String, Bad> {
-    let url = scalar::text(written)?;
-    let cure = "write http://host:port or https://host:port";
-    let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
-        return Err(Bad::value(format!("\"{url}\" is not an http or https URL"), cure));
-    };
-    let authority = rest.split(['/', '?', '#']).next().unwrap_or("");
-    let host = if authority.starts_with('[') {
-        let end = authority.find(']').unwrap_or(0);
-        authority.get(end + 1..).is_some_and(|port| port.is_empty() || port.starts_with(':'))
-            && authority.get(1..end).is_some_and(|ip| ip.parse::<std::net::Ipv6Addr>().is_ok())
-    } else {
-        let name = authority.split_once(':').map_or(authority, |(name, _)| name);
-        name.parse::<weft_core::DnsName>().is_ok()
-    };
-    let port = match authority.rsplit_once(':').filter(|(_, port)| !port.contains(']')) {
-        Some((_, port)) => port.parse::<u16>().is_ok_and(|port| port != 0),
-        None => true,
-    };
-    let clean = rest.bytes().all(|b| b.is_ascii_graphic());
-    if host && port && clean { Ok(url) } else { Err(Bad::value(format!("\"{url}\" is not a URL"), cure)) }
-}
-
-fn header(name: &str, value: &str) -> Result<(String, String), Bad> {
-    // RFC 9110 section 5.6.2: token. Connection-level fields would break the export's own framing.
-    let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
-    if name.is_empty() || !name.bytes().all(token) {
-        return Err(Bad::value(format!("\"{name}\" is not a header name"), "write letters, digits and '-'"));
-    }
-    if !value.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
-        return Err(Bad::value(
-            "the value has a character that a header cannot carry",
-            "write visible ASCII",
-        ));
-    }
-    Ok((name.to_ascii_lowercase(), value.to_owned()))
-}
-
 fn limits(s: &Section<'_, '_>) -> Limits {
     let size = |s: &Section<'_, '_>, name, default, range| s.or(name, Size(default), scalar::size(range)).0;
     let http2 = s.section("http2");
@@ -490,7 +366,7 @@ fn retries(s: &Section<'_, '_>) -> Retries {
 }
 
 /// A path that prints.
-struct Shown(std::path::PathBuf);
+pub(crate) struct Shown(pub(crate) std::path::PathBuf);
 
 impl std::fmt::Display for Shown {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -499,7 +375,7 @@ impl std::fmt::Display for Shown {
 }
 
 /// For numbers whose range was checked.
-fn to_usize(number: u64) -> usize {
+pub(crate) fn to_usize(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 

@@ -200,6 +200,8 @@ pub struct DnsConfig {
 pub struct TelemetryConfig {
     /// Export of traces; `None`: none are exported, contexts are still propagated.
     pub tracing: Option<TracingConfig>,
+    /// Export of metrics over OTLP, beside `/metrics`; `None`: they are there to be scraped only.
+    pub metrics: Option<MetricsConfig>,
     /// Where the access log goes. Its mode is reloadable and in the snapshot.
     pub access_log: AccessLogSink,
     /// What its lines say.
@@ -209,14 +211,31 @@ pub struct TelemetryConfig {
 }
 
 /// `telemetry.tracing`. The sampling rate is reloadable and in the snapshot.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TracingConfig {
-    /// The collector's URL. For OTLP/HTTP without a path, `/v1/traces` is appended (OTLP specification, "Endpoint URLs").
+    /// Where the spans go.
+    pub collector: CollectorConfig,
+    /// Spans that wait for export at most; more are dropped and counted.
+    pub queue: usize,
+}
+
+/// `telemetry.metrics.otlp`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// Where the metrics go.
+    pub collector: CollectorConfig,
+    /// From one export to the next.
+    pub interval: Duration,
+}
+
+/// How a collector is reached.
+#[derive(Clone, PartialEq, Eq)]
+pub struct CollectorConfig {
+    /// The collector's URL. For OTLP/HTTP without a path, `/v1/traces` or `/v1/metrics` is appended (OTLP specification,
+    /// "Endpoint URLs").
     pub endpoint: String,
     /// gRPC or HTTP.
     pub protocol: OtlpProtocol,
-    /// Spans that wait for export at most; more are dropped and counted.
-    pub queue: usize,
     /// Headers (gRPC: metadata) on each export: lower-case names and values, such as an authorization.
     pub headers: Vec<(String, String)>,
     /// An export may take this long.
@@ -225,14 +244,13 @@ pub struct TracingConfig {
     pub ca: Option<CaCertificates>,
 }
 
-impl std::fmt::Debug for TracingConfig {
+impl std::fmt::Debug for CollectorConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // Header values are credentials more often than not.
         let names: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
-        f.debug_struct("TracingConfig")
+        f.debug_struct("CollectorConfig")
             .field("endpoint", &self.endpoint)
             .field("protocol", &self.protocol)
-            .field("queue", &self.queue)
             .field("headers", &names)
             .field("timeout", &self.timeout)
             .field("ca", &self.ca)

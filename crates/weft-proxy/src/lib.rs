@@ -25,6 +25,7 @@ mod destination;
 mod dial;
 mod error;
 mod exchange;
+mod export;
 mod failure;
 mod feed;
 mod gateway;

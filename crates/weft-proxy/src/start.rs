@@ -11,7 +11,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::Instant;
 use weft_config::{
-    AccessLogMode, AccessLogSink, ConfigHandle, Env, IdentitySource, Listen, OtlpProtocol, ProxyConfig, Role,
+    AccessLogMode, AccessLogSink, ConfigHandle, Env, IdentitySource, Listen, ProxyConfig, Role,
 };
 use weft_core::{Drain, DrainTrigger, EndpointAddr, SpiffeId};
 use weft_discovery::{Discovery, DiscoveryConfig, DiscoveryTask, DnsListeners, Upstreams};
@@ -19,11 +19,12 @@ use weft_identity::{CaSource, FilesSource, Publisher};
 use weft_net::{ListenOptions, Listener};
 use weft_telemetry::access::{AccessLogTarget, AccessLogWriter};
 use weft_telemetry::metrics::{BuildInfo, Direction, register_process};
-use weft_telemetry::{AccessLog, Exporter, Registry, Sampler, SpanSink};
+use weft_telemetry::{AccessLog, Registry, Sampler};
 
 use crate::admin::{self, Admin, AdminListeners};
 use crate::connections::Connections;
 use crate::error::ProxyError;
+use crate::export::Exporters;
 use crate::feed;
 use crate::gateway::doors::{DoorSender, Doors};
 use crate::probes::Probes;
@@ -99,7 +100,7 @@ async fn control(
     discovery.judge_names(crate::destination::Names(Arc::clone(&snapshot)));
     tokio::spawn(run_discovery(task, bound.dns, drain.clone()));
     let sampler = Arc::new(Sampler::new(snapshot.load().sampling)?);
-    let (spans, exporter) = tracing_export(&config, &registry)?;
+    let (spans, exporters) = Exporters::new(&config, &registry)?;
     let (access, writer) = access_log(&config, &snapshot, &registry)?;
     let own_addrs = own_addrs(&config)?;
     tracing::info!(?own_addrs, workers = count, "starting");
@@ -122,7 +123,7 @@ async fn control(
         doors: Arc::default(),
     });
     let (export_trigger, export_drain) = weft_core::drain();
-    let exporting = exporter.map(|exporter| tokio::spawn(exporter.run(export_drain, LAST_FLUSH)));
+    let exporting = exporters.start(&export_drain, LAST_FLUSH);
     tokio::spawn(follow_config(Arc::clone(&shared), Arc::clone(&options.log)));
     follow_resources(&shared).await;
     let workers = Workers::start(&shared, bound.workers)?;
@@ -137,9 +138,7 @@ async fn control(
     trigger.close();
     workers.join().await;
     export_trigger.close();
-    if let Some(exporting) = exporting {
-        let _ = tokio::time::timeout(LAST_FLUSH * 2, exporting).await;
-    }
+    let _ = tokio::time::timeout(LAST_FLUSH * 2, futures_util::future::join_all(exporting)).await;
     result.map(|()| writer)
 }
 
@@ -418,37 +417,6 @@ fn discovery_config(config: &ProxyConfig) -> DiscoveryConfig {
         cache_entries: dns.cache_entries,
         ..DiscoveryConfig::default()
     }
-}
-
-fn tracing_export(
-    config: &ProxyConfig,
-    registry: &Registry,
-) -> Result<(Option<SpanSink>, Option<Exporter>), ProxyError> {
-    let Some(tracing) = &config.telemetry.tracing else { return Ok((None, None)) };
-    let workload = &config.workload;
-    let text = |value: Option<String>| value.unwrap_or_default();
-    let export = weft_telemetry::TracingConfig {
-        endpoint: tracing.endpoint.clone(),
-        protocol: match tracing.protocol {
-            OtlpProtocol::Grpc => weft_telemetry::OtlpProtocol::Grpc,
-            OtlpProtocol::Http => weft_telemetry::OtlpProtocol::Http,
-        },
-        sampling: config.snapshot.sampling,
-        queue: tracing.queue,
-        headers: tracing.headers.clone(),
-        timeout: tracing.timeout,
-        ca: tracing.ca.clone(),
-        service_name: match &workload.service_account {
-            Some(account) => account.to_string(),
-            None => text(workload.name.clone()),
-        },
-        service_namespace: text(workload.namespace.as_ref().map(ToString::to_string)),
-        service_instance: text(workload.name.clone()),
-        resource: config.telemetry.resource.clone().into_iter().collect(),
-        ..weft_telemetry::TracingConfig::default()
-    };
-    let (sink, exporter) = Exporter::new(export, registry)?;
-    Ok((Some(sink), Some(exporter)))
 }
 
 fn access_log(

@@ -7,7 +7,7 @@
 //!
 //! - [`metrics`]: a registry of worker-sharded series, Prometheus text, and the catalogue of every family.
 //! - [`trace`]: W3C and B3 context, ids, sampling.
-//! - [`span`] and [`otlp`]: one record per sampled request, and its way to a collector.
+//! - [`span`] and [`otlp`]: one record per sampled request, and its way to a collector; metrics have it as well.
 //! - [`access`]: JSON lines.
 //! - [`pages`]: the HTTP server of `/metrics`, probes and admin pages.
 
@@ -22,7 +22,9 @@ pub mod trace;
 pub use access::{AccessLog, AccessLogMode, AccessRecord};
 pub use error::TelemetryError;
 pub use metrics::{Counter, Gauge, Histogram, HttpSeries, Registry, Shard, TcpSeries};
-pub use otlp::{Exporter, OtlpProtocol, TracingConfig};
+pub use otlp::{
+    CollectorConfig, Exporter, MetricsConfig, MetricsExporter, OtlpProtocol, ResourceConfig, TracingConfig,
+};
 pub use pages::serve_pages;
 pub use span::{Grpc, SpanKind, SpanRecord, SpanSink};
 pub use trace::{Sampler, TraceContext, Tracer};

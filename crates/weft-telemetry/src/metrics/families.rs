@@ -292,6 +292,15 @@ families! {
     SPAN_EXPORTS = Kind::Counter, "weft_span_export_requests_total",
         ["outcome"],
         "OTLP export requests: ok, or retryable and permanent failures, each try counted.";
+    METRIC_POINTS_EXPORTED = Kind::Counter, "weft_metric_points_exported_total",
+        [],
+        "Data points of metrics that the collector accepted.";
+    METRIC_POINTS_DROPPED = Kind::Counter, "weft_metric_points_dropped_total",
+        ["reason"],
+        "Data points that did not reach the collector: export_failed, rejected by it, or shutdown. The next export has newer ones of the same series.";
+    METRIC_EXPORTS = Kind::Counter, "weft_metric_export_requests_total",
+        ["outcome"],
+        "OTLP export requests with metrics: ok, or retryable and permanent failures, each try counted.";
     ACCESS_LOG_LINES = Kind::Counter, "weft_access_log_lines_total",
         [],
         "Access log lines written.";

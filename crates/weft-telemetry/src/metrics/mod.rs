@@ -12,6 +12,7 @@
 mod encode;
 pub mod families;
 mod http;
+mod points;
 mod process;
 mod registry;
 mod slots;
@@ -21,6 +22,8 @@ mod value;
 pub use encode::{Encoder, FamilyEncoder};
 pub use http::{HttpLabels, HttpOutcome, HttpSeries, grpc_is_failure};
 pub(crate) use http::{grpc_status_name, method_label, protocol_version};
+pub use points::Number;
+pub(crate) use points::{FamilyPoints, Point, PointLabels, PointValue};
 pub use process::{BuildInfo, register_process};
 pub use registry::{DEFAULT_SERIES_CAP, Registry, Shard};
 pub use slots::CodeCounters;

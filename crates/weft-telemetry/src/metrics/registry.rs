@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
+use super::points::FamilyPoints;
 use super::value::Writers;
 use super::{Counter, Encoder, Family, Gauge, Histogram, Kind, families};
 
@@ -22,6 +24,8 @@ pub struct Registry(Arc<Inner>);
 
 struct Inner {
     cap: usize,
+    /// Since when values count that come from collectors.
+    since: SystemTime,
     next_shard: AtomicU64,
     overflowed: AtomicU64,
     families: Mutex<BTreeMap<&'static str, Arc<Mutex<FamilyState>>>>,
@@ -34,9 +38,17 @@ type LabelValues = Arc<[Box<str>]>;
 /// The value of a series in each shard that has it.
 pub(super) type Shards = Vec<(u64, Value)>;
 
+/// The values of one label set, and when it was first asked for: it began at zero then, and does so again when it comes
+/// back after it was forgotten.
+#[derive(Clone)]
+pub(super) struct Series {
+    pub(super) since: SystemTime,
+    pub(super) shards: Shards,
+}
+
 struct FamilyState {
     family: &'static Family,
-    series: HashMap<LabelValues, Shards>,
+    series: HashMap<LabelValues, Series>,
     /// Where label sets go that do not fit any more.
     overflow: Shards,
 }
@@ -45,7 +57,7 @@ struct FamilyState {
 pub(super) struct FamilySnapshot {
     pub(super) family: &'static Family,
     /// Sorted by labels: a stable order makes scrapes comparable by eye and compressible.
-    pub(super) series: Vec<(LabelValues, Shards)>,
+    pub(super) series: Vec<(LabelValues, Series)>,
     pub(super) overflow: Shards,
 }
 
@@ -98,6 +110,7 @@ impl Registry {
         let state = |family: &&'static Family| (family.name, FamilyState::shared(family));
         Self(Arc::new(Inner {
             cap,
+            since: SystemTime::now(),
             next_shard: AtomicU64::new(SHARED + 1),
             overflowed: AtomicU64::new(0),
             families: Mutex::new(families::ALL.iter().map(state).collect()),
@@ -131,7 +144,17 @@ impl Registry {
     ///
     /// Families without a series are left out.
     pub fn encode(&self, out: &mut String) {
-        let mut encoder = Encoder::new(out);
+        self.collect(&mut Encoder::text(out, self.0.since));
+    }
+
+    /// All metrics as values, for an exporter.
+    pub(crate) fn points(&self) -> Vec<FamilyPoints> {
+        let mut points = Vec::new();
+        self.collect(&mut Encoder::points(&mut points, self.0.since));
+        points
+    }
+
+    fn collect(&self, encoder: &mut Encoder<'_>) {
         let families: Vec<_> = lock(&self.0.families).values().cloned().collect();
         for state in families {
             // The locks are held to copy handles, not to write text: a worker that meets a new peer during a scrape
@@ -143,7 +166,7 @@ impl Registry {
             encoder.family(&families::METRIC_SERIES_OVERFLOW).value(&[], self.overflowed());
         }
         for collector in lock(&self.0.collectors).iter() {
-            collector(&mut encoder);
+            collector(encoder);
         }
     }
 
@@ -162,7 +185,8 @@ impl Registry {
             self.0.overflowed.fetch_add(1, Relaxed);
             &mut state.overflow
         } else {
-            state.series.entry(key).or_default()
+            let new = || Series { since: SystemTime::now(), shards: Shards::new() };
+            &mut state.series.entry(key).or_insert_with(new).shards
         };
         match shards.iter().find(|(id, _)| *id == shard) {
             Some((_, value)) => value.clone(),
@@ -182,7 +206,7 @@ impl FamilyState {
 
     fn snapshot(&self) -> FamilySnapshot {
         let mut series: Vec<_> =
-            self.series.iter().map(|(labels, shards)| (labels.clone(), shards.clone())).collect();
+            self.series.iter().map(|(labels, series)| (labels.clone(), series.clone())).collect();
         series.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         FamilySnapshot { family: self.family, series, overflow: self.overflow.clone() }
     }
@@ -190,7 +214,7 @@ impl FamilyState {
     /// Forgets the series that no one can write any more, to make room: pods come and go, and with them peers. Only done
     /// when the family is full, because a series that disappears and comes back starts at zero.
     fn retire_unused(&mut self) {
-        self.series.retain(|_, shards| shards.iter().any(|(_, value)| value.in_use()));
+        self.series.retain(|_, series| series.shards.iter().any(|(_, value)| value.in_use()));
     }
 }
 

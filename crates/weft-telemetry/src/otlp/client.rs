@@ -6,26 +6,29 @@ use std::error::Error;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes};
+use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Request, Uri, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceResponse;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use prost::Message;
 use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
+use super::config::Signal;
 use super::tls::Connector;
-use crate::{OtlpProtocol, TelemetryError, TracingConfig};
+use crate::{CollectorConfig, OtlpProtocol, TelemetryError};
 
 /// The answer of a collector is a handful of bytes; whatever sends more is not one.
 const MAX_RESPONSE: usize = 1 << 20;
 
 /// What the collector made of a batch.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Accepted {
-    /// Spans that it refused although it took the batch.
+    /// Spans or data points that it refused although it took the batch.
     pub(super) rejected: u64,
     /// Its words about it, or empty.
     pub(super) message: String,
@@ -59,17 +62,23 @@ fn chain(error: &dyn Error) -> String {
     text
 }
 
-pub(super) enum Client {
+/// The connection to one collector, for one signal.
+pub(super) struct Client {
+    signal: Signal,
+    transport: Transport,
+}
+
+enum Transport {
     Grpc(Box<GrpcClient>),
     Http(Box<HttpClient>),
 }
 
 impl Client {
-    pub(super) fn new(config: &TracingConfig) -> Result<Self, TelemetryError> {
-        let target = config.target()?;
+    pub(super) fn new(config: &CollectorConfig, signal: Signal) -> Result<Self, TelemetryError> {
+        let target = config.target(signal)?;
         let headers = config.header_map()?;
         let connector = Connector::new(config, &target)?;
-        Ok(match config.protocol {
+        let transport = match config.protocol {
             OtlpProtocol::Grpc => {
                 // The connector does TLS; towards tonic the scheme is always http, and `:scheme` is set by the origin.
                 let endpoint = Endpoint::from(target.uri.clone()).origin(target.uri);
@@ -77,51 +86,70 @@ impl Client {
                     let connector = connector.clone();
                     async move { connector.connect().await.map(TokioIo::new) }
                 }));
-                Self::Grpc(Box::new(GrpcClient { channel, headers }))
+                Transport::Grpc(Box::new(GrpcClient { path: grpc_path(signal), channel, headers }))
             }
             OtlpProtocol::Http => {
-                Self::Http(Box::new(HttpClient { uri: target.uri, headers, connector, connection: None }))
-            }
-        })
-    }
-
-    /// Sends one encoded `ExportTraceServiceRequest`, connecting if need be.
-    pub(super) async fn export(&mut self, body: Bytes, timeout: Duration) -> Result<Accepted, ExportError> {
-        let sent = async {
-            match self {
-                Self::Grpc(client) => client.export(body).await,
-                Self::Http(client) => client.export(body).await,
+                let uri = target.uri;
+                Transport::Http(Box::new(HttpClient { uri, headers, connector, connection: None }))
             }
         };
-        tokio::time::timeout(timeout, sent)
+        Ok(Self { signal, transport })
+    }
+
+    /// Sends one encoded request of the signal, connecting if need be.
+    pub(super) async fn export(&mut self, body: Bytes, timeout: Duration) -> Result<Accepted, ExportError> {
+        let sent = async {
+            match &mut self.transport {
+                Transport::Grpc(client) => client.export(body).await,
+                Transport::Http(client) => client.export(body).await,
+            }
+        };
+        let answer = tokio::time::timeout(timeout, sent)
             .await
-            .unwrap_or_else(|_| Err(ExportError::transport("no answer within the timeout")))
+            .unwrap_or_else(|_| Err(ExportError::transport("no answer within the timeout")))?;
+        // An answer that is not the message is still a success: the status says so.
+        Ok(accepted(self.signal, &answer).unwrap_or_default())
     }
 }
 
-fn accepted(response: ExportTraceServiceResponse) -> Accepted {
-    let partial = response.partial_success.unwrap_or_default();
-    Accepted { rejected: u64::try_from(partial.rejected_spans).unwrap_or(0), message: partial.error_message }
+fn accepted(signal: Signal, answer: &[u8]) -> Result<Accepted, prost::DecodeError> {
+    let (rejected, message) = match signal {
+        Signal::Traces => {
+            let partial = ExportTraceServiceResponse::decode(answer)?.partial_success.unwrap_or_default();
+            (partial.rejected_spans, partial.error_message)
+        }
+        Signal::Metrics => {
+            let partial = ExportMetricsServiceResponse::decode(answer)?.partial_success.unwrap_or_default();
+            (partial.rejected_data_points, partial.error_message)
+        }
+    };
+    Ok(Accepted { rejected: u64::try_from(rejected).unwrap_or(0), message })
 }
 
 // ---- gRPC
 
-pub(super) struct GrpcClient {
+/// The methods of opentelemetry/proto/collector.
+fn grpc_path(signal: Signal) -> PathAndQuery {
+    PathAndQuery::from_static(match signal {
+        Signal::Traces => "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
+        Signal::Metrics => "/opentelemetry.proto.collector.metrics.v1.MetricsService/Export",
+    })
+}
+
+struct GrpcClient {
+    path: PathAndQuery,
     channel: Channel,
     headers: HeaderMap,
 }
 
 impl GrpcClient {
-    async fn export(&mut self, body: Bytes) -> Result<Accepted, ExportError> {
+    async fn export(&mut self, body: Bytes) -> Result<Bytes, ExportError> {
         let mut grpc = tonic::client::Grpc::new(self.channel.clone());
         grpc.ready().await.map_err(ExportError::transport)?;
         let mut request = tonic::Request::new(body);
         *request.metadata_mut() = tonic::metadata::MetadataMap::from_headers(self.headers.clone());
-        let path = http::uri::PathAndQuery::from_static(
-            "/opentelemetry.proto.collector.trace.v1.TraceService/Export",
-        );
-        match grpc.unary(request, path, RawCodec).await {
-            Ok(response) => Ok(accepted(response.into_inner())),
+        match grpc.unary(request, self.path.clone(), RawCodec).await {
+            Ok(response) => Ok(response.into_inner()),
             Err(status) => Err(classify_grpc(&status)),
         }
     }
@@ -186,13 +214,13 @@ struct RetryDelay {
     nanos: i32,
 }
 
-/// Sends bytes that are already encoded.
+/// Sends bytes that are already encoded, and hands on those of the answer.
 #[derive(Clone, Copy)]
 struct RawCodec;
 
 impl Codec for RawCodec {
     type Encode = Bytes;
-    type Decode = ExportTraceServiceResponse;
+    type Decode = Bytes;
     type Encoder = Self;
     type Decoder = Self;
 
@@ -216,18 +244,17 @@ impl Encoder for RawCodec {
 }
 
 impl Decoder for RawCodec {
-    type Item = ExportTraceServiceResponse;
+    type Item = Bytes;
     type Error = Status;
 
-    fn decode(&mut self, src: &mut DecodeBuf<'_>) -> Result<Option<Self::Item>, Status> {
-        let bytes = src.copy_to_bytes(src.remaining());
-        Self::Item::decode(bytes).map(Some).map_err(|e| Status::internal(e.to_string()))
+    fn decode(&mut self, src: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(src.copy_to_bytes(src.remaining())))
     }
 }
 
 // ---- HTTP
 
-pub(super) struct HttpClient {
+struct HttpClient {
     uri: Uri,
     headers: HeaderMap,
     connector: Connector,
@@ -236,7 +263,7 @@ pub(super) struct HttpClient {
 }
 
 impl HttpClient {
-    async fn export(&mut self, body: Bytes) -> Result<Accepted, ExportError> {
+    async fn export(&mut self, body: Bytes) -> Result<Bytes, ExportError> {
         // Taken out: a connection is only put back after a whole answer.
         let mut kept = self.connection.take();
         if let Some(connection) = &mut kept
@@ -257,8 +284,7 @@ impl HttpClient {
         if !head.status.is_success() {
             return Err(classify_http(head.status, &head.headers));
         }
-        // An answer that is not the message is still a success: the status says so.
-        Ok(accepted(ExportTraceServiceResponse::decode(body.to_bytes()).unwrap_or_default()))
+        Ok(body.to_bytes())
     }
 
     async fn connect(&self) -> Result<http1::SendRequest<Full<Bytes>>, ExportError> {
@@ -276,7 +302,7 @@ impl HttpClient {
     fn request(&self, body: Bytes) -> Result<Request<Full<Bytes>>, ExportError> {
         let permanent =
             |e: http::Error| ExportError { retryable: false, after: None, message: e.to_string() };
-        let path = self.uri.path_and_query().map_or("/v1/traces", |p| p.as_str());
+        let path = self.uri.path_and_query().map_or("/", |p| p.as_str());
         let host = self.uri.authority().map_or("", |a| a.as_str());
         let mut request = Request::post(path)
             .header(header::HOST, host)

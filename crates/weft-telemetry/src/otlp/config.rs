@@ -17,52 +17,100 @@ pub enum OtlpProtocol {
     Http,
 }
 
-/// Tracing as configured.
+/// What is exported: each has its service and its path, and they share everything else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signal {
+    Traces,
+    Metrics,
+}
+
+impl Signal {
+    /// Where an OTLP/HTTP endpoint without a path takes it (OTLP specification, "OTLP/HTTP Request").
+    fn http_path(self) -> &'static str {
+        match self {
+            Self::Traces => "/v1/traces",
+            Self::Metrics => "/v1/metrics",
+        }
+    }
+}
+
+/// How a collector is reached.
 #[derive(Clone, Debug)]
-pub struct TracingConfig {
-    /// `http://host:port` or `https://host:port`. For HTTP a path is kept as it is; without one, `/v1/traces` is used.
+pub struct CollectorConfig {
+    /// `http://host:port` or `https://host:port`. For HTTP a path is kept as it is; without one, `/v1/traces` or
+    /// `/v1/metrics` is used.
     pub endpoint: String,
     /// gRPC or HTTP.
     pub protocol: OtlpProtocol,
-    /// The share of traces recorded where the caller has not decided, 0 to 1. Given to [`crate::Sampler`].
-    pub sampling: f64,
-    /// How many finished spans may wait for the exporter.
-    pub queue: usize,
     /// Sent with each export: keys of a hosted collector, a tenant.
     pub headers: Vec<(String, String)>,
     /// For one export request, connecting included.
     pub timeout: Duration,
-    /// How long spans are gathered before a batch that is not full is sent.
-    pub flush_interval: Duration,
     /// The CA certificates for `https`; without them the system's are used.
     pub ca: Option<CaCertificates>,
+}
+
+impl Default for CollectorConfig {
+    fn default() -> Self {
+        Self {
+            endpoint: "http://localhost:4317".to_owned(),
+            protocol: OtlpProtocol::Grpc,
+            headers: Vec::new(),
+            timeout: Duration::from_secs(10),
+            ca: None,
+        }
+    }
+}
+
+/// Who exports: the attributes of the OpenTelemetry resource.
+#[derive(Clone, Debug, Default)]
+pub struct ResourceConfig {
     /// `service.name`: the workload.
     pub service_name: String,
     /// `service.namespace`: the Kubernetes namespace, or empty.
     pub service_namespace: String,
     /// `service.instance.id`: the pod, or empty.
     pub service_instance: String,
-    /// Further resource attributes; they win over the three above.
-    pub resource: Vec<(String, String)>,
+    /// Further attributes; they win over the three above.
+    pub attributes: Vec<(String, String)>,
+}
+
+/// Tracing as configured.
+#[derive(Clone, Debug)]
+pub struct TracingConfig {
+    /// Where spans go.
+    pub collector: CollectorConfig,
+    /// Whose they are.
+    pub resource: ResourceConfig,
+    /// The share of traces recorded where the caller has not decided, 0 to 1. Given to [`crate::Sampler`].
+    pub sampling: f64,
+    /// How many finished spans may wait for the exporter.
+    pub queue: usize,
+    /// How long spans are gathered before a batch that is not full is sent.
+    pub flush_interval: Duration,
 }
 
 impl Default for TracingConfig {
     fn default() -> Self {
         Self {
-            endpoint: "http://localhost:4317".to_owned(),
-            protocol: OtlpProtocol::Grpc,
+            collector: CollectorConfig::default(),
+            resource: ResourceConfig::default(),
             sampling: 0.01,
             queue: 4_096,
-            headers: Vec::new(),
-            timeout: Duration::from_secs(10),
             flush_interval: Duration::from_secs(1),
-            ca: None,
-            service_name: String::new(),
-            service_namespace: String::new(),
-            service_instance: String::new(),
-            resource: Vec::new(),
         }
     }
+}
+
+/// The export of metrics as configured.
+#[derive(Clone, Debug)]
+pub struct MetricsConfig {
+    /// Where they go.
+    pub collector: CollectorConfig,
+    /// Whose they are.
+    pub resource: ResourceConfig,
+    /// From one export to the next.
+    pub interval: Duration,
 }
 
 /// An endpoint that has passed the checks.
@@ -75,8 +123,8 @@ pub(crate) struct Target {
     pub(crate) tls: bool,
 }
 
-impl TracingConfig {
-    pub(crate) fn target(&self) -> Result<Target, TelemetryError> {
+impl CollectorConfig {
+    pub(super) fn target(&self, signal: Signal) -> Result<Target, TelemetryError> {
         let bad = |reason: &str| TelemetryError::Endpoint {
             endpoint: self.endpoint.clone(),
             reason: reason.to_owned(),
@@ -100,7 +148,7 @@ impl TracingConfig {
         let uri = match (self.protocol, uri.path()) {
             (OtlpProtocol::Http, "/") => {
                 let mut parts = uri.into_parts();
-                parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/v1/traces"));
+                parts.path_and_query = Some(http::uri::PathAndQuery::from_static(signal.http_path()));
                 Uri::from_parts(parts).map_err(|e| bad(&e.to_string()))?
             }
             _ => uri,

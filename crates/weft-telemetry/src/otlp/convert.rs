@@ -11,7 +11,7 @@ use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
 use opentelemetry_proto::tonic::trace::v1::{ResourceSpans, ScopeSpans, Span, SpanFlags, Status, span};
 use opentelemetry_semantic_conventions::{SCHEMA_URL, attribute as semconv};
 
-use super::TracingConfig;
+use super::ResourceConfig;
 use crate::metrics::{grpc_is_failure, grpc_status_name, method_label, protocol_version};
 use crate::span::{SpanKind, SpanRecord};
 
@@ -24,7 +24,7 @@ mod weft {
 }
 
 /// The resource of everything that this process exports.
-pub(super) fn resource(config: &TracingConfig) -> Resource {
+pub(super) fn resource(config: &ResourceConfig) -> Resource {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let base = [
         (semconv::SERVICE_NAME, config.service_name.as_str()),
@@ -33,29 +33,33 @@ pub(super) fn resource(config: &TracingConfig) -> Resource {
         (semconv::HOST_NAME, host.as_str()),
         ("weft.version", env!("CARGO_PKG_VERSION")),
     ];
-    let configured = |name: &str| config.resource.iter().any(|(n, _)| n == name);
+    let configured = |name: &str| config.attributes.iter().any(|(n, _)| n == name);
     let mut attributes = Attributes::default();
     for (name, value) in base.into_iter().filter(|(name, value)| !value.is_empty() && !configured(name)) {
         attributes.text(name, value);
     }
-    for (name, value) in &config.resource {
+    for (name, value) in &config.attributes {
         attributes.text(name, value);
     }
     Resource { attributes: attributes.0, ..Resource::default() }
 }
 
-/// One export request.
-pub(super) fn request(resource: &Resource, spans: &[SpanRecord]) -> ExportTraceServiceRequest {
-    let scope = InstrumentationScope {
+/// What made the spans and metrics.
+pub(super) fn scope() -> InstrumentationScope {
+    InstrumentationScope {
         name: "weft".to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         ..InstrumentationScope::default()
-    };
+    }
+}
+
+/// One export request.
+pub(super) fn request(resource: &Resource, spans: &[SpanRecord]) -> ExportTraceServiceRequest {
     ExportTraceServiceRequest {
         resource_spans: vec![ResourceSpans {
             resource: Some(resource.clone()),
             scope_spans: vec![ScopeSpans {
-                scope: Some(scope),
+                scope: Some(scope()),
                 spans: spans.iter().map(span).collect(),
                 schema_url: SCHEMA_URL.to_owned(),
             }],
@@ -209,18 +213,18 @@ fn saturating(n: u64) -> i64 {
 }
 
 #[derive(Default)]
-struct Attributes(Vec<KeyValue>);
+pub(super) struct Attributes(pub(super) Vec<KeyValue>);
 
 impl Attributes {
-    fn text(&mut self, key: &str, value: &str) {
+    pub(super) fn text(&mut self, key: &str, value: &str) {
         self.push(key, Value::StringValue(value.to_owned()));
     }
 
-    fn int(&mut self, key: &str, value: i64) {
+    pub(super) fn int(&mut self, key: &str, value: i64) {
         self.push(key, Value::IntValue(value));
     }
 
-    fn push(&mut self, key: &str, value: Value) {
+    pub(super) fn push(&mut self, key: &str, value: Value) {
         let value = Some(AnyValue { value: Some(value) });
         self.0.push(KeyValue { key: key.to_owned(), value, ..KeyValue::default() });
     }

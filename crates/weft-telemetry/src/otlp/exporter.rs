@@ -1,4 +1,4 @@
-//! The task that empties the queue.
+//! The task that empties the queue of spans.
 
 use std::time::Duration;
 
@@ -8,7 +8,8 @@ use prost::Message;
 use tokio::time::{Instant, sleep, timeout_at};
 use weft_core::Drain;
 
-use super::client::{Client, ExportError};
+use super::config::Signal;
+use super::delivery::Delivery;
 use super::{TracingConfig, convert};
 use crate::metrics::{Counter, Registry, families};
 use crate::span::{SpanQueue, SpanRecord, SpanSink};
@@ -16,23 +17,16 @@ use crate::{Sampler, TelemetryError};
 
 /// Spans per request: the OpenTelemetry batch processor's default.
 const BATCH: usize = 512;
-/// The first wait after a failure, doubled with each further one, up to [`MAX_BACKOFF`].
-const FIRST_BACKOFF: Duration = Duration::from_millis(500);
-const MAX_BACKOFF: Duration = Duration::from_secs(5);
-/// A collector's own wish is kept up to this: beyond it newer spans are worth more than the batch in hand.
-const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// How long one batch is tried for. Newer spans wait in the queue meanwhile, and drop when it is full.
 const GIVE_UP: Duration = Duration::from_secs(60);
 
 /// Sends spans to the collector. Run it on the control thread.
 pub struct Exporter {
-    config: TracingConfig,
+    flush_interval: Duration,
     resource: Resource,
-    client: Client,
+    delivery: Delivery,
     queue: SpanQueue,
     counters: Counters,
-    /// Whether the last try failed, so that an outage is logged once and not with every batch.
-    failing: bool,
 }
 
 struct Counters {
@@ -40,24 +34,17 @@ struct Counters {
     failed: Counter,
     rejected: Counter,
     shutdown: Counter,
-    ok: Counter,
-    retryable: Counter,
-    permanent: Counter,
 }
 
 impl Counters {
     fn new(registry: &Registry) -> Self {
         let shard = registry.shared();
         let dropped = |reason| shard.counter(&families::SPANS_DROPPED, &[reason]);
-        let requests = |outcome| shard.counter(&families::SPAN_EXPORTS, &[outcome]);
         Self {
             exported: shard.counter(&families::SPANS_EXPORTED, &[]),
             failed: dropped("export_failed"),
             rejected: dropped("rejected"),
             shutdown: dropped("shutdown"),
-            ok: requests("ok"),
-            retryable: requests("retryable"),
-            permanent: requests("permanent"),
         }
     }
 }
@@ -71,11 +58,11 @@ impl Exporter {
     /// When the endpoint, a header, the sampling ratio or the CA file is not usable.
     pub fn new(config: TracingConfig, registry: &Registry) -> Result<(SpanSink, Self), TelemetryError> {
         Sampler::new(config.sampling)?;
-        let client = Client::new(&config)?;
+        let delivery = Delivery::new(config.collector, Signal::Traces, &families::SPAN_EXPORTS, registry)?;
         let (sink, queue) = SpanSink::new(config.queue, &registry.shared());
-        let resource = convert::resource(&config);
-        let counters = Counters::new(registry);
-        Ok((sink, Self { config, resource, client, queue, counters, failing: false }))
+        let resource = convert::resource(&config.resource);
+        let (flush_interval, counters) = (config.flush_interval, Counters::new(registry));
+        Ok((sink, Self { flush_interval, resource, delivery, queue, counters }))
     }
 
     /// Exports until `drain` closes or all sinks are gone; then sends what is queued, for `last_flush` at the most.
@@ -110,7 +97,7 @@ impl Exporter {
             }
         }
         tokio::select! {
-            () = sleep(self.config.flush_interval) => {}
+            () = sleep(self.flush_interval) => {}
             () = self.queue.wake.notified() => {}
         }
         self.fill(batch);
@@ -129,46 +116,13 @@ impl Exporter {
     /// Sends a batch, again and again while that makes sense.
     async fn export(&mut self, batch: &[SpanRecord]) {
         let body = Bytes::from(convert::request(&self.resource, batch).encode_to_vec());
-        let give_up = Instant::now() + GIVE_UP;
-        let mut backoff = FIRST_BACKOFF;
-        loop {
-            let Err(error) = self.try_once(&body, batch.len()).await else { return };
-            let wait = match error.after {
-                Some(after) => after.min(MAX_RETRY_AFTER),
-                // Half fixed, half random: the sidecars of a node must not come back all at once.
-                None => backoff.mul_f64(0.5 + fastrand::f64() / 2.0),
-            };
-            if !error.retryable || Instant::now() + wait > give_up {
-                self.counters.failed.add(batch.len() as u64);
-                return;
-            }
-            sleep(wait).await;
-            backoff = (backoff * 2).min(MAX_BACKOFF);
-        }
-    }
-
-    async fn try_once(&mut self, body: &Bytes, spans: usize) -> Result<(), ExportError> {
-        match self.client.export(body.clone(), self.config.timeout).await {
-            Ok(accepted) => {
-                let rejected = accepted.rejected.min(spans as u64);
-                self.counters.ok.inc();
-                self.counters.exported.add(spans as u64 - rejected);
+        let spans = batch.len() as u64;
+        match self.delivery.send(&body, Instant::now() + GIVE_UP).await {
+            None => self.counters.failed.add(spans),
+            Some(rejected) => {
+                let rejected = rejected.min(spans);
+                self.counters.exported.add(spans - rejected);
                 self.counters.rejected.add(rejected);
-                if !accepted.message.is_empty() {
-                    tracing::warn!(rejected, message = %accepted.message, "the collector has remarks");
-                }
-                if std::mem::take(&mut self.failing) {
-                    tracing::info!(endpoint = %self.config.endpoint, "the collector takes spans again");
-                }
-                Ok(())
-            }
-            Err(error) => {
-                if error.retryable { &self.counters.retryable } else { &self.counters.permanent }.inc();
-                if !std::mem::replace(&mut self.failing, true) {
-                    let endpoint = &self.config.endpoint;
-                    tracing::warn!(%endpoint, error = %error.message, "the collector does not take spans");
-                }
-                Err(error)
             }
         }
     }

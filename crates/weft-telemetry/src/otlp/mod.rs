@@ -1,18 +1,21 @@
-//! Spans to a collector by OTLP (opentelemetry-proto 1.x), over gRPC or HTTP.
+//! Spans and metrics to a collector by OTLP (opentelemetry-proto 1.x), over gRPC or HTTP.
 //!
-//! The exporter runs on the control thread and owns everything that can wait: the connection, retries, back-off. Workers
-//! only ever see the queue's sender ([`crate::SpanSink`]). Memory is bounded by the queue plus one batch. The OTLP
-//! messages are built straight from [`crate::SpanRecord`]; the OpenTelemetry SDK would need a second, heavier record
-//! between the two, and hides how many spans were lost and why.
+//! The exporters run on the control thread and own everything that can wait: the connection, retries, back-off. Workers
+//! only ever see the queue's sender ([`crate::SpanSink`]) and their own counters. Memory is bounded: by the queue plus one
+//! batch, and by one collection. The OTLP messages are built straight from [`crate::SpanRecord`] and from the registry;
+//! `docs/design/telemetry.md` says why not by the OpenTelemetry SDK.
 
 mod client;
 mod config;
 mod convert;
+mod delivery;
 mod exporter;
+mod metrics;
 mod tls;
 
-pub use config::{OtlpProtocol, TracingConfig};
+pub use config::{CollectorConfig, MetricsConfig, OtlpProtocol, ResourceConfig, TracingConfig};
 pub use exporter::Exporter;
+pub use metrics::MetricsExporter;
 
 #[cfg(test)]
 mod tests;

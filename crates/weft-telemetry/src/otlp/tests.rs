@@ -1,6 +1,6 @@
 //! The exporter against collectors in this process, over real sockets.
 
-mod collector;
+pub(super) mod collector;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -55,17 +55,26 @@ fn record(n: u64) -> SpanRecord {
 
 fn config(address: SocketAddr, protocol: OtlpProtocol) -> TracingConfig {
     TracingConfig {
+        collector: at(address, protocol),
+        resource: ResourceConfig {
+            service_name: "web".to_owned(),
+            service_namespace: "shop".to_owned(),
+            service_instance: "web-1".to_owned(),
+            attributes: vec![("deployment.environment.name".to_owned(), "test".to_owned())],
+        },
+        queue: 1_024,
+        flush_interval: Duration::from_millis(20),
+        ..TracingConfig::default()
+    }
+}
+
+pub(super) fn at(address: SocketAddr, protocol: OtlpProtocol) -> CollectorConfig {
+    CollectorConfig {
         endpoint: format!("http://{address}"),
         protocol,
-        queue: 1_024,
-        timeout: Duration::from_secs(5),
-        flush_interval: Duration::from_millis(20),
-        service_name: "web".to_owned(),
-        service_namespace: "shop".to_owned(),
-        service_instance: "web-1".to_owned(),
         headers: vec![("x-api-key".to_owned(), "secret".to_owned())],
-        resource: vec![("deployment.environment.name".to_owned(), "test".to_owned())],
-        ..TracingConfig::default()
+        timeout: Duration::from_secs(5),
+        ca: None,
     }
 }
 
@@ -111,18 +120,18 @@ impl Running {
     }
 }
 
-fn attribute<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a Value> {
+pub(super) fn attribute<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a Value> {
     attributes.iter().find(|a| a.key == key)?.value.as_ref()?.value.as_ref()
 }
 
-fn text<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a str> {
+pub(super) fn text<'a>(attributes: &'a [KeyValue], key: &str) -> Option<&'a str> {
     match attribute(attributes, key)? {
         Value::StringValue(text) => Some(text),
         other => panic!("{key} is {other:?}"),
     }
 }
 
-fn int(attributes: &[KeyValue], key: &str) -> Option<i64> {
+pub(super) fn int(attributes: &[KeyValue], key: &str) -> Option<i64> {
     match attribute(attributes, key)? {
         Value::IntValue(n) => Some(*n),
         other => panic!("{key} is {other:?}"),
@@ -173,23 +182,25 @@ async fn over_tls(protocol: OtlpProtocol) {
     std::fs::write(&ca_file, key.cert.pem()).unwrap();
     let collector = Collector::start(protocol, Some(&key)).await;
     let endpoint = format!("https://localhost:{}", collector.address.port());
-    let trusted = TracingConfig {
-        endpoint,
-        ca: Some(CaCertificates::File(ca_file)),
+    let trusting = |ca| TracingConfig {
+        collector: CollectorConfig {
+            endpoint: endpoint.clone(),
+            ca: Some(ca),
+            ..at(collector.address, protocol)
+        },
         ..config(collector.address, protocol)
     };
-    let running = start(trusted.clone());
+    let running = start(trusting(CaCertificates::File(ca_file)));
     running.sink.submit(record(1));
     running.wait_for("weft_spans_exported_total", 1).await;
 
-    let written_out =
-        start(TracingConfig { ca: Some(CaCertificates::Pem(key.cert.pem())), ..trusted.clone() });
+    let written_out = start(trusting(CaCertificates::Pem(key.cert.pem())));
     written_out.sink.submit(record(2));
     written_out.wait_for("weft_spans_exported_total", 1).await;
 
     // A collector that another CA vouches for gets nothing.
     let other = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
-    let mistrusting = start(TracingConfig { ca: Some(CaCertificates::Pem(other.cert.pem())), ..trusted });
+    let mistrusting = start(trusting(CaCertificates::Pem(other.cert.pem())));
     mistrusting.sink.submit(record(3));
     mistrusting.wait_for("weft_span_export_requests_total{outcome=\"retryable\"}", 1).await;
     assert_eq!(collector.spans().len(), 2);
@@ -206,7 +217,7 @@ async fn spans_arrive_over_http_with_tls() {
 }
 
 /// A port with nobody behind it.
-async fn closed_port() -> SocketAddr {
+pub(super) async fn closed_port() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
 
@@ -244,8 +255,8 @@ async fn a_collector_that_never_answers_is_left_after_the_timeout() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = silent.local_addr().unwrap();
     for protocol in [OtlpProtocol::Grpc, OtlpProtocol::Http] {
-        let running =
-            start(TracingConfig { timeout: Duration::from_millis(100), ..config(address, protocol) });
+        let impatient = CollectorConfig { timeout: Duration::from_millis(100), ..at(address, protocol) };
+        let running = start(TracingConfig { collector: impatient, ..config(address, protocol) });
         running.sink.submit(record(0));
         running.wait_for("weft_span_export_requests_total{outcome=\"retryable\"}", 1).await;
         // The end does not wait for it either: half a second for the last flush, as `start` says.
@@ -308,11 +319,15 @@ async fn the_last_spans_are_sent_before_the_end() {
 async fn what_cannot_work_is_said_at_start() {
     let registry = Registry::default();
     let base = config("127.0.0.1:1".parse().unwrap(), OtlpProtocol::Grpc);
-    let endpoint = |e: &str| TracingConfig { endpoint: e.to_owned(), ..base.clone() };
-    let trusting = |ca| TracingConfig { ca: Some(ca), ..endpoint("https://c:4317") };
+    let with = |collector| TracingConfig { collector, ..base.clone() };
+    let to = |e: &str| CollectorConfig { endpoint: e.to_owned(), ..base.collector.clone() };
+    let endpoint = |e: &str| with(to(e));
+    let trusting = |ca| with(CollectorConfig { ca: Some(ca), ..to("https://c:4317") });
     let missing = trusting(CaCertificates::File("/nonexistent/ca.pem".into()));
     let broken = "-----BEGIN CERTIFICATE-----\nnot base64!\n-----END CERTIFICATE-----\n";
-    let header = |n: &str, v: &str| TracingConfig { headers: vec![(n.into(), v.into())], ..base.clone() };
+    let header = |n: &str, v: &str| {
+        with(CollectorConfig { headers: vec![(n.into(), v.into())], ..base.collector.clone() })
+    };
     for (config, part) in [
         (endpoint("collector:4317"), "http://"),
         (endpoint("ftp://collector"), "http://"),
@@ -332,7 +347,7 @@ async fn what_cannot_work_is_said_at_start() {
 }
 
 fn convert(record: SpanRecord) -> Span {
-    let mut request = convert::request(&convert::resource(&TracingConfig::default()), &[record]);
+    let mut request = convert::request(&convert::resource(&ResourceConfig::default()), &[record]);
     request.resource_spans.remove(0).scope_spans.remove(0).spans.remove(0)
 }
 
@@ -407,10 +422,10 @@ fn grpc_spans_follow_the_conventions() {
 
 #[test]
 fn configured_resource_attributes_win() {
-    let config = TracingConfig {
+    let config = ResourceConfig {
         service_name: "web".to_owned(),
-        resource: vec![("service.name".to_owned(), "shop-web".to_owned())],
-        ..TracingConfig::default()
+        attributes: vec![("service.name".to_owned(), "shop-web".to_owned())],
+        ..ResourceConfig::default()
     };
     let resource = convert::resource(&config);
     let names: Vec<_> = resource.attributes.iter().filter(|a| a.key == "service.name").collect();

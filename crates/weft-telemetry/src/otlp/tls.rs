@@ -15,7 +15,7 @@ use tokio_rustls::client::TlsStream;
 use weft_core::CaCertificates;
 
 use super::config::Target;
-use crate::{OtlpProtocol, TelemetryError, TracingConfig};
+use crate::{CollectorConfig, OtlpProtocol, TelemetryError};
 
 /// Opens connections to one collector.
 #[derive(Clone)]
@@ -26,7 +26,7 @@ pub(super) struct Connector {
 }
 
 impl Connector {
-    pub(super) fn new(config: &TracingConfig, target: &Target) -> Result<Self, TelemetryError> {
+    pub(super) fn new(config: &CollectorConfig, target: &Target) -> Result<Self, TelemetryError> {
         let tls = if target.tls { Some(tls(config, target)?) } else { None };
         Ok(Self { host: target.host.clone(), port: target.port, tls })
     }
@@ -43,7 +43,7 @@ impl Connector {
 }
 
 fn tls(
-    config: &TracingConfig,
+    config: &CollectorConfig,
     target: &Target,
 ) -> Result<(TlsConnector, ServerName<'static>), TelemetryError> {
     let endpoint = |reason: String| TelemetryError::Endpoint { endpoint: config.endpoint.clone(), reason };

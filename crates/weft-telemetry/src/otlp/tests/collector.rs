@@ -13,6 +13,12 @@ use http::{HeaderMap, Request, Response};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
+use opentelemetry_proto::tonic::collector::metrics::v1::{
+    ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
+};
 use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{
     TraceService, TraceServiceServer,
 };
@@ -32,7 +38,7 @@ use crate::OtlpProtocol;
 
 /// How to answer one request other than with a plain yes.
 #[derive(Clone, Copy)]
-pub(super) enum Answer {
+pub(in crate::otlp) enum Answer {
     /// Try again: UNAVAILABLE, or 503.
     Busy,
     /// Never: INVALID_ARGUMENT, or 400.
@@ -44,31 +50,37 @@ pub(super) enum Answer {
 #[derive(Default)]
 struct State {
     requests: Vec<ExportTraceServiceRequest>,
+    metrics: Vec<ExportMetricsServiceRequest>,
     headers: Vec<HeaderMap>,
     answers: VecDeque<Answer>,
 }
 
-pub(super) struct Collector {
-    pub(super) address: SocketAddr,
+pub(in crate::otlp) struct Collector {
+    pub(in crate::otlp) address: SocketAddr,
     state: Arc<Mutex<State>>,
 }
 
 type SelfSigned = rcgen::CertifiedKey<rcgen::KeyPair>;
 
 impl Collector {
-    pub(super) async fn start(protocol: OtlpProtocol, tls: Option<&SelfSigned>) -> Self {
+    pub(in crate::otlp) async fn start(protocol: OtlpProtocol, tls: Option<&SelfSigned>) -> Self {
         Self::start_at("127.0.0.1:0".parse().unwrap(), protocol, tls).await
     }
 
-    pub(super) async fn start_at(at: SocketAddr, protocol: OtlpProtocol, tls: Option<&SelfSigned>) -> Self {
+    pub(in crate::otlp) async fn start_at(
+        at: SocketAddr,
+        protocol: OtlpProtocol,
+        tls: Option<&SelfSigned>,
+    ) -> Self {
         let listener = TcpListener::bind(at).await.unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State::default()));
         let connections = accept(listener, tls.map(|key| acceptor(key, protocol)));
         match protocol {
             OtlpProtocol::Grpc => {
-                let service = TraceServiceServer::new(Grpc(state.clone()));
-                let server = tonic::transport::Server::builder().add_service(service);
+                let traces = TraceServiceServer::new(Grpc(state.clone()));
+                let metrics = MetricsServiceServer::new(Grpc(state.clone()));
+                let server = tonic::transport::Server::builder().add_service(traces).add_service(metrics);
                 tokio::spawn(server.serve_with_incoming(ReceiverStream::new(connections)));
             }
             OtlpProtocol::Http => {
@@ -78,40 +90,68 @@ impl Collector {
         Self { address, state }
     }
 
-    pub(super) fn answer_next(&self, answer: Answer) {
+    pub(in crate::otlp) fn answer_next(&self, answer: Answer) {
         self.state.lock().unwrap().answers.push_back(answer);
     }
 
-    pub(super) fn received(&self) -> (Vec<ExportTraceServiceRequest>, Vec<HeaderMap>) {
+    pub(in crate::otlp) fn received(&self) -> (Vec<ExportTraceServiceRequest>, Vec<HeaderMap>) {
         let state = self.state.lock().unwrap();
         (state.requests.clone(), state.headers.clone())
     }
 
-    pub(super) fn spans(&self) -> Vec<Span> {
+    pub(in crate::otlp) fn metric_requests(&self) -> Vec<ExportMetricsServiceRequest> {
+        self.state.lock().unwrap().metrics.clone()
+    }
+
+    pub(in crate::otlp) fn headers(&self) -> Vec<HeaderMap> {
+        self.state.lock().unwrap().headers.clone()
+    }
+
+    pub(in crate::otlp) fn spans(&self) -> Vec<Span> {
         let (requests, _) = self.received();
         let scopes = requests.into_iter().flat_map(|r| r.resource_spans).flat_map(|r| r.scope_spans);
         scopes.flat_map(|s| s.spans).collect()
     }
 }
 
+const REMARK: &str = "too many";
+
 impl State {
+    /// What to answer: yes, yes but for so many, or otherwise.
+    fn answer(&mut self, headers: HeaderMap) -> Result<Option<i64>, Answer> {
+        let rejected = match self.answers.pop_front() {
+            Some(Answer::Partial(rejected)) => Some(rejected),
+            Some(answer) => return Err(answer),
+            None => None,
+        };
+        self.headers.push(headers);
+        Ok(rejected)
+    }
+
     fn take(
         &mut self,
         headers: HeaderMap,
         request: ExportTraceServiceRequest,
     ) -> Result<ExportTraceServiceResponse, Answer> {
-        let mut response = ExportTraceServiceResponse::default();
-        match self.answers.pop_front() {
-            Some(Answer::Partial(rejected_spans)) => {
-                let error_message = "too many".to_owned();
-                response.partial_success = Some(ExportTracePartialSuccess { rejected_spans, error_message });
-            }
-            Some(answer) => return Err(answer),
-            None => {}
-        }
+        let partial_success = self.answer(headers)?.map(|rejected_spans| ExportTracePartialSuccess {
+            rejected_spans,
+            error_message: REMARK.to_owned(),
+        });
         self.requests.push(request);
-        self.headers.push(headers);
-        Ok(response)
+        Ok(ExportTraceServiceResponse { partial_success })
+    }
+
+    fn take_metrics(
+        &mut self,
+        headers: HeaderMap,
+        request: ExportMetricsServiceRequest,
+    ) -> Result<ExportMetricsServiceResponse, Answer> {
+        let partial_success = self.answer(headers)?.map(|rejected_data_points| ExportMetricsPartialSuccess {
+            rejected_data_points,
+            error_message: REMARK.to_owned(),
+        });
+        self.metrics.push(request);
+        Ok(ExportMetricsServiceResponse { partial_success })
     }
 }
 
@@ -201,6 +241,14 @@ impl AsyncWrite for Connection {
 
 struct Grpc(Arc<Mutex<State>>);
 
+fn in_grpc<T>(taken: Result<T, Answer>) -> Result<tonic::Response<T>, Status> {
+    match taken {
+        Ok(response) => Ok(tonic::Response::new(response)),
+        Err(Answer::Busy) => Err(Status::unavailable("busy")),
+        Err(_) => Err(Status::invalid_argument("no")),
+    }
+}
+
 #[tonic::async_trait]
 impl TraceService for Grpc {
     async fn export(
@@ -208,11 +256,18 @@ impl TraceService for Grpc {
         request: tonic::Request<ExportTraceServiceRequest>,
     ) -> Result<tonic::Response<ExportTraceServiceResponse>, Status> {
         let (metadata, _, message) = request.into_parts();
-        match self.0.lock().unwrap().take(metadata.into_headers(), message) {
-            Ok(response) => Ok(tonic::Response::new(response)),
-            Err(Answer::Busy) => Err(Status::unavailable("busy")),
-            Err(_) => Err(Status::invalid_argument("no")),
-        }
+        in_grpc(self.0.lock().unwrap().take(metadata.into_headers(), message))
+    }
+}
+
+#[tonic::async_trait]
+impl MetricsService for Grpc {
+    async fn export(
+        &self,
+        request: tonic::Request<ExportMetricsServiceRequest>,
+    ) -> Result<tonic::Response<ExportMetricsServiceResponse>, Status> {
+        let (metadata, _, message) = request.into_parts();
+        in_grpc(self.0.lock().unwrap().take_metrics(metadata.into_headers(), message))
     }
 }
 
@@ -231,13 +286,23 @@ async fn serve_http(mut connections: mpsc::Receiver<io::Result<Connection>>, sta
 }
 
 async fn http_export(request: Request<Incoming>, state: &Mutex<State>) -> Response<Full<Bytes>> {
-    assert_eq!(request.uri().path(), "/v1/traces");
     assert_eq!(request.headers()["content-type"], "application/x-protobuf");
     assert!(request.headers().contains_key("host"));
     let (head, body) = request.into_parts();
-    let message = ExportTraceServiceRequest::decode(body.collect().await.unwrap().to_bytes()).unwrap();
-    let (status, body) = match state.lock().unwrap().take(head.headers, message) {
-        Ok(response) => (200, response.encode_to_vec()),
+    let body = body.collect().await.unwrap().to_bytes();
+    let taken = match head.uri.path() {
+        "/v1/traces" => {
+            let message = ExportTraceServiceRequest::decode(body).unwrap();
+            state.lock().unwrap().take(head.headers, message).map(|answer| answer.encode_to_vec())
+        }
+        "/v1/metrics" => {
+            let message = ExportMetricsServiceRequest::decode(body).unwrap();
+            state.lock().unwrap().take_metrics(head.headers, message).map(|answer| answer.encode_to_vec())
+        }
+        path => panic!("nothing is at {path}"),
+    };
+    let (status, body) = match taken {
+        Ok(answer) => (200, answer),
         Err(Answer::Busy) => (503, Vec::new()),
         Err(_) => (400, Vec::new()),
     };
