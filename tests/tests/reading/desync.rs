@@ -163,86 +163,120 @@ fn http1(host: &str) -> Vec<(usize, String, String)> {
     all
 }
 
-/// Requests of HTTP/2 that would be two in HTTP/1.1, if they were written down as they are; the body where there is one.
-fn http2(id: usize, host: &str) -> Vec<(&'static str, Fields, Option<String>)> {
+/// A GET of HTTP/2 that others are made of.
+struct Get(Fields);
+
+fn own(name: &str, value: &str) -> Fields {
+    vec![(name.to_owned(), value.to_owned())]
+}
+
+impl Get {
+    /// With another value of a field.
+    fn instead(&self, name: &str, value: &str) -> Fields {
+        let other = |(key, old): &(String, String)| {
+            (key.clone(), if key == name { value.to_owned() } else { old.clone() })
+        };
+        self.0.iter().map(other).collect()
+    }
+
+    /// With a field behind the others.
+    fn with(&self, name: &str, value: &str) -> Fields {
+        [self.0.clone(), own(name, value)].concat()
+    }
+
+    /// The same as a POST.
+    fn post(&self, name: &str, value: &str) -> Fields {
+        [self.instead(":method", "POST"), own(name, value)].concat()
+    }
+}
+
+/// Heads of HTTP/2 that would be two in HTTP/1.1, if they were written down as they are.
+fn http2_heads(id: usize, host: &str) -> Vec<(&'static str, Fields)> {
     let hidden = hidden(id, host);
     let (length, path) = (hidden.len(), format!("/outer-{id}"));
-    let own = |name: &str, value: &str| vec![(name.to_owned(), value.to_owned())];
-    let get = fields(&path, host);
-    let instead = |name: &str, value: &str| {
-        get.iter()
-            .map(|(key, old)| (key.clone(), if key == name { value.to_owned() } else { old.clone() }))
-            .collect::<Fields>()
-    };
-    let with = |name: &str, value: &str| [get.clone(), own(name, value)].concat();
-    let post = |name: &str, value: &str| [instead(":method", "POST"), own(name, value)].concat();
-    let chunks = Some(format!("0\r\n\r\n{hidden}"));
+    let get = Get(fields(&path, host));
     vec![
-        ("value with a line", with("x", "y\r\ntransfer-encoding: chunked"), None),
-        ("value with a head", with("x", &format!("y\r\n\r\n{hidden}")), None),
-        ("value with LF", with("x", "y\ntransfer-encoding: chunked"), None),
-        ("value with CR", with("x", "y\rz"), None),
-        ("value with NUL", with("x", "y\0z"), None),
-        ("value behind a space", with("x", " y"), None),
-        ("name with a line", with(&format!("x: y\r\n\r\n{hidden}"), "z"), None),
-        ("name with a colon", with("x: y", "z"), None),
-        ("name with a space", with("transfer-encoding ", "chunked"), None),
-        ("name in capitals", with("Transfer-Encoding", "chunked"), None),
-        ("name, none", with("", "x"), None),
-        ("path with a space", instead(":path", &format!("{path} HTTP/1.1")), None),
+        ("value with a line", get.with("x", "y\r\ntransfer-encoding: chunked")),
+        ("value with a head", get.with("x", &format!("y\r\n\r\n{hidden}"))),
+        ("value with LF", get.with("x", "y\ntransfer-encoding: chunked")),
+        ("value with CR", get.with("x", "y\rz")),
+        ("value with NUL", get.with("x", "y\0z")),
+        ("value behind a space", get.with("x", " y")),
+        ("name with a line", get.with(&format!("x: y\r\n\r\n{hidden}"), "z")),
+        ("name with a colon", get.with("x: y", "z")),
+        ("name with a space", get.with("transfer-encoding ", "chunked")),
+        ("name in capitals", get.with("Transfer-Encoding", "chunked")),
+        ("name, none", get.with("", "x")),
+        ("path with a space", get.instead(":path", &format!("{path} HTTP/1.1"))),
         (
             "path with a request",
-            instead(":path", &format!("{path} HTTP/1.1\r\nhost: {host}\r\n\r\nGET /hidden-{id}")),
-            None,
+            get.instead(":path", &format!("{path} HTTP/1.1\r\nhost: {host}\r\n\r\nGET /hidden-{id}")),
         ),
-        ("path with a tab", instead(":path", &format!("{path}\tx")), None),
-        ("path with LF", instead(":path", &format!("{path}\n")), None),
-        ("path empty", instead(":path", ""), None),
-        ("path without a slash", instead(":path", &format!("outer-{id}")), None),
-        ("path of a URI", instead(":path", &format!("http://{host}{path}")), None),
+        ("path with a tab", get.instead(":path", &format!("{path}\tx"))),
+        ("path with LF", get.instead(":path", &format!("{path}\n"))),
+        ("path empty", get.instead(":path", "")),
+        ("path without a slash", get.instead(":path", &format!("outer-{id}"))),
+        ("path of a URI", get.instead(":path", &format!("http://{host}{path}"))),
         (
             "method with a line",
-            instead(":method", &format!("GET /hidden-{id} HTTP/1.1\r\nx: y\r\n\r\nGET")),
-            None,
+            get.instead(":method", &format!("GET /hidden-{id} HTTP/1.1\r\nx: y\r\n\r\nGET")),
         ),
-        ("method with a space", instead(":method", "GET /hidden"), None),
-        ("method, none", instead(":method", ""), None),
+        ("method with a space", get.instead(":method", "GET /hidden")),
+        ("method, none", get.instead(":method", "")),
         (
             "authority with a line",
-            instead(":authority", &format!("{host}\r\ntransfer-encoding: chunked")),
-            None,
+            get.instead(":authority", &format!("{host}\r\ntransfer-encoding: chunked")),
         ),
-        ("authority with a space", instead(":authority", &format!("{host} x")), None),
-        ("authority with a path", instead(":authority", &format!("{host}/hidden-{id}")), None),
-        ("scheme with a URI", instead(":scheme", &format!("http://{host}/hidden-{id}?")), None),
-        ("TE and chunks", post("transfer-encoding", "chunked"), chunks.clone()),
-        ("TE of other words", post("transfer-encoding", "x"), chunks.clone()),
-        ("te: chunked", post("te", "chunked"), chunks.clone()),
-        ("connection", with("connection", "keep-alive, x"), None),
-        ("upgrade", with("upgrade", "h2c"), None),
-        ("keep-alive", with("keep-alive", "timeout=5"), None),
-        ("proxy-connection", with("proxy-connection", "keep-alive"), None),
-        ("CL 0 and a body", post("content-length", "0"), Some(hidden.clone())),
-        ("CL too large", post("content-length", &(length + 10).to_string()), Some(hidden.clone())),
-        ("CL too small", post("content-length", "5"), Some(hidden.clone())),
-        ("CL plus", post("content-length", &format!("+{length}")), Some(hidden.clone())),
-        ("CL list", post("content-length", &format!("{length}, {length}")), Some(hidden.clone())),
-        ("CL and a line", post("content-length", &format!("{length}\r\nx: y")), Some(hidden.clone())),
+        ("authority with a space", get.instead(":authority", &format!("{host} x"))),
+        ("authority with a path", get.instead(":authority", &format!("{host}/hidden-{id}"))),
+        ("scheme with a URI", get.instead(":scheme", &format!("http://{host}/hidden-{id}?"))),
+        ("connection", get.with("connection", "keep-alive, x")),
+        ("upgrade", get.with("upgrade", "h2c")),
+        ("keep-alive", get.with("keep-alive", "timeout=5")),
+        ("proxy-connection", get.with("proxy-connection", "keep-alive")),
+        ("CL and none", get.with("content-length", &length.to_string())),
+        ("a pseudo-header behind", get.with(":path", &format!("/hidden-{id}"))),
+        ("a pseudo-header of nobody", [own(":x", "y"), get.0.clone()].concat()),
+        ("a cookie with a line", get.with("cookie", "a=1\r\nx: y")),
+        ("CONNECT with a path", get.instead(":method", "CONNECT")),
+        ("a protocol of nobody", [get.instead(":method", "CONNECT"), own(":protocol", "x\r\ny")].concat()),
+    ]
+}
+
+/// The same with bodies.
+fn http2_bodies(id: usize, host: &str) -> Vec<(&'static str, Fields, String)> {
+    let hidden = hidden(id, host);
+    let length = hidden.len();
+    let get = Get(fields(&format!("/outer-{id}"), host));
+    let chunks = format!("0\r\n\r\n{hidden}");
+    vec![
+        ("TE and chunks", get.post("transfer-encoding", "chunked"), chunks.clone()),
+        ("TE of other words", get.post("transfer-encoding", "x"), chunks.clone()),
+        ("te: chunked", get.post("te", "chunked"), chunks),
+        ("CL 0 and a body", get.post("content-length", "0"), hidden.clone()),
+        ("CL too large", get.post("content-length", &(length + 10).to_string()), hidden.clone()),
+        ("CL too small", get.post("content-length", "5"), hidden.clone()),
+        ("CL plus", get.post("content-length", &format!("+{length}")), hidden.clone()),
+        ("CL list", get.post("content-length", &format!("{length}, {length}")), hidden.clone()),
+        ("CL and a line", get.post("content-length", &format!("{length}\r\nx: y")), hidden.clone()),
         (
             "CL twice",
-            [post("content-length", "0"), own("content-length", &length.to_string())].concat(),
-            Some(hidden.clone()),
+            [get.post("content-length", "0"), own("content-length", &length.to_string())].concat(),
+            hidden.clone(),
         ),
-        ("CL and none", with("content-length", &length.to_string()), None),
-        ("a body", instead(":method", "POST"), Some(hidden.clone())),
-        ("a body of its length", post("content-length", &length.to_string()), Some(hidden.clone())),
-        ("a body of GET", get.clone(), Some(hidden.clone())),
-        ("a pseudo-header behind", with(":path", &format!("/hidden-{id}")), None),
-        ("a pseudo-header of nobody", [own(":x", "y"), get.clone()].concat(), None),
-        ("a cookie with a line", with("cookie", "a=1\r\nx: y"), None),
-        ("CONNECT with a path", instead(":method", "CONNECT"), None),
-        ("a protocol of nobody", [instead(":method", "CONNECT"), own(":protocol", "x\r\ny")].concat(), None),
+        ("a body", get.instead(":method", "POST"), hidden.clone()),
+        ("a body of its length", get.post("content-length", &length.to_string()), hidden.clone()),
+        ("a body of GET", get.0, hidden),
     ]
+}
+
+/// Every request of HTTP/2 that a client sends, by number; the body where there is one.
+fn http2(host: &str) -> Vec<(&'static str, Fields, Option<String>)> {
+    let heads = http2_heads(0, host).len();
+    let of_heads = (0..heads).filter_map(|id| http2_heads(id, host).into_iter().nth(id));
+    let of_heads = of_heads.map(|(what, fields)| (what, fields, None));
+    let bodies = (heads..).map_while(|id| http2_bodies(id, host).into_iter().nth(id - heads));
+    of_heads.chain(bodies.map(|(what, fields, body)| (what, fields, Some(body)))).collect()
 }
 
 /// Says it, and reads to the end of the connection, or until nothing more comes for so long.
@@ -400,8 +434,8 @@ fn origins_see_one_request_for_one_of_http2() -> Result<()> {
     let (gateway, origins) = scene()?;
     for origin in &origins {
         let host = format!("{}.test", origin.maker);
-        let count = http2(0, &host).len();
-        let cases: Vec<_> = (0..count).filter_map(|id| http2(id, &host).into_iter().nth(id)).collect();
+        let cases = http2(&host);
+        let count = cases.len();
         let requests: Vec<(Fields, Option<&str>)> =
             cases.iter().map(|(_, fields, body)| (fields.clone(), body.as_deref())).collect();
         let answers = send_http2(&gateway, &requests)?;

@@ -65,12 +65,12 @@ impl Origin {
             match line.split_once(' ') {
                 // nginx has no TRACE, and says so.
                 Some(("whole" | "broken" | "status-200" | "status-405", request)) => {
-                    *seen.entry(request.to_owned()).or_default() += 1
+                    *seen.entry(request.to_owned()).or_default() += 1;
                 }
                 // Node's word for a request that broke off, as one does whose client was refused half-way.
                 Some(("refused", "HPE_INVALID_EOF_STATE" | "ECONNRESET")) => {}
                 Some((word, _)) if word == "refused" || word.starts_with("status-") => {
-                    refused.push(line.to_owned())
+                    refused.push(line.to_owned());
                 }
                 _ => {}
             }

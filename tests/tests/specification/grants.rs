@@ -82,6 +82,54 @@ const ROWS: &[Row] = &[
     ("ReferenceGrant for another kind", "@9001 GET any.test/", "end"),
 ];
 
+const CALLS: &[Row] = &[
+    (
+        "ReferenceGrant for a GRPCRoute",
+        "POST calls.test/a.Kind/Get | content-type: application/grpc",
+        "200 calls | grpc-status: 0",
+    ),
+    (
+        "ReferenceGrant for another kind",
+        "POST calls.test/a.All/Get | content-type: application/grpc",
+        "200 | grpc-status: 14",
+    ),
+];
+
+/// The grants, and who asks for them.
+fn routes(scene: &mut Scene) {
+    for (namespace, from, to) in GRANTS {
+        scene.with(&format!(
+            "apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {{name: grant, namespace: {namespace}}}\n\
+             spec: {{from: [{from}], to: [{to}]}}"
+        ));
+    }
+    for namespace in NAMESPACES {
+        let rules = ["one", "two"].map(|name| {
+            format!(
+                "  - matches: [{{path: {{value: /{namespace}/{name}}}}}]\n    \
+                 filters: [{{type: ResponseHeaderModifier, responseHeaderModifier: {{set: [{{name: x-namespace, value: {namespace}}}]}}}}]\n    \
+                 backendRefs: [{{name: {name}, namespace: {namespace}, port: 80}}]\n"
+            )
+        });
+        scene.with(&http_route(
+            &format!("to-{namespace}"),
+            &format!("  hostnames: [grants.test]\n  rules:\n{}", rules.concat()),
+        ));
+    }
+    let granted =
+        "  hostnames: [granted.test]\n  rules: [{backendRefs: [{name: one, namespace: all, port: 80}]}]";
+    scene.with(&http_route("granted", granted));
+    let calls = "  hostnames: [calls.test]\n  rules:\n  - matches: [{method: {service: a.Kind}}]\n    backendRefs: [{name: calls, namespace: kind, port: 80}]\n  \
+                 - matches: [{method: {service: a.All}}]\n    backendRefs: [{name: calls, namespace: all, port: 80}]";
+    scene.with(&route("GRPCRoute", "calls", calls));
+    for (section, namespace) in [("bytes", "bytes"), ("none", "none")] {
+        let spec = format!(
+            "  parentRefs: [{{name: public, sectionName: {section}}}]\n  rules: [{{backendRefs: [{{name: bytes, namespace: {namespace}, port: 80}}]}}]"
+        );
+        scene.with(&route("TCPRoute", section, &spec));
+    }
+}
+
 #[test]
 fn references_cross_namespaces_where_the_text_says() -> Result<()> {
     let mut scene = Scene::new()?;
@@ -119,52 +167,10 @@ fn references_cross_namespaces_where_the_text_says() -> Result<()> {
         "name: bytes, port: 9000, protocol: TCP",
         "name: none, port: 9001, protocol: TCP",
     ]));
-    for (namespace, from, to) in GRANTS {
-        scene.with(&format!(
-            "apiVersion: gateway.networking.k8s.io/v1\nkind: ReferenceGrant\nmetadata: {{name: grant, namespace: {namespace}}}\n\
-             spec: {{from: [{from}], to: [{to}]}}"
-        ));
-    }
-    for namespace in NAMESPACES {
-        let rules = ["one", "two"].map(|name| {
-            format!(
-                "  - matches: [{{path: {{value: /{namespace}/{name}}}}}]\n    \
-                 filters: [{{type: ResponseHeaderModifier, responseHeaderModifier: {{set: [{{name: x-namespace, value: {namespace}}}]}}}}]\n    \
-                 backendRefs: [{{name: {name}, namespace: {namespace}, port: 80}}]\n"
-            )
-        });
-        scene.with(&http_route(
-            &format!("to-{namespace}"),
-            &format!("  hostnames: [grants.test]\n  rules:\n{}", rules.concat()),
-        ));
-    }
-    let granted =
-        "  hostnames: [granted.test]\n  rules: [{backendRefs: [{name: one, namespace: all, port: 80}]}]";
-    scene.with(&http_route("granted", granted));
-    let calls = "  hostnames: [calls.test]\n  rules:\n  - matches: [{method: {service: a.Kind}}]\n    backendRefs: [{name: calls, namespace: kind, port: 80}]\n  \
-                 - matches: [{method: {service: a.All}}]\n    backendRefs: [{name: calls, namespace: all, port: 80}]";
-    scene.with(&route("GRPCRoute", "calls", calls));
-    for (section, namespace) in [("bytes", "bytes"), ("none", "none")] {
-        let spec = format!(
-            "  parentRefs: [{{name: public, sectionName: {section}}}]\n  rules: [{{backendRefs: [{{name: bytes, namespace: {namespace}, port: 80}}]}}]"
-        );
-        scene.with(&route("TCPRoute", section, &spec));
-    }
+    routes(&mut scene);
     let gateway = scene.start()?;
     hold(&gateway, Version::Http1, ROWS)?;
-    let calls: &[Row] = &[
-        (
-            "ReferenceGrant for a GRPCRoute",
-            "POST calls.test/a.Kind/Get | content-type: application/grpc",
-            "200 calls | grpc-status: 0",
-        ),
-        (
-            "ReferenceGrant for another kind",
-            "POST calls.test/a.All/Get | content-type: application/grpc",
-            "200 | grpc-status: 14",
-        ),
-    ];
-    hold(&gateway, Version::Http2, calls)?;
+    hold(&gateway, Version::Http2, CALLS)?;
     for port in [8444, 8445] {
         ensure!(
             TcpStream::connect(gateway.at(port)).is_err(),

@@ -109,22 +109,8 @@ const ALLOWED: &[Row] = &[
     ("allowedRoutes.kinds, the valid of several", "@8087 GET any.test/", "200 one"),
 ];
 
-#[test]
-fn listeners_take_what_the_text_says() -> Result<()> {
-    let mut scene = Scene::new()?;
-    let _tellers = scene.tellers(["one", "two", "three", "four", "live/five", "other/six", "closed/six"])?;
-    scene.secret("wild", &["*.example.test"])?;
-    scene.secret("deep", &["*.foo.example.test"])?;
-    scene.secret("exact", &["a.example.test"])?;
-    scene.secret("other", &["other.test"])?;
-    scene.with(&gateway(LISTENERS));
-    for (section, backend) in SECTIONS {
-        let spec = format!(
-            "  parentRefs: [{{name: public, sectionName: {section}}}]\n  rules: [{{backendRefs: [{{name: {backend}, port: 80}}]}}]"
-        );
-        let kind = if *section == "bytes" { "TCPRoute" } else { "HTTPRoute" };
-        scene.with(&route(kind, &format!("on-{section}"), &spec));
-    }
+/// Routes that are for some listeners, by host name, port or section.
+fn routes_of_hosts(scene: &mut Scene) {
     let more = [
         (
             "only-wild",
@@ -162,6 +148,10 @@ fn listeners_take_what_the_text_says() -> Result<()> {
         );
         scene.with(&http_route(name, &spec));
     }
+}
+
+/// Routes of other namespaces, each of which wants to hang on three listeners.
+fn routes_of_namespaces(scene: &mut Scene) {
     for (namespace, labels, backend) in [
         ("live", "stage: live", "five"),
         ("other", "stage: test", "six"),
@@ -178,6 +168,26 @@ fn listeners_take_what_the_text_says() -> Result<()> {
         );
         scene.with(&http_route(&format!("of-{namespace}, namespace: {namespace}"), &spec));
     }
+}
+
+#[test]
+fn listeners_take_what_the_text_says() -> Result<()> {
+    let mut scene = Scene::new()?;
+    let _tellers = scene.tellers(["one", "two", "three", "four", "live/five", "other/six", "closed/six"])?;
+    scene.secret("wild", &["*.example.test"])?;
+    scene.secret("deep", &["*.foo.example.test"])?;
+    scene.secret("exact", &["a.example.test"])?;
+    scene.secret("other", &["other.test"])?;
+    scene.with(&gateway(LISTENERS));
+    for (section, backend) in SECTIONS {
+        let spec = format!(
+            "  parentRefs: [{{name: public, sectionName: {section}}}]\n  rules: [{{backendRefs: [{{name: {backend}, port: 80}}]}}]"
+        );
+        let kind = if *section == "bytes" { "TCPRoute" } else { "HTTPRoute" };
+        scene.with(&route(kind, &format!("on-{section}"), &spec));
+    }
+    routes_of_hosts(&mut scene);
+    routes_of_namespaces(&mut scene);
     let gateway = scene.start()?;
     // `listeners`, "Distinct Listeners": one of TCP shares its port with nobody, and none of them is picked.
     ensure!(TcpStream::connect(gateway.at(8089)).is_err(), "a conflicted listener is served");
