@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use weft_core::{AppProtocol, CaCertificates, LogFormat, MtlsMode, ProxyProtocol, ServiceKey};
 
 use super::*;
+use crate::telemetry::url;
 use crate::types::{HalfClose, IdentitySource, OtlpProtocol};
 use crate::{AccessLogMode, AddrVerdict, NameVerdict, Role};
 

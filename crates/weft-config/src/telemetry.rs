@@ -114,7 +114,7 @@ fn certificates(written: &Scalar) -> Result<String, Bad> {
     }
 }
 
-fn url(written: &Scalar) -> Result<String, Bad> {
+pub(crate) fn url(written: &Scalar) -> Result<String, Bad> {
     let url = scalar::text(written)?;
     let cure = "write http://host:port or https://host:port";
     let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {

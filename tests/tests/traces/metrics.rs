@@ -71,7 +71,7 @@ fn metrics_arrive_as_the_conventions_name_them() {
     story("metrics", |mesh| {
         let collector = mesh.collector()?;
         let (echo, browser) = (echo(mesh)?, mesh.pod("browser.shop").start()?);
-        let mut sidecars = [
+        let sidecars = [
             reporting(mesh, collector, &echo, "grpc", "5s")?,
             reporting(mesh, collector, &browser, "http", "5s")?,
         ];
@@ -96,7 +96,7 @@ fn metrics_arrive_as_the_conventions_name_them() {
         the_same_as_a_scrape(&sidecars[1], &all)?;
         // What was counted since the last export comes with the end of the process.
         assert_eq!(browser.get("http://echo.shop/status/418")?.status, 418);
-        for sidecar in &mut sidecars {
+        for sidecar in &sidecars {
             sidecar.sigterm();
             assert!(sidecar.wait_exit(SOON)?.success());
         }
