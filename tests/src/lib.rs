@@ -32,7 +32,6 @@
 //! | `capture`, `http`, `load` | what goes over the wire, and who sends it |
 //! | `scripted` | peers that do what a script says and keep every byte |
 //! | `doubtful` | requests that two parsers could read in two ways |
-//! | `peers` | real HTTP clients and servers of other makers |
 //! | `peers`, `go` | real HTTP clients and servers of other makers, and gRPC's; programs in Go |
 //! | `sandbox`, `helper`, `process`, `run_dir` | namespaces, entering them, and that nothing outlives a test |
 //!
