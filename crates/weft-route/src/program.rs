@@ -1,6 +1,6 @@
 //! What a request needs, compiled.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ pub struct Program {
     /// Routes of services that workloads dial (GAMMA).
     pub services: HashMap<ServiceKey, Arc<HttpTable>>,
     /// Every upstream that a rule leads to, once.
-    pub upstreams: Vec<Arc<Upstream>>,
+    pub upstreams: HashSet<Arc<Upstream>>,
 }
 
 /// One port: the listeners that share it, told apart by host or server name.

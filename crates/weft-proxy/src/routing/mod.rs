@@ -4,6 +4,7 @@
 //! was; [`convert`] makes a request one of the version that its backend speaks.
 
 pub(crate) mod convert;
+mod kept;
 mod place;
 pub(crate) mod session;
 pub(crate) mod target;

@@ -8,16 +8,18 @@ use std::sync::Arc;
 use weft_core::{MtlsMode, PeerRule};
 use weft_route::{Upstream, UpstreamEndpoint};
 
+use super::kept::Kept;
 use super::place::ByPlace;
 use crate::cluster::{Cluster, MeshRule, Outside, Ways};
 use crate::destination::{Destination, Destinations, Target};
 use crate::shared::Shared;
 
-/// The upstreams of a worker. One is kept as long as something uses it, however often routes change: equal ones are one.
+/// The upstreams of a worker. One is kept, with its connections and what is known of its endpoints, as long as routes lead to it and
+/// requests go there, however often routes change: equal ones are one.
 pub(crate) struct Upstreams {
     shared: Arc<Shared>,
     ways: Rc<Ways>,
-    known: RefCell<HashMap<Arc<Upstream>, Known>>,
+    known: RefCell<Kept<Arc<Upstream>, Way>>,
     /// The same by where the program has them, so that a request compares no names. Emptied when anything changes.
     placed: RefCell<HashMap<usize, Placed, ByPlace>>,
 }
@@ -25,15 +27,15 @@ pub(crate) struct Upstreams {
 /// The upstream is held with its cluster, so that nothing else can come to lie in its place.
 type Placed = (Arc<Upstream>, Rc<Cluster>);
 
-/// One upstream.
-enum Known {
+/// How an upstream is reached.
+enum Way {
     /// A service of the mesh: the cluster is its destination's, and follows the configuration with it.
     Mesh(Rc<Destination>),
     /// Anything else: plaintext, or TLS as the routes say.
     Outside(Rc<Cluster>),
 }
 
-impl Known {
+impl Way {
     fn cluster(&self) -> &Rc<Cluster> {
         match self {
             Self::Mesh(destination) => &destination.cluster,
@@ -41,7 +43,8 @@ impl Known {
         }
     }
 
-    fn is_used(&self) -> bool {
+    /// Whether something is under way there.
+    fn is_held(&self) -> bool {
         match self {
             Self::Mesh(destination) => Rc::strong_count(destination) > 2,
             Self::Outside(cluster) => Rc::strong_count(cluster) > 1,
@@ -71,20 +74,15 @@ impl Upstreams {
             UpstreamEndpoint::Listed(_) => None,
         };
         let mut known = self.known.borrow_mut();
-        let known = match mesh {
+        match mesh {
             // A link of the mesh proves more than TLS with a certificate would: it takes its place.
-            Some(destination) => {
-                known.insert(Arc::clone(upstream), Known::Mesh(destination));
-                known.get(upstream)
+            Some(destination) => known.insert(Arc::clone(upstream), Way::Mesh(destination)),
+            None if !matches!(known.get(upstream), Some(Way::Outside(_))) => {
+                known.insert(Arc::clone(upstream), Way::Outside(self.outside(upstream)));
             }
-            None => {
-                if !matches!(known.get(upstream), Some(Known::Outside(_))) {
-                    known.insert(Arc::clone(upstream), Known::Outside(self.outside(upstream)));
-                }
-                known.get(upstream)
-            }
-        };
-        known.map_or_else(|| self.outside(upstream), |known| Rc::clone(known.cluster()))
+            None => {}
+        }
+        known.get(upstream).map_or_else(|| self.outside(upstream), |way| Rc::clone(way.cluster()))
     }
 
     fn outside(&self, upstream: &Upstream) -> Rc<Cluster> {
@@ -99,14 +97,17 @@ impl Upstreams {
         Cluster::new(&self.ways, &upstream.label, rule, service, outside)
     }
 
-    /// Routes or membership have changed: what upstreams are is looked up again. Their connections stay.
+    /// Routes or membership have changed: what upstreams are is looked up again. Their connections stay, but for those to where no
+    /// route leads any more.
     pub(crate) fn follow(&self) {
         self.placed.borrow_mut().clear();
+        let program = self.shared.program.load();
+        self.known.borrow_mut().follow(|upstream| program.upstreams.contains(upstream), Way::is_held);
     }
 
-    /// Forgets those that nothing uses.
+    /// Forgets those that no request has asked for, so that memory follows what is used.
     pub(crate) fn sweep(&self) {
-        self.follow();
-        self.known.borrow_mut().retain(|_, known| known.is_used());
+        self.placed.borrow_mut().clear();
+        self.known.borrow_mut().sweep(Way::is_held);
     }
 }

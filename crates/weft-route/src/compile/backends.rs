@@ -1,6 +1,6 @@
 //! References to services and `Backend`s.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use weft_core::{DnsName, ProxyProtocol, ServiceKey};
@@ -41,8 +41,7 @@ struct Key {
 /// The upstreams, each once.
 #[derive(Default)]
 pub(super) struct Upstreams {
-    known: HashMap<Upstream, Arc<Upstream>>,
-    list: Vec<Arc<Upstream>>,
+    known: HashSet<Arc<Upstream>>,
     followed: HashMap<Key, Result<Arc<Upstream>, BackendProblem>>,
 }
 
@@ -52,15 +51,14 @@ impl Upstreams {
         if let Some(known) = self.known.get(&upstream) {
             return Arc::clone(known);
         }
-        let shared = Arc::new(upstream.clone());
-        self.known.insert(upstream, Arc::clone(&shared));
-        self.list.push(Arc::clone(&shared));
+        let shared = Arc::new(upstream);
+        self.known.insert(Arc::clone(&shared));
         shared
     }
 
-    /// All of them, in the order in which rules first led to them.
-    pub(super) fn into_list(self) -> Vec<Arc<Upstream>> {
-        self.list
+    /// All of them.
+    pub(super) fn into_set(self) -> HashSet<Arc<Upstream>> {
+        self.known
     }
 }
 

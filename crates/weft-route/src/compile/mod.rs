@@ -168,7 +168,7 @@ pub fn compile(resources: &ResourceSet, options: &Options) -> Compiled {
     let services = attach::attach(&mut context, &mut gateways);
     let sockets = listeners::sockets(&mut context, gateways);
     let services = mesh::services(&mut context, services);
-    let upstreams = context.upstreams.into_list();
+    let upstreams = context.upstreams.into_set();
     Compiled { program: Program { sockets, services, upstreams }, notes: context.notes.into_list() }
 }
 

@@ -178,7 +178,8 @@ fn equal_upstreams_are_one() {
         {"matches": [{"path": {"value": "/b"}}], "backendRefs": [{"name": "s", "port": 80, "weight": 5}, {"name": "t", "port": 80}]},
     ]);
     let compiled = compiled([edge(), service("s"), service("t"), route("r", rules)]);
-    let labels: Vec<&str> = compiled.program.upstreams.iter().map(|upstream| &*upstream.label).collect();
+    let mut labels: Vec<&str> = compiled.program.upstreams.iter().map(|upstream| &*upstream.label).collect();
+    labels.sort_unstable();
     assert_eq!(labels, ["s.shop.svc.cluster.local:80", "t.shop.svc.cluster.local:80"]);
 }
 
