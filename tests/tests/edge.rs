@@ -12,5 +12,7 @@ mod doors;
 mod goes;
 #[path = "edge/limits.rs"]
 mod limits;
+#[path = "edge/slow.rs"]
+mod slow;
 #[path = "edge/told.rs"]
 mod told;

@@ -1,11 +1,9 @@
-//! What a client may send, how slowly, and how many may come at once.
+//! What a client may send, and how many may come at once.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use weft_testbed::{Gateway, Teller, eventually};
@@ -35,29 +33,7 @@ fn listener() -> Result<(SocketAddr, Arc<Mutex<Vec<u8>>>)> {
     Ok((addr, heard))
 }
 
-/// A backend that answers everything with so many octets.
-fn flood(octets: usize) -> Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
-    let addr = listener.local_addr()?;
-    thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            thread::spawn(move || -> std::io::Result<()> {
-                let mut buffer = [0; 4096];
-                let _ = stream.read(&mut buffer)?;
-                stream
-                    .write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {octets}\r\n\r\n").as_bytes())?;
-                let piece = [b'x'; 65_536];
-                for _ in 0..octets / piece.len() {
-                    stream.write_all(&piece)?;
-                }
-                Ok(())
-            });
-        }
-    });
-    Ok(addr)
-}
-
-fn connect(gateway: &Gateway, port: u16) -> Result<TcpStream> {
+pub(crate) fn connect(gateway: &Gateway, port: u16) -> Result<TcpStream> {
     connect_from("127.0.0.1".parse()?, gateway.at(port))
 }
 
@@ -150,82 +126,8 @@ fn heads_that_are_too_large_have_their_statuses_in_both_versions() -> Result<()>
     Ok(())
 }
 
-/// A client that does what it should, again and again; how often, and how long the slowest took.
-fn worker(gateway: &Gateway, done: &Arc<AtomicBool>) -> thread::JoinHandle<Result<(usize, Duration)>> {
-    let (at, done) = (gateway.at(8080), Arc::clone(done));
-    thread::spawn(move || {
-        let (mut count, mut slowest) = (0, Duration::ZERO);
-        while !done.load(Ordering::Relaxed) {
-            let began = Instant::now();
-            let mut client = connect_from("127.0.0.1".parse()?, at)?;
-            client.write_all(b"GET /work HTTP/1.1\r\nhost: a.shop.test\r\nconnection: close\r\n\r\n")?;
-            let said = all(&mut client)?;
-            ensure!(said.starts_with("HTTP/1.1 200 "), "{said}");
-            count += 1;
-            slowest = slowest.max(began.elapsed());
-        }
-        Ok((count, slowest))
-    })
-}
-
-fn open(gateway: &Gateway) -> Result<f64> {
+pub(crate) fn open(gateway: &Gateway) -> Result<f64> {
     gateway.metric("weft_accepted_connections_active{listener=\"gateway\"}")
-}
-
-#[test]
-fn slow_clients_are_ended_and_others_do_not_notice() -> Result<()> {
-    const EACH: usize = 120;
-    const LIMIT: Duration = Duration::from_secs(2);
-    const FLOOD: usize = 16 << 20;
-    let (teller, flood) = (Teller::start("teller")?, flood(FLOOD)?);
-    let resources = [
-        backend("teller", teller.addr, ""),
-        backend("flood", flood, ""),
-        route("HTTPRoute", "web", &["web"], "teller"),
-        route("HTTPRoute", "shop", &["shop"], "flood"),
-        // The same listener by another host, for those who do not read.
-        route("HTTPRoute", "flood", &["web"], "flood").replace("spec: {", "spec: {hostnames: [flood.test], "),
-    ];
-    let fields = [
-        ("WEFT_TIMEOUTS_HEADER_READ", "2s"),
-        ("WEFT_TIMEOUTS_BODY_PAUSE", "2s"),
-        ("WEFT_TIMEOUTS_HANDSHAKE", "2s"),
-        ("WEFT_TIMEOUTS_IDLE", "4s"),
-    ];
-    let gateway = gateway(&resources, &fields)?;
-    let done = Arc::new(AtomicBool::new(false));
-    let worker = worker(&gateway, &done);
-    let began = Instant::now();
-    let slow = |port: u16, said: &'static [u8]| -> Result<Vec<TcpStream>> {
-        let clients = (0..EACH).map(|_| connect(&gateway, port)).collect::<Result<Vec<_>>>()?;
-        for mut client in &clients {
-            client.write_all(said)?;
-        }
-        Ok(clients)
-    };
-    let mut heads = slow(8080, b"GET / HTTP/1.1\r\nhost: a.sho")?;
-    let mut bodies = slow(8080, b"POST / HTTP/1.1\r\nhost: a.shop.test\r\ncontent-length: 10\r\n\r\nabc")?;
-    let mut readers = slow(8080, b"GET / HTTP/1.1\r\nhost: flood.test\r\n\r\n")?;
-    let mut silent = slow(8080, b"")?;
-    let mut shaking = slow(8443, b"\x16\x03\x01\x02\x00\x01")?;
-    for client in heads.iter_mut().chain(&mut bodies) {
-        let said = all(client)?;
-        ensure!(said.starts_with("HTTP/1.1 408 ") && said.contains("request-timeout"), "{said}");
-    }
-    for client in silent.iter_mut().chain(&mut shaking) {
-        ensure!(!all(client)?.contains("HTTP"));
-    }
-    // All of it took as long as it may: one after another they would have taken an hour.
-    ensure!((LIMIT..LIMIT * 8).contains(&began.elapsed()), "{:?}", began.elapsed());
-    eventually("those who do not read to be ended", PATIENCE, || Ok((open(&gateway)? <= 2.0).then_some(())))?;
-    for client in &mut readers {
-        let came = all(client)?.len();
-        ensure!(came < FLOOD, "it was not ended");
-    }
-    done.store(true, Ordering::Relaxed);
-    let (count, slowest) = worker.join().map_err(|_| anyhow::anyhow!("the worker"))??;
-    ensure!(count >= 20 && slowest < LIMIT * 3, "{count}, {slowest:?}");
-    Ok(())
 }
 
 #[test]
