@@ -30,6 +30,7 @@
 //! | `cluster` | a real Kubernetes cluster in the place of all of these |
 //! | `collector`, `otelcol` | a real collector and its build |
 //! | `capture`, `http`, `load` | what goes over the wire, and who sends it |
+//! | `frames` | HTTP/2 by hand, and what attackers make of it |
 //! | `scripted` | peers that do what a script says and keep every byte |
 //! | `doubtful` | requests that two parsers could read in two ways |
 //! | `peers`, `go` | real HTTP clients and servers of other makers, and gRPC's; programs in Go |
@@ -45,6 +46,7 @@ mod collector;
 pub mod demo;
 mod dns;
 mod doubtful;
+pub mod frames;
 mod gateway;
 mod go;
 pub mod helper;

@@ -8,6 +8,8 @@ mod browser;
 mod crowd;
 #[path = "edge/doors.rs"]
 mod doors;
+#[path = "edge/floods.rs"]
+mod floods;
 #[path = "edge/goes.rs"]
 mod goes;
 #[path = "edge/limits.rs"]

@@ -6,20 +6,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use weft_testbed::frames::{self, CALM, connection, frame, get_request};
 use weft_testbed::{Mesh, Pod, story};
 
-use crate::samples::{PREFACE, frame, get_request};
 use crate::{Pair, SOON};
-
-/// Frame types of RFC 9113 section 6.
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const PRIORITY: u8 = 2;
-const WINDOW_UPDATE: u8 = 8;
-const GOAWAY: u8 = 7;
-const CONTINUATION: u8 = 9;
 
 /// Both doors: outbound from the own application, and inbound from a pod without a sidecar.
 fn doors(mesh: &Mesh) -> Result<(Pair, [(Pod, SocketAddr); 2])> {
@@ -111,7 +101,7 @@ async fn flood(to: SocketAddr, frames: &[u8]) -> Result<Option<u32>> {
         let (mut read, mut write) = stream.split();
         let send = async {
             // No half-close: it is the server that has to end this.
-            let _ = write.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[]), frames].concat()).await;
+            let _ = write.write_all(&connection(frames)).await;
         };
         let receive = async {
             let _ = read.read_to_end(&mut received).await;
@@ -119,38 +109,14 @@ async fn flood(to: SocketAddr, frames: &[u8]) -> Result<Option<u32>> {
         tokio::join!(send, receive);
     };
     tokio::time::timeout(SOON, work).await.context("a flood was never cut off")?;
-    Ok(goaway(&received))
+    Ok(frames::goaway(&received))
 }
-
-/// Looks for a GOAWAY among whole frames; its error code stands behind the last stream's number.
-fn goaway(mut bytes: &[u8]) -> Option<u32> {
-    let mut reason = None;
-    while let Some(head) = bytes.get(..9) {
-        let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
-        let payload = bytes.get(9..9 + length)?;
-        if head[3] == GOAWAY {
-            reason = Some(u32::from_be_bytes(payload.get(4..8)?.try_into().ok()?));
-        }
-        bytes = &bytes[9 + length..];
-    }
-    reason
-}
-
-/// `ENHANCE_YOUR_CALM` (RFC 9113 section 7).
-const CALM: u32 = 11;
 
 #[test]
 fn rapid_reset_is_cut_off() {
     story("rapid-reset", |mesh| {
         let (pair, doors) = doors(mesh)?;
-        let request = get_request();
-        let attack: Vec<u8> = (0..20_000_u32)
-            .flat_map(|n| {
-                let stream = 2 * n + 1;
-                let reset = frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes());
-                [frame(HEADERS, 5, stream, &request), reset].concat()
-            })
-            .collect();
+        let attack = frames::rapid_reset(20_000, "orders.shop");
         for (from, to) in &doors {
             let reason = from.run(async || flood(*to, &attack).await)?;
             // The reset that follows unread input may overtake the GOAWAY on its way to the client.
@@ -168,20 +134,7 @@ fn rapid_reset_is_cut_off() {
 fn other_floods_are_cut_off() {
     story("h2-floods", |mesh| {
         let (pair, doors) = doors(mesh)?;
-        let request = get_request();
-        let mut continuation = frame(HEADERS, 1, 1, &request);
-        // A literal header that is not indexed, in every frame, and an end that never comes.
-        (0..20_000).for_each(|_| continuation.extend(frame(CONTINUATION, 0, 1, b"\x00\x01x\x01y")));
-        let empty: Vec<u8> = (0..200_000).flat_map(|_| frame(CONTINUATION, 0, 1, b"")).collect();
-        let attacks = [
-            ("continuations", continuation),
-            ("empty continuations", [frame(HEADERS, 1, 1, &request), empty].concat()),
-            ("settings", frame(SETTINGS, 0, 0, &[0, 4, 0, 1, 0, 0]).repeat(50_000)),
-            ("pings", frame(PING, 0, 0, &[7; 8]).repeat(50_000)),
-            ("priorities", frame(PRIORITY, 0, 1, &[0, 0, 0, 3, 1]).repeat(50_000)),
-            ("window updates", frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]).repeat(50_000)),
-            ("unknown frames", frame(0x77, 0, 0, b"").repeat(50_000)),
-        ];
+        let attacks = frames::floods("orders.shop");
         for (from, to) in &doors {
             for (what, attack) in &attacks {
                 let reason =
@@ -206,13 +159,12 @@ fn clients_that_say_nothing_more_are_closed() {
         })?;
         let outsider = mesh.pod("outsider.shop").start()?;
         let inbound = SocketAddr::new(pair.orders.ip(), 8080);
-        let settings = frame(SETTINGS, 0, 0, &[]);
         let silent = [
             ("HTTP/1", b"GET / HTTP/1.1\r\nhost: orders.shop\r\n\r\n".to_vec()),
             // It never acknowledges settings, and never answers the ping of a graceful end.
-            ("HTTP/2", [PREFACE, &settings].concat()),
-            ("HTTP/2, half a frame", [PREFACE, &settings, &[0, 0, 8]].concat()),
-            ("HTTP/2, half a head", [PREFACE, &settings, &frame(HEADERS, 1, 1, &get_request())].concat()),
+            ("HTTP/2", connection(&[])),
+            ("HTTP/2, half a frame", connection(&[0, 0, 8])),
+            ("HTTP/2, half a head", connection(&frame(1, 1, 1, &get_request("orders.shop")))),
         ];
         for (from, to) in [(&pair.web, pair.service()?), (&outsider, inbound)] {
             for (what, bytes) in &silent {

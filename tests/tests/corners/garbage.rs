@@ -22,7 +22,7 @@ fn random(seed: u64) -> Vec<u8> {
     let mut rng = fastrand::Rng::with_seed(seed);
     let mut bytes = match rng.u8(..6) {
         0 => b"GET / HTTP/1.1\r\nhost: orders.shop\r\n".to_vec(),
-        1 => crate::samples::PREFACE.to_vec(),
+        1 => weft_testbed::frames::PREFACE.to_vec(),
         2 => vec![22, 3, 1, rng.u8(..4), rng.u8(..)],
         3 => b"POST /x HTTP/1.1\r\nhost: orders.shop\r\ntransfer-encoding: chunked\r\n\r\n".to_vec(),
         _ => Vec::new(),

@@ -2,31 +2,14 @@
 
 use std::iter::repeat_n;
 
-/// What begins an HTTP/2 connection (RFC 9113 section 3.4).
-pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-
-/// A frame of HTTP/2 (RFC 9113 section 4.1).
-pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap_or(u32::MAX).to_be_bytes();
-    let mut frame = vec![length[1], length[2], length[3], kind, flags];
-    frame.extend(stream.to_be_bytes());
-    frame.extend_from_slice(payload);
-    frame
-}
-
-/// HPACK of `GET http://orders.shop/`: three entries of the static table and a literal `:authority` (RFC 7541).
-pub(crate) fn get_request() -> Vec<u8> {
-    let mut block = vec![0x82, 0x86, 0x84, 0x01, 11];
-    block.extend_from_slice(b"orders.shop");
-    block
-}
+use weft_testbed::frames::{self, PREFACE, connection, frame};
 
 fn join(parts: &[&[u8]]) -> Vec<u8> {
     parts.concat()
 }
 
 fn h2(frames: &[Vec<u8>]) -> Vec<u8> {
-    join(&[PREFACE, &frame(4, 0, 0, &[]), &frames.concat()])
+    connection(&frames.concat())
 }
 
 /// A ClientHello record around a handshake body that is cut or stretched as the caller likes.
@@ -102,7 +85,7 @@ fn http1(long: &dyn Fn(u8, usize) -> Vec<u8>) -> Vec<Vec<u8>> {
 }
 
 fn http2(long: &dyn Fn(u8, usize) -> Vec<u8>) -> Vec<Vec<u8>> {
-    let request = get_request();
+    let request = frames::get_request("orders.shop");
     let mut bomb = vec![0x82, 0x86, 0x84, 0x40, 1, b'x', 0x7f, 0x81, 0x1d];
     bomb.extend(long(b'y', 4000));
     bomb.extend(long(0xbe, 12_000)); // the entry just made, 12,000 times: 48 MB of headers

@@ -52,6 +52,7 @@ struct Way {
     http: SocketAddr,
     https: SocketAddr,
     connector: [TlsConnector; 2],
+    pause: Duration,
 }
 
 /// How one round ended.
@@ -65,18 +66,13 @@ enum Ended {
 impl Crowd {
     /// Some of each kind, with a CA to trust.
     pub(crate) fn start(http: SocketAddr, https: SocketAddr, ca: &Path) -> Result<Self> {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(&std::fs::read(ca)?)?)?;
-        let connector = |alpn: &[u8]| -> Result<TlsConnector> {
-            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-            let mut config = rustls::ClientConfig::builder_with_provider(provider)
-                .with_safe_default_protocol_versions()?
-                .with_root_certificates(roots.clone())
-                .with_no_client_auth();
-            config.alpn_protocols = vec![alpn.to_vec()];
-            Ok(TlsConnector::from(Arc::new(config)))
-        };
-        let way = Way { http, https, connector: [connector(b"http/1.1")?, connector(b"h2")?] };
+        Self::paced(http, https, ca, Duration::from_millis(1))
+    }
+
+    /// The same that wait so long between two requests; before a new connection at least 3 ms, so that handshakes leave something of
+    /// the machine to others.
+    pub(crate) fn paced(http: SocketAddr, https: SocketAddr, ca: &Path, pause: Duration) -> Result<Self> {
+        let way = Way { http, https, connector: [connector(ca, b"http/1.1")?, connector(ca, b"h2")?], pause };
         let mut crowd = Self {
             answered: Arc::default(),
             stop: Arc::default(),
@@ -133,17 +129,33 @@ impl Crowd {
     }
 }
 
+/// A client of TLS that trusts a CA and speaks one protocol.
+pub(crate) fn connector(ca: &Path, alpn: &[u8]) -> Result<TlsConnector> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(&std::fs::read(ca)?)?)?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![alpn.to_vec()];
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
 async fn ask(kind: Kind, way: &Way, answered: &AtomicUsize, stop: &AtomicBool) -> Result<()> {
     while !stop.load(Ordering::Relaxed) {
-        let round = tokio::time::timeout(PATIENCE, connection(kind, way, answered, stop));
-        match round.await.context("no answer in time")?? {
+        match connection(kind, way, answered, stop).await? {
             Ended::Connection => {}
             Ended::Refused => return Ok(()),
         }
-        // So that handshakes leave something of the machine to others.
-        tokio::time::sleep(Duration::from_millis(3)).await;
+        tokio::time::sleep(way.pause.max(Duration::from_millis(3))).await;
     }
     Ok(())
+}
+
+/// Something that has to come about in time.
+async fn in_time<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+    tokio::time::timeout(PATIENCE, work).await.context("no answer in time")?
 }
 
 /// One connection to its end.
@@ -157,33 +169,37 @@ async fn connection(kind: Kind, way: &Way, answered: &AtomicUsize, stop: &Atomic
     let [http1, http2] = &way.connector;
     let goes_on = || kind.keeps && !stop.load(Ordering::Relaxed);
     if !kind.tls {
-        return requests(stream, answered, goes_on).await;
+        return requests(stream, way.pause, answered, goes_on).await;
     }
     let name = ServerName::try_from("a.shop.test")?;
     let connector = if kind.http2 { http2 } else { http1 };
-    let stream = connector.connect(name, stream).await.context("TLS")?;
+    let stream = in_time(async { connector.connect(name, stream).await.context("TLS") }).await?;
     match kind.http2 {
-        true => streams(stream, answered, goes_on).await,
-        false => requests(stream, answered, goes_on).await,
+        true => streams(stream, way.pause, answered, goes_on).await,
+        false => requests(stream, way.pause, answered, goes_on).await,
     }
 }
 
 async fn requests(
     stream: impl AsyncRead + AsyncWrite + Unpin,
+    pause: Duration,
     answered: &AtomicUsize,
     goes_on: impl Fn() -> bool,
 ) -> Result<Ended> {
     let mut stream = BufReader::new(stream);
     loop {
         let last = !goes_on();
-        stream.write_all(b"GET /crowd HTTP/1.1\r\nhost: a.shop.test\r\n\r\n").await.context("sending")?;
-        stream.flush().await.context("sending")?;
-        let closes = answer(&mut stream).await?;
+        let closes = in_time(async {
+            stream.write_all(b"GET /crowd HTTP/1.1\r\nhost: a.shop.test\r\n\r\n").await.context("sending")?;
+            stream.flush().await.context("sending")?;
+            answer(&mut stream).await
+        });
+        let closes = closes.await?;
         answered.fetch_add(1, Ordering::Relaxed);
         if closes || last {
             return Ok(Ended::Connection);
         }
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -211,6 +227,7 @@ async fn answer(stream: &mut (impl tokio::io::AsyncBufRead + Unpin)) -> Result<b
 
 async fn streams(
     stream: impl AsyncRead + AsyncWrite + Unpin,
+    pause: Duration,
     answered: &AtomicUsize,
     goes_on: impl Fn() -> bool,
 ) -> Result<Ended> {
@@ -227,7 +244,8 @@ async fn streams(
             };
             let request = http::Request::get("https://a.shop.test/crowd").body(())?;
             let (response, _) = send.send_request(request, true)?;
-            let (head, mut body) = match response.await {
+            let response = tokio::time::timeout(PATIENCE, response).await.context("no answer in time")?;
+            let (head, mut body) = match response {
                 Ok(response) => response.into_parts(),
                 // Its stream comes behind the last that counts: nobody has looked at it, and it is to be sent again elsewhere
                 // (RFC 9113 section 6.8). This client's library lets the answer to a PING overtake its requests.
@@ -237,7 +255,7 @@ async fn streams(
                 Err(error) => return Err(error).context(format!("the answer; the first: {fresh}")),
             };
             ensure!(head.status == 200, "{}", head.status);
-            while let Some(data) = body.data().await {
+            while let Some(data) = in_time(async { Ok(body.data().await) }).await? {
                 let data = data.context("the body")?;
                 body.flow_control().release_capacity(data.len())?;
             }
@@ -246,7 +264,7 @@ async fn streams(
             if last {
                 return Ok(Ended::Connection);
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::time::sleep(pause).await;
         }
     };
     tokio::pin!(connection);
