@@ -14,6 +14,8 @@ mod floods;
 mod goes;
 #[path = "edge/limits.rs"]
 mod limits;
+#[path = "edge/reloads.rs"]
+mod reloads;
 #[path = "edge/slow.rs"]
 mod slow;
 #[path = "edge/told.rs"]
