@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use rustls::version::TLS13;
-use tokio::net::{TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -19,6 +19,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 use weft_core::SpiffeId;
+use weft_names::Names;
 
 use super::CaSource;
 use crate::{IdentityError, PeerVerifier, TrustBundle, crypto_provider, handshake_failure, tls_error};
@@ -35,6 +36,7 @@ const MAX_TOKEN: usize = 16 * 1024;
 #[derive(Clone)]
 pub(super) struct Connector {
     address: String,
+    names: Names,
     bundle: PathBuf,
     server_id: SpiffeId,
     token_file: PathBuf,
@@ -46,6 +48,7 @@ impl Connector {
     pub(super) fn new(source: &CaSource) -> Self {
         Self {
             address: source.address.clone(),
+            names: Names::default(),
             bundle: source.bundle.clone(),
             server_id: source.server_id.clone(),
             token_file: source.token_file.clone(),
@@ -122,7 +125,7 @@ impl Connector {
 
     async fn connect(&self) -> Result<TlsStream<TcpStream>, IdentityError> {
         let tls = TlsConnector::from(Arc::new(self.tls()?));
-        let addresses = lookup_host(&self.address).await.map_err(|error| self.unreachable(&error))?;
+        let addresses = self.addresses().await?;
         let mut last = None;
         for address in addresses {
             last = Some(match timeout(CONNECT_TIMEOUT, self.dial(&tls, address)).await {
@@ -132,6 +135,16 @@ impl Connector {
             });
         }
         Err(last.unwrap_or_else(|| self.unreachable(&"the name has no address")))
+    }
+
+    /// Where the CA is; while DNS is away, where it was: whoever answers there has to prove that it is the CA.
+    async fn addresses(&self) -> Result<Vec<SocketAddr>, IdentityError> {
+        let (host, port) =
+            self.address.rsplit_once(':').ok_or_else(|| self.unreachable(&"the address has no port"))?;
+        let port: u16 = port.parse().map_err(|error| self.unreachable(&error))?;
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let found = self.names.lookup(host).await.map_err(|error| self.unreachable(&error))?;
+        Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
     }
 
     async fn dial(

@@ -1,6 +1,7 @@
 //! The connection to the collector, in plaintext or TLS.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -13,6 +14,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use weft_core::CaCertificates;
+use weft_names::Names;
 
 use super::config::Target;
 use crate::{CollectorConfig, OtlpProtocol, TelemetryError};
@@ -20,6 +22,7 @@ use crate::{CollectorConfig, OtlpProtocol, TelemetryError};
 /// Opens connections to one collector.
 #[derive(Clone)]
 pub(super) struct Connector {
+    names: Names,
     host: String,
     port: u16,
     tls: Option<(TlsConnector, ServerName<'static>)>,
@@ -28,12 +31,16 @@ pub(super) struct Connector {
 impl Connector {
     pub(super) fn new(config: &CollectorConfig, target: &Target) -> Result<Self, TelemetryError> {
         let tls = if target.tls { Some(tls(config, target)?) } else { None };
-        Ok(Self { host: target.host.clone(), port: target.port, tls })
+        Ok(Self { names: Names::default(), host: target.host.clone(), port: target.port, tls })
     }
 
-    /// Connects; the name is resolved each time, so that a collector that moved is found again.
+    /// Connects; the name is asked for each time, so that a collector that moved is found again. Spans go to a plaintext one where DNS
+    /// last had it while DNS is away.
     pub(super) async fn connect(&self) -> io::Result<Stream> {
-        let tcp = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        let host = self.host.trim_start_matches('[').trim_end_matches(']');
+        let found = self.names.lookup(host).await.map_err(io::Error::other)?;
+        let addresses: Vec<SocketAddr> = found.into_iter().map(|ip| (ip, self.port).into()).collect();
+        let tcp = TcpStream::connect(&addresses[..]).await?;
         tcp.set_nodelay(true)?;
         match &self.tls {
             None => Ok(Stream::Plain(tcp)),
