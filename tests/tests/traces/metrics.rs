@@ -185,7 +185,8 @@ fn a_collector_that_is_away_costs_values_and_no_request() {
         };
         // First it takes connections and answers nothing, then it is not there at all.
         let mut sent = 0.0;
-        let outages: [(fn(&Collector), fn(&Collector) -> Result<()>); 2] = [
+        type Outage = (fn(&Collector), fn(&Collector) -> Result<()>);
+        let outages: [Outage; 2] = [
             (Collector::pause, |collector| {
                 collector.resume();
                 Ok(())
