@@ -1,4 +1,4 @@
-//! Clients that are slow in every way there is, thousands at once: each is ended when its time is over, and others do not notice.
+//! Clients that are slow in every way there is, hundreds at once: each is ended when its time is over, and others do not notice.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -16,20 +16,20 @@ use weft_testbed::{Gateway, Teller, eventually, rest};
 use super::doors::{PATIENCE, all, backend, connect_from, gateway, route};
 use super::limits::{connect, open};
 
-/// Clients of each way to be slow. Together they are 4,000.
-const HEADS: usize = 1_000;
-const BODIES: usize = 800;
-const SILENT: usize = 600;
-const SHAKING: usize = 800;
-const READERS: usize = 400;
-const WINDOWS: usize = 400;
+/// Clients of each way to be slow. Together they are 800, so that the machine has time for the stories beside; 4,000 are for hand.
+const HEADS: usize = 200;
+const BODIES: usize = 160;
+const SILENT: usize = 120;
+const SHAKING: usize = 160;
+const READERS: usize = 80;
+const WINDOWS: usize = 80;
 const ALL: usize = HEADS + BODIES + SILENT + SHAKING + READERS + WINDOWS;
 /// How long each may be.
 const LIMIT: Duration = Duration::from_secs(12);
 /// What they may take of the gateway's memory: 30 KiB each, and what a build without optimisation needs for itself.
 const MEMORY: f64 = (ALL * 30 * 1024 + (32 << 20)) as f64;
-/// What those are sent that do not read it.
-const FLOOD: usize = 4 << 20;
+/// What those are sent that do not read it: more than the kernel keeps of it (net.ipv4.tcp_wmem, 4 MiB and its own).
+const FLOOD: usize = 16 << 20;
 /// The clients' and backends' sockets, some of them held twice, and what else a test has open.
 const DESCRIPTORS: u64 = 12_000;
 
@@ -169,7 +169,7 @@ fn heard(client: &TcpStream) -> Result<String> {
 }
 
 #[test]
-fn thousands_of_slow_clients_are_ended_and_others_do_not_notice() -> Result<()> {
+fn hundreds_of_slow_clients_are_ended_and_others_do_not_notice() -> Result<()> {
     room()?;
     let (teller, flood) = (Teller::start("teller")?, flood()?);
     let resources = [
@@ -199,15 +199,18 @@ fn thousands_of_slow_clients_are_ended_and_others_do_not_notice() -> Result<()> 
     })?;
     let taken = gateway.metric("process_resident_memory_bytes ")? - before;
     ensure!(taken <= MEMORY, "{taken} bytes for {ALL} clients");
+    let told = AtomicBool::new(false);
     thread::scope(|scope| -> Result<()> {
-        let trickling = scope.spawn(|| slow.trickle(&done));
+        let trickling = scope.spawn(|| slow.trickle(&told));
         let ended = slow.ended();
+        told.store(true, Ordering::Relaxed);
         // All of it took as long as it may: one after another they would have taken hours.
         let spent = began.elapsed();
+        // A stream without a window ends within twice its time, and its connection is idle then.
         let gone =
-            eventually("the others to be ended", PATIENCE, || Ok((open(&gateway)? <= 3.0).then_some(())));
+            eventually("the others to be ended", LIMIT * 4, || Ok((open(&gateway)? <= 3.0).then_some(())));
         done.store(true, Ordering::Relaxed);
-        ensure!(trickling.join().is_ok());
+        trickling.join().map_err(|_| anyhow::anyhow!("the trickle"))?;
         ended?;
         ensure!((LIMIT..LIMIT * 4).contains(&spent), "{spent:?}");
         gone
