@@ -211,23 +211,6 @@ pub fn name_host<B>(request: &mut Request<B>) -> Result<(), ErrorCode> {
     Ok(())
 }
 
-/// Makes an ordinary request of HTTP/1.1 one of HTTP/2, for a server that speaks it.
-///
-/// # Errors
-/// Its host is none.
-pub fn to_http2<B>(request: &mut Request<B>) -> Result<(), ErrorCode> {
-    forget_target(request);
-    forget_http1(request);
-    let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    if let Some(host) = request.headers_mut().remove(HOST) {
-        parts.authority = Some(host.as_bytes().try_into().map_err(|_| ErrorCode::BadRequest)?);
-    }
-    parts.scheme = Some(Scheme::HTTP);
-    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| ErrorCode::BadRequest)?;
-    *request.version_mut() = Version::HTTP_2;
-    Ok(())
-}
-
 /// Says that a request of HTTP/2 goes over TLS.
 pub fn secure<B>(request: &mut Request<B>) {
     let mut parts = request.uri().clone().into_parts();
@@ -485,16 +468,6 @@ mod tests {
         assert_eq!(answer.status(), 101);
         assert_eq!(answer.extensions().get::<Upgrade>().unwrap().0, "websocket");
         assert!(answer.headers().is_empty());
-    }
-
-    #[test]
-    fn a_request_goes_over_tls_in_http2() {
-        let mut request = sent("GET /a?b HTTP/1.1", "host: shop.test:8443").unwrap();
-        to_http2(&mut request).unwrap();
-        secure(&mut request);
-        assert_eq!(request.version(), Version::HTTP_2);
-        assert_eq!(request.uri(), "https://shop.test:8443/a?b");
-        assert!(!request.headers().contains_key(HOST));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! `getaddrinfo` does.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -82,14 +82,20 @@ impl Names {
         Self(Arc::new(Inner { resolv_conf, hosts, port, built: Mutex::default(), last: Mutex::default() }))
     }
 
-    /// The addresses of a name, of which there is at least one; or of an address, that address. Where DNS does not answer,
-    /// or has none, those that were found last.
+    /// Where to dial a port of a name: one address at least. An address, in brackets or without, is itself. Where DNS does not
+    /// answer, or has none, those that were found last.
     ///
     /// Must run inside a tokio runtime with time and I/O.
     ///
     /// # Errors
     /// There is none, and never was.
-    pub async fn lookup(&self, host: &str) -> Result<Vec<IpAddr>, NamesError> {
+    pub async fn sockets(&self, host: &str, port: u16) -> Result<Vec<SocketAddr>, NamesError> {
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let found = self.lookup(host).await?;
+        Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
+    }
+
+    async fn lookup(&self, host: &str) -> Result<Vec<IpAddr>, NamesError> {
         if let Ok(address) = host.parse() {
             return Ok(vec![address]);
         }

@@ -74,15 +74,21 @@ impl Files {
 
 const CLUSTER: &str = "nameserver 127.0.0.1\nsearch shop.svc.cluster.local svc.cluster.local cluster.local\noptions ndots:5 timeout:1 attempts:1\n";
 
+/// A name server, the files of a pod that ask it, and its names.
+async fn pod(ttl: u32, hosts: &str) -> (Server, Files, Names) {
+    let server = Server::start("127.0.0.1:0", [10, 0, 0, 7], ttl).await;
+    let files = Files::new(CLUSTER, hosts);
+    let names = files.names(server.port);
+    (server, files, names)
+}
+
 fn ip(text: &str) -> Vec<IpAddr> {
     vec![text.parse().unwrap()]
 }
 
 #[tokio::test]
 async fn search_domains_hosts_and_addresses() {
-    let server = Server::start("127.0.0.1:0", [10, 0, 0, 7], 60).await;
-    let files = Files::new(CLUSTER, "10.9.9.9 other.example other # a comment\n");
-    let names = files.names(server.port);
+    let (server, _files, names) = pod(60, "10.9.9.9 other.example other # a comment\n").await;
     assert_eq!(names.lookup("ca.weft-system").await, Ok(ip("10.0.0.7")));
     let asked = server.queries.load(Ordering::Relaxed);
     assert!(asked >= 3, "the first search domain has no such name: {asked}");
@@ -90,6 +96,8 @@ async fn search_domains_hosts_and_addresses() {
     assert_eq!(server.queries.load(Ordering::Relaxed), asked, "within the TTL nobody is asked");
     assert_eq!(names.lookup("other.example").await, Ok(ip("10.9.9.9")));
     assert_eq!(names.lookup("::1").await, Ok(ip("::1")));
+    let dialed = names.sockets("[::1]", 15012).await;
+    assert_eq!(dialed, Ok(vec!["[::1]:15012".parse().unwrap()]));
     assert_eq!(server.queries.load(Ordering::Relaxed), asked);
     let unknown = names.lookup("no.such.name").await.unwrap_err();
     assert_eq!(unknown.host, "no.such.name");
@@ -98,9 +106,7 @@ async fn search_domains_hosts_and_addresses() {
 #[tokio::test]
 async fn the_last_addresses_outlive_dns() {
     // A TTL of zero: each look-up asks.
-    let server = Server::start("127.0.0.1:0", [10, 0, 0, 7], 0).await;
-    let files = Files::new(CLUSTER, "");
-    let names = files.names(server.port);
+    let (server, _files, names) = pod(0, "").await;
     assert_eq!(names.lookup("ca.weft-system").await, Ok(ip("10.0.0.7")));
     // Denied, as by a DNS that has lost its source.
     server.denies.store(true, Ordering::Relaxed);
@@ -118,10 +124,8 @@ async fn the_last_addresses_outlive_dns() {
 
 #[tokio::test]
 async fn files_are_read_again() {
-    let first = Server::start("127.0.0.1:0", [10, 0, 0, 7], 60).await;
+    let (first, files, names) = pod(60, "").await;
     let _second = Server::start(&format!("127.0.0.2:{}", first.port), [10, 0, 0, 8], 60).await;
-    let files = Files::new(CLUSTER, "");
-    let names = files.names(first.port);
     assert_eq!(names.lookup("ca.weft-system").await, Ok(ip("10.0.0.7")));
     files.write("resolv.conf", &CLUSTER.replace("127.0.0.1", "127.0.0.2"));
     assert_eq!(names.lookup("ca.weft-system").await, Ok(ip("10.0.0.8")));

@@ -22,6 +22,7 @@ use crate::cluster::Speaks;
 use crate::dial::DialError;
 use crate::failure::Failure;
 use crate::limits::Limits;
+use crate::routing::convert;
 
 /// Makes the connections of a [`Pools`].
 pub(crate) trait Dial: 'static {
@@ -203,7 +204,7 @@ impl<D: Dial> Pools<D> {
         let is_http2 = D::is_http2(&io);
         let first = Cell::new(Some(io));
         if is_http2 {
-            wire::to_http2(&mut request)?;
+            convert::reversion(&mut request, Version::HTTP_2)?;
             let open = || Rc::clone(self).open_first(first.take());
             let lease = self.http2.acquire(|_| true, open).await?;
             return self.over_http2(lease, request, interim).await;

@@ -142,9 +142,7 @@ impl Connector {
         let (host, port) =
             self.address.rsplit_once(':').ok_or_else(|| self.unreachable(&"the address has no port"))?;
         let port: u16 = port.parse().map_err(|error| self.unreachable(&error))?;
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        let found = self.names.lookup(host).await.map_err(|error| self.unreachable(&error))?;
-        Ok(found.into_iter().map(|ip| SocketAddr::new(ip, port)).collect())
+        self.names.sockets(host, port).await.map_err(|error| self.unreachable(&error))
     }
 
     async fn dial(

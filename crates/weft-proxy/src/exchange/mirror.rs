@@ -6,11 +6,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Uri, Version};
+use http::Request;
 use http_body::Body as _;
 use std::future::poll_fn;
 use std::pin::Pin;
-use weft_http::wire::Original;
 use weft_http::{Body, Interim};
 use weft_route::filter::Mirror;
 use weft_telemetry::metrics::{Direction, TlsLabel};
@@ -110,7 +109,7 @@ async fn carry(
         _ => convert::version(mirror.upstream.protocol, weft_http::is_grpc(request.headers())),
     };
     if version != request.version() {
-        reversion(&mut request, version)?;
+        convert::reversion(&mut request, version)?;
     }
     let facts = facts(&cluster, direction);
     let series = cluster.unserved.get(&routing.telemetry.shard, version);
@@ -123,20 +122,6 @@ async fn carry(
     let mut answer = record.answered(response, None).into_body();
     // To its end, so that the connection can be used again.
     while let Some(Ok(_)) = poll_fn(|cx| Pin::new(&mut answer).poll_frame(cx)).await {}
-    Ok(())
-}
-
-/// A copy for an upstream that speaks another version than the request's own.
-fn reversion(request: &mut Request<Body>, version: Version) -> Result<(), Failure> {
-    let host = match request.uri().authority() {
-        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
-        None => request.headers().get(http::header::HOST).cloned(),
-    };
-    let path = request.uri().path_and_query().cloned();
-    let uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
-    let mut original = Original { version: request.version(), upgrade: None };
-    let host = host.unwrap_or(HeaderValue::from_static(""));
-    convert::request(request, &mut original, version, &host, uri)?;
     Ok(())
 }
 

@@ -92,6 +92,23 @@ pub(crate) fn request(
     Ok(unseen.then(|| expected_accept(request.headers())).flatten())
 }
 
+/// Makes an ordinary request, for the host and path that it has, one of another version.
+///
+/// # Errors
+/// It cannot be one.
+pub(crate) fn reversion(changed: &mut Request<Body>, version: Version) -> Result<(), ErrorCode> {
+    let host = match changed.uri().authority() {
+        Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
+        None => changed.headers().get(HOST).cloned(),
+    };
+    let path = changed.uri().path_and_query().cloned();
+    let uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    let mut original = Original { version: changed.version(), upgrade: None };
+    let host = host.unwrap_or(HeaderValue::from_static(""));
+    request(changed, &mut original, version, &host, uri)?;
+    Ok(())
+}
+
 fn absolute(scheme: Scheme, host: &HeaderValue, uri: Uri) -> Result<Uri, ErrorCode> {
     let mut parts = uri.into_parts();
     parts.authority = Some(Authority::try_from(host.as_bytes()).map_err(|_| ErrorCode::BadRequest)?);
@@ -181,6 +198,17 @@ mod tests {
         assert!(!has_accepted(&expected, &said));
         said.insert(SEC_WEBSOCKET_ACCEPT, HeaderValue::from_static("s3pPLMBiTxaQ9kYGzzhZRbK+xOO="));
         assert!(!has_accepted(&expected, &said));
+    }
+
+    #[test]
+    fn a_request_goes_over_tls_in_http2() {
+        let built = Request::get("/a?b").header(HOST, "shop.test:8443").body(Body::Empty);
+        let mut sent = built.unwrap();
+        reversion(&mut sent, Version::HTTP_2).unwrap();
+        wire::secure(&mut sent);
+        assert_eq!(sent.version(), Version::HTTP_2);
+        assert_eq!(sent.uri(), "https://shop.test:8443/a?b");
+        assert!(!sent.headers().contains_key(HOST));
     }
 
     #[test]

@@ -1,7 +1,6 @@
 //! The connection to the collector, in plaintext or TLS.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -37,9 +36,7 @@ impl Connector {
     /// Connects; the name is asked for each time, so that a collector that moved is found again. Spans go to a plaintext one where DNS
     /// last had it while DNS is away.
     pub(super) async fn connect(&self) -> io::Result<Stream> {
-        let host = self.host.trim_start_matches('[').trim_end_matches(']');
-        let found = self.names.lookup(host).await.map_err(io::Error::other)?;
-        let addresses: Vec<SocketAddr> = found.into_iter().map(|ip| (ip, self.port).into()).collect();
+        let addresses = self.names.sockets(&self.host, self.port).await.map_err(io::Error::other)?;
         let tcp = TcpStream::connect(&addresses[..]).await?;
         tcp.set_nodelay(true)?;
         match &self.tls {
