@@ -169,11 +169,14 @@ async fn removed(args: &UninstallArgs) -> Result<bool, KubeError> {
     let survey = uninstall.survey(&client).await?;
     let refused = !survey.injected.is_empty() && !args.force;
     if args.dry_run {
+        // A refused one is no answer but a part of the refusal, and goes where that goes: a container's log has the lines of
+        // two streams in any order.
+        let line = if refused { aside } else { say };
         for removal in &survey.removals {
-            say(&format!("would be removed: {removal}"));
+            line(&format!("would be removed: {removal}"));
         }
         if survey.own_namespace {
-            say(&format!("would be removed, if nothing else is in it: Namespace {}", args.namespace));
+            line(&format!("would be removed, if nothing else is in it: Namespace {}", args.namespace));
         }
     }
     if refused {
@@ -234,6 +237,11 @@ fn running(survey: &Survey, args: &UninstallArgs) -> String {
 #[expect(clippy::print_stdout, reason = "what was removed is the answer")]
 fn say(line: &str) {
     println!("{line}");
+}
+
+#[expect(clippy::print_stderr, reason = "a part of a refusal")]
+fn aside(line: &str) {
+    eprintln!("{line}");
 }
 
 #[expect(clippy::print_stderr, reason = "for the person at the terminal; standard output may be a manifest")]

@@ -42,7 +42,16 @@ fn nothing_left(cluster: &Cluster, before: &BTreeSet<String>) -> Result<()> {
 
 /// Without Weft, whatever an earlier story left.
 fn without(cluster: &Cluster) -> Result<BTreeSet<String>> {
+    // A story of Helm that failed left its release, and a namespace that Helm made.
+    let _ = cluster.helm(&["uninstall", "weft", "--namespace", WEFT_NAMESPACE, "--no-hooks"]);
     let _ = cluster.weft(&["uninstall", "--force"])?;
+    cluster.kubectl().run(&[
+        "delete",
+        "namespace",
+        WEFT_NAMESPACE,
+        "--ignore-not-found",
+        "--timeout=120s",
+    ])?;
     eventually("Weft's namespace to be gone", Duration::from_secs(120), || {
         let gone = cluster.kubectl().run(&[
             "get",

@@ -43,6 +43,9 @@ pub(crate) struct Options {
     /// Where this machine cannot carry a cluster (no root, no Go, no control groups), say why and end with 0.
     #[arg(long)]
     where_possible: bool,
+    /// Only the stories that a change breaks first, a few minutes of the hour that all of them take.
+    #[arg(long, conflicts_with_all = ["long", "filters"])]
+    core: bool,
     /// Run only stories whose name contains one of these words.
     filters: Vec<String>,
 }
@@ -115,6 +118,17 @@ const ATTACK: &str = "one_pod_attacks_by_all_means_and_nobody_else_notices";
 /// The stories of pods that slipped by and are made anew, and of LimitRanges: minutes of waiting for grace times.
 const RECREATED: &str = "recreated::";
 
+/// The stories of `--core`: injection and every hop's identity, both doors of a mode, each shape of pod, the CA against a forged
+/// token, moving in under load, and the way out.
+const CORE: [&str; 6] = [
+    "label_restart_and_every_hop_is_mutual_tls",
+    "plaintext_is_served_or_refused_as_the_mode_says",
+    "every_shape_of_pod_takes_part",
+    "a_token_gives_its_own_identity_or_none",
+    "clients_move_in_first",
+    "weft_uninstall_leaves_nothing",
+];
+
 /// What needs Kubernetes' API server alone, or Helm: part of the crate's own tests.
 fn without_nodes(long: bool) -> Result<bool> {
     let parts = super::Parts::ensure()?;
@@ -182,6 +196,9 @@ fn stories(layout: &Layout, weft: &Path, options: &Options) -> Result<bool> {
     command.args(["test", "--workspace", "--test", "cluster", "--", "--ignored", "--test-threads", "1"]);
     // Figures, and what a failed story saw, as they come: a whole run takes a while.
     command.arg("--nocapture").args(&options.filters);
+    if options.core {
+        command.args(CORE);
+    }
     if !options.long && options.filters.is_empty() {
         command.args(["--skip", ATTACK, "--skip", RECREATED]);
     }
