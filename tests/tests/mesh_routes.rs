@@ -6,6 +6,9 @@ use std::time::Duration;
 use serde_json::json;
 use weft_testbed::{Mesh, Pod, Request, Response, Result, Service, Sidecar, eventually, story};
 
+#[path = "mesh_routes/balancer.rs"]
+mod balancer;
+
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The services as resources: what a route may hang on, and lead to.
