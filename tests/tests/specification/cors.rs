@@ -1,6 +1,9 @@
 //! HTTPRoute: the filter CORS.
 
+use std::net::SocketAddr;
+
 use anyhow::Result;
+use tokio::net::TcpSocket;
 
 use super::scene::{Scene, WEB, gateway, http_route};
 use super::table::{Row, Version, hold};
@@ -38,6 +41,12 @@ const CORS: &str = r#"
   - matches: [{path: {value: /of/backend}}]
     backendRefs:
     - {name: one, port: 80, filters: [{type: CORS, cors: {allowOrigins: ["https://one.test"], allowMethods: [PUT]}}]}
+  - matches: [{path: {value: /gone}}]
+    filters: [{type: CORS, cors: {allowOrigins: ["https://one.test"], exposeHeaders: [x-told]}}]
+    backendRefs: [{name: nobody, port: 80}]
+  - matches: [{path: {value: /down}}]
+    backendRefs:
+    - {name: down, port: 80, filters: [{type: CORS, cors: {allowOrigins: ["https://one.test"]}}]}
 "#;
 
 const PREFLIGHTS: &[Row] = &[
@@ -166,12 +175,36 @@ const CALLS: &[Row] = &[
         "PUT cors.test/of/backend | origin: https://one.test | content-length: 0",
         "200 one | access-control-allow-origin: https://one.test",
     ),
+    (
+        "an answer of the gateway's own",
+        "GET cors.test/gone | origin: https://one.test",
+        "500 | access-control-allow-origin: https://one.test | access-control-expose-headers: x-told | vary: origin",
+    ),
+    (
+        "an answer of the gateway's own, to another",
+        "GET cors.test/gone | origin: https://other.test",
+        "500 | !access-control-allow-origin | vary: origin",
+    ),
+    (
+        "an answer of the gateway's own, to no page",
+        "GET cors.test/gone",
+        "500 | !access-control-allow-origin",
+    ),
+    (
+        "an answer of the gateway's own, for a backend that is not there",
+        "GET cors.test/down | origin: https://one.test",
+        "503 | access-control-allow-origin: https://one.test",
+    ),
 ];
 
 #[test]
 fn browsers_are_told_what_the_text_says() -> Result<()> {
     let mut scene = Scene::new()?;
     let _tellers = scene.tellers(["one"])?;
+    // Bound and not listening: connections are refused, and nobody else gets the port meanwhile.
+    let down = TcpSocket::new_v4()?;
+    down.bind(SocketAddr::from(([127, 0, 0, 1], 0)))?;
+    scene.service("down", down.local_addr()?, "");
     scene.with(&gateway(&[WEB]));
     scene.with(&http_route("cors", CORS));
     let gateway = scene.start()?;

@@ -19,7 +19,7 @@ use weft_telemetry::metrics::{Direction, TlsLabel};
 
 use super::at_once::{Pending, finish};
 use super::attempt::{Attempt, Client};
-use super::routed::{Routed, Stop, answer_at_once};
+use super::routed::{Routed, Stop, answer_at_once, note};
 use super::{Side, Start, Verdict, as_sent, client_cert, mirror};
 use crate::failure::Failure;
 use crate::gateway::GatewayDoor;
@@ -178,12 +178,12 @@ impl Gateway {
         let view = target.view(request);
         let found = table.find(&view).ok_or(ErrorCode::NoRoute)?;
         let rule = Arc::clone(found.rule);
-        record.routed(&rule.label, rule.request_timeout);
+        note(&rule, request, record);
         let door = (self.came.tls().is_some(), listener.port);
         answer_at_once(&rule, found.path, request, &target, door)?;
         let excess = intake::body(self.door.shared.config.edge.request_body, request)?;
         let mut to = Routed::choose(&self.door.routing, &rule, request)?;
-        to.answer_at_once(found.path, request, &target, door)?;
+        to.answer_at_once(found.path, request, &target, door, record)?;
         // What becomes gRPC-Web is a stream of messages, whatever its backend says.
         let compress = match &web {
             Some(_) => compress::Asked::default(),

@@ -14,7 +14,7 @@ use weft_telemetry::metrics::{Direction, TlsLabel};
 
 use super::at_once::{Pending, finish};
 use super::attempt::{Attempt, Client, Sender, Tries};
-use super::routed::{Routed, Stop, answer_at_once};
+use super::routed::{Routed, Stop, answer_at_once, note};
 use super::{Side, Start, Verdict, as_sent, mirror};
 use crate::cluster::Cluster;
 use crate::destination::Destination;
@@ -84,11 +84,11 @@ impl Outbound {
         let view = target.view(request);
         let found = table.find(&view).ok_or(ErrorCode::NoRoute)?;
         let rule = found.rule;
-        record.routed(&rule.label, rule.request_timeout);
+        note(rule, request, record);
         let door = (false, self.destination.server.1);
         answer_at_once(rule, found.path, request, &target, door)?;
         let mut routed = Routed::choose(routing, rule, request)?;
-        routed.answer_at_once(found.path, request, &target, door)?;
+        routed.answer_at_once(found.path, request, &target, door, record)?;
         let asked = convert::kept(routed.upstream.protocol, request.version());
         let version = routed.version(request, original, asked);
         let (host, uri) = routed.change(request.headers_mut(), &target, found.path)?;

@@ -129,6 +129,14 @@ fn pick<'r>(
     Ok((backend, place))
 }
 
+/// The request has found its rule. What is said of it from here on is for whoever may read answers of that rule.
+pub(super) fn note(rule: &Rule, request: &Request<Body>, record: &mut RequestRecord) {
+    record.routed(&rule.label, rule.request_timeout);
+    if let Some(cors) = &rule.filters.cors {
+        record.decided_by(cors, request.headers());
+    }
+}
+
 impl Routed {
     /// Chooses among the backends of a rule.
     pub(super) fn choose<B>(
@@ -165,8 +173,12 @@ impl Routed {
         request: &Request<Body>,
         target: &Target,
         door: (bool, u16),
+        record: &mut RequestRecord,
     ) -> Result<(), Stop> {
         let Some(backend) = self.rule.backends.get(self.backend) else { return Ok(()) };
+        if let Some(cors) = &backend.filters.cors {
+            record.decided_by(cors, request.headers());
+        }
         let Some(mut answer) = answer(&backend.filters, matched, request, target, door)? else {
             return Ok(());
         };

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use http::header::USER_AGENT;
+use http::header::{ORIGIN, USER_AGENT};
 use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Frame;
@@ -16,6 +16,7 @@ use weft_core::EndpointAddr;
 use weft_http::grpc_web::Web;
 use weft_http::headers::X_REQUEST_ID;
 use weft_http::{Abort, Answer, Body, ErrorCode, Refusal, is_grpc, told};
+use weft_route::filter::Cors;
 use weft_telemetry::access::{AccessProtocol, AccessRecord};
 use weft_telemetry::metrics::{Direction, HttpOutcome, grpc_is_failure};
 use weft_telemetry::span::unix_nanos;
@@ -38,6 +39,8 @@ pub(crate) struct RequestRecord {
     grpc_status: Option<u8>,
     /// The client speaks gRPC-Web.
     web: Option<Spoken>,
+    /// A page of another origin has sent it, whose browser asks whether the page may read the answer.
+    page: Option<Box<Page>>,
     status: u16,
     error: Option<ErrorCode>,
     pub(crate) trace: RequestTrace,
@@ -63,6 +66,12 @@ struct Spoken {
     web: Web,
     /// Whether its backend speaks gRPC, so that the answer has to be turned. What this proxy says itself is in any case.
     turned: bool,
+}
+
+/// A page that calls from another origin, and who decides what it may read.
+struct Page {
+    origin: HeaderValue,
+    cors: Arc<Cors>,
 }
 
 /// Shared slices of the request head: reference counts, no copies.
@@ -95,6 +104,7 @@ impl RequestRecord {
             grpc: is_grpc(request.headers()),
             grpc_status: None,
             web: None,
+            page: None,
             status: 0,
             error: None,
             upstream: None,
@@ -124,6 +134,13 @@ impl RequestRecord {
     pub(crate) fn speaks_web(&mut self, web: Web, turned: bool) {
         self.grpc |= turned;
         self.web = Some(Spoken { web, turned });
+    }
+
+    /// It is subject to CORS: what this proxy says itself has to be readable, too. Of two who decide the first counts.
+    pub(crate) fn decided_by(&mut self, cors: &Arc<Cors>, headers: &HeaderMap) {
+        if let (None, Some(origin)) = (&self.page, headers.get(ORIGIN)) {
+            self.page = Some(Box::new(Page { origin: origin.clone(), cors: Arc::clone(cors) }));
+        }
     }
 
     /// Proxies in front have told whose it is.
@@ -265,8 +282,11 @@ impl RequestRecord {
         if let Some(spoken) = &mut self.web {
             (spoken.turned, self.grpc) = (true, true);
         }
-        let refusal = Refusal { code, grpc: self.grpc };
-        self.answered(refusal.response(), None)
+        let mut response = Refusal { code, grpc: self.grpc }.response();
+        if let Some(page) = &self.page {
+            page.cors.decorate(Some(&page.origin), response.headers_mut());
+        }
+        self.answered(response, None)
     }
 
     /// Ends a request that got no answer. Where both sides speak HTTP/2, a reset of the upstream is passed on as it is.

@@ -1,5 +1,7 @@
 //! Filters, and those that must not be.
 
+use std::sync::Arc;
+
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use weft_resource::filter::{
     Cors as CorsSpec, HeaderModifier, HttpFilter, HttpHeader, Mirror as MirrorSpec, PathModifier,
@@ -107,7 +109,7 @@ impl Context<'_> {
             }
             HttpFilter::Cors(spec) => {
                 once(filters.cors.is_none())?;
-                filters.cors = Some(Box::new(cors(spec)?));
+                filters.cors = Some(Arc::new(cors(spec)?));
             }
             HttpFilter::ExtensionRef(reference) => {
                 let group = reference.group.as_deref().unwrap_or_default();

@@ -12,6 +12,8 @@ mod rewrite;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 pub use cors::Cors;
 pub use headers::HeaderChanges;
 pub use mirror::{Mirror, Share};
@@ -22,7 +24,7 @@ pub use rewrite::{PathRewrite, Rewrite};
 #[derive(Debug, Default)]
 pub struct Filters {
     /// Answers what browsers ask before a call.
-    pub cors: Option<Box<Cors>>,
+    pub cors: Option<Arc<Cors>>,
     /// Answers with a redirect.
     pub redirect: Option<Box<Redirect>>,
     /// Copies of the request that go elsewhere.
