@@ -8,6 +8,7 @@ use super::shop::{SOON, Shop, wait_counted};
 const LENGTH: u64 = 4;
 
 const REFRESHES: &str = "weft_endpoint_refreshes_total";
+const RENEWALS: &str = "weft_certificate_renewals_total";
 
 #[test]
 fn the_name_server_is_gone_and_comes_back() {
@@ -61,18 +62,53 @@ fn the_ca_is_gone_and_comes_back() {
         let shop = Shop::open(mesh)?;
         let traffic = shop.traffic()?;
         let ok = [("outcome", "ok")];
-        let renewals = shop.client.metrics()?.sum("weft_certificate_renewals_total", &ok);
+        let renewals = shop.client.metrics()?.sum(RENEWALS, &ok);
         mesh.ca()?.stop();
         traffic.go_on(LENGTH)?;
         // Renewals are due by now and fail, and say so.
-        wait_counted(&shop.client, "weft_certificate_renewals_total", &[("outcome", "failed")], 0.0)?;
+        wait_counted(&shop.client, RENEWALS, &[("outcome", "failed")], 0.0)?;
         let certs = shop.client.admin("/certs")?.json()?;
         assert!(certs["lastError"]["error"].as_str().is_some_and(|error| !error.is_empty()), "{certs}");
         assert_eq!(shop.client.admin("/ready")?.status, 200, "the last good leaf is good");
         mesh.ca()?.restart()?;
-        wait_counted(&shop.client, "weft_certificate_renewals_total", &ok, renewals)?;
+        wait_counted(&shop.client, RENEWALS, &ok, renewals)?;
         traffic.go_on(1)?;
         traffic.end()
+    });
+}
+
+/// Where the CA was is kept: a proxy whose connection to it is gone as well finds it without a name server, and renews.
+#[test]
+fn certificates_are_renewed_while_the_name_server_is_away() {
+    const CA: &str = "ca.weft-system";
+    story("dns-renews", |mesh| {
+        mesh.ca_with(|yaml| yaml["leafLifetime"] = "20s".into())?;
+        let ca = mesh.ca()?;
+        mesh.dns().host(CA, &[ca.pod().ip()])?;
+        let port = ca.address_for(ca.pod()).port();
+        let web = mesh.pod("web.shop").start()?;
+        let address = format!("{CA}:{port}");
+        let sidecar = mesh
+            .sidecar(&web)?
+            .config(|config| config["identity"]["ca"]["address"] = address.into())
+            .start()?;
+        let ok = [("outcome", "ok")];
+        let renewals = || -> Result<f64> { Ok(sidecar.metrics()?.sum(RENEWALS, &ok)) };
+        for silent in [false, true] {
+            if silent {
+                mesh.dns().pause()
+            } else {
+                mesh.dns().stop()
+            }
+            ca.stop();
+            ca.restart()?;
+            let before = renewals()?;
+            // Two: the second has a whole lifetime behind it in which nobody was asked.
+            wait_counted(&sidecar, RENEWALS, &ok, before + 1.0)?;
+            assert_eq!(sidecar.admin("/ready")?.status, 200);
+            if silent { mesh.dns().resume() } else { mesh.dns().restart()? }
+        }
+        Ok(())
     });
 }
 
