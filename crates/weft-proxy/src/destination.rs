@@ -11,7 +11,7 @@ use weft_core::{DnsName, EndpointAddr, MtlsMode, OriginalDst, ServiceKey};
 use weft_discovery::{Judge, Standing};
 use weft_route::{HttpTable, Program};
 
-use crate::cluster::{Cluster, MeshRule, Ways};
+use crate::cluster::{Beyond, Cluster, MeshRule, Ways};
 use crate::shared::{Service, Shared};
 
 /// A mesh destination, as one worker sees it. As long as a connection holds it, it is the one that new connections to the
@@ -127,7 +127,7 @@ impl Destinations {
             dialed,
             server,
             spoken: Cell::default(),
-            cluster: Cluster::new(&self.ways, &label, rule, service, None),
+            cluster: Cluster::new(&self.ways, &label, rule, service, Beyond::default()),
             in_mesh: Cell::new(true),
             routes: RefCell::new(routes(&self.shared.program.load(), target)),
             used: Cell::new(true),

@@ -10,9 +10,10 @@ use rustls::{ClientConfig, HandshakeKind};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client;
-use weft_core::{EndpointAddr, PeerRule, SpiffeId};
+use weft_core::{EndpointAddr, PeerRule, ProxyProtocol, SpiffeId};
 use weft_http::ErrorCode;
 use weft_identity::{LinkProtocol, TlsGeneration, peer_of, tls_error};
+use weft_net::proxy_protocol::{self, ProxyHeader};
 use weft_net::{ConnectError, ConnectOptions, ReadAhead};
 
 use crate::shared::Shared;
@@ -30,6 +31,25 @@ pub(crate) struct Dialed {
     pub(crate) stream: TlsStream,
     pub(crate) peer: SpiffeId,
     pub(crate) generation: u64,
+}
+
+/// Whose connection it is, for an endpoint outside the mesh that wants to know: the first that it is told, before TLS.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Announced {
+    pub(crate) version: ProxyProtocol,
+    /// `None`: this process's own.
+    pub(crate) header: Option<ProxyHeader>,
+}
+
+impl Announced {
+    pub(crate) async fn say(&self, tcp: &mut TcpStream) -> Result<(), DialError> {
+        let failed = |error| DialError::new(ErrorCode::ConnectFailed, &error);
+        let header = match self.header {
+            Some(header) => header,
+            None => proxy_protocol::own(self.version, tcp).map_err(failed)?,
+        };
+        proxy_protocol::write(tcp, self.version, &header).await.map_err(failed)
+    }
 }
 
 /// Why there is no connection. Nothing of a request was sent in any of these cases, so another endpoint may be tried.

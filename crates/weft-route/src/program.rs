@@ -241,11 +241,6 @@ pub enum BackendProblem {
     /// It speaks something that the route does not.
     #[error("{0}")]
     UnsupportedProtocol(String),
-    /// It wants to be told by each connection whose it is, and requests of many clients share connections.
-    #[error(
-        "{0} has `proxyProtocol`, which is for TCPRoute and TLSRoute: a connection that carries requests belongs to no one client"
-    )]
-    SharedConnections(ResourceId),
 }
 
 impl Backends {

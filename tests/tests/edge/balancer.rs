@@ -1,7 +1,7 @@
 //! A load balancer in front that says for whom it connects (PROXY protocol): a real HAProxy; and behind, servers that want to be
 //! told: a real nginx.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 
 use anyhow::{Context, Result, ensure};
@@ -44,21 +44,27 @@ fn listens(at: SocketAddr, process: &Process) -> Result<()> {
     .with_context(|| process.log())
 }
 
-/// nginx that says by what address it is called, as the PROXY protocol tells it; and the port that was connected to.
-fn nginx(gateway: &Gateway, at: SocketAddr) -> Result<Process> {
+/// nginx that says by what address it is called, as the PROXY protocol tells it, and whatever else at each address.
+fn nginx(gateway: &Gateway, servers: &[(SocketAddr, &str, &str)]) -> Result<Process> {
     let dir = gateway.dir().display();
     let temporary: String = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
         .map(|what| format!("{what}_temp_path {dir}/{what};"))
         .concat();
+    let server = |(at, how, said): &(SocketAddr, &str, &str)| {
+        format!(
+            "server {{ listen {at} {how} proxy_protocol; location / {{ return 200 \"$proxy_protocol_addr {said}\\n\"; }} }}\n"
+        )
+    };
+    let all: String = servers.iter().map(server).collect();
     let config = format!(
-        "daemon off; pid {dir}/nginx.pid; events {{}}\nhttp {{ access_log off; {temporary}\n\
-         server {{ listen {at} proxy_protocol; location / {{\n\
-         return 200 \"$proxy_protocol_addr to $proxy_protocol_server_port\\n\"; }} }} }}\n"
+        "daemon off; pid {dir}/nginx.pid; events {{}}\nhttp {{ access_log off; {temporary}\n{all} }}\n"
     );
     std::fs::write(gateway.dir().join("nginx.conf"), config)?;
     let file = gateway.dir().join("nginx.conf").display().to_string();
     let nginx = gateway.beside("nginx", "nginx", &["-e", "stderr", "-c", &file])?;
-    listens(at, &nginx)?;
+    for (at, ..) in servers {
+        listens(*at, &nginx)?;
+    }
     Ok(nginx)
 }
 
@@ -78,7 +84,8 @@ fn the_address_behind_a_load_balancer_is_the_clients_everywhere() -> Result<()> 
         route("TCPRoute", "two", &["two"], "told2"),
     ];
     let gateway = gateway(&resources, &[("WEFT_GATEWAY_PROXY_PROTOCOL_TRUSTED", "127.0.0.1")])?;
-    let (_haproxy, _nginx) = (haproxy(&gateway)?, nginx(&gateway, server)?);
+    let (_haproxy, _nginx) =
+        (haproxy(&gateway)?, nginx(&gateway, &[(server, "", "to $proxy_protocol_server_port")])?);
     let from = ["--interface", CLIENT];
     for version in [10_000, 20_000] {
         for (port, proto) in [(8080, "http"), (8443, "https")] {
@@ -108,6 +115,66 @@ fn the_address_behind_a_load_balancer_is_the_clients_everywhere() -> Result<()> 
     };
     ensure!(counted("proxied")? >= 12.0);
     eventually("a check of HAProxy", PATIENCE, || Ok((counted("local")? >= 1.0).then_some(())))?;
+    Ok(())
+}
+
+/// One request over a connection that is kept, and what nginx says to it.
+fn ask(client: &mut TcpStream, host: &str) -> Result<String> {
+    client.write_all(format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes())?;
+    let mut answer = BufReader::new(client);
+    let (mut length, mut line) = (0, String::new());
+    while answer.read_line(&mut line)? > 2 {
+        if let Some(("content-length", value)) = line.to_ascii_lowercase().trim_end().split_once(": ") {
+            length = value.parse()?;
+        }
+        line.clear();
+    }
+    let mut body = vec![0; length];
+    answer.read_exact(&mut body)?;
+    Ok(String::from_utf8(body)?.trim_end().to_owned())
+}
+
+#[test]
+fn backends_of_requests_are_told_whose_each_connection_is() -> Result<()> {
+    const SAID: &str = "$proxy_protocol_port to $proxy_protocol_server_port by $connection";
+    let servers = [(free()?, "", SAID), (free()?, "http2", SAID)];
+    let named = |kind: &str, host: &str| {
+        route(kind, host, &["web"], host).replace("spec: {", &format!("spec: {{hostnames: [{host}.test], "))
+    };
+    let resources = [
+        backend("lines", servers[0].0, ", proxyProtocol: v1"),
+        backend("frames", servers[1].0, ", protocol: h2, proxyProtocol: v2"),
+        named("HTTPRoute", "lines"),
+        named("HTTPRoute", "frames"),
+    ];
+    let gateway = gateway(&resources, &[])?;
+    let _nginx = nginx(&gateway, &servers)?;
+    let at = gateway.at(8080);
+    for host in ["lines.test", "frames.test"] {
+        let mut clients = Vec::new();
+        for from in [CLIENT, STRANGER, CLIENT] {
+            clients.push(connect_from(from.parse()?, at)?);
+        }
+        let mut connections = Vec::new();
+        // By turns, so that what one has left idle is there for the others.
+        for round in 0..3 {
+            for (place, client) in clients.iter_mut().enumerate() {
+                let said = ask(client, host)?;
+                let (who, connection) = said.split_once(" by ").with_context(|| said.clone())?;
+                let own = client.local_addr()?;
+                ensure!(who == format!("{} {} to {}", own.ip(), own.port(), at.port()), "{host}: {said}");
+                if round == 0 {
+                    ensure!(
+                        !connections.iter().any(|known| known == connection),
+                        "{host}: {connections:?}, and {said}"
+                    );
+                    connections.push(connection.to_owned());
+                } else {
+                    ensure!(connections.get(place).is_some_and(|kept| kept == connection), "{host}: {said}");
+                }
+            }
+        }
+    }
     Ok(())
 }
 

@@ -17,7 +17,7 @@ use weft_telemetry::metrics::TlsLabel;
 
 use super::outside::{self, Outside};
 use super::{Cluster, PeerIo, Speaks, Ways};
-use crate::dial::{DialError, Dialer};
+use crate::dial::{Announced, DialError, Dialer};
 use crate::pools::{Dial, Pools};
 use crate::telemetry::{Labels, SeriesByVersion, workload_of};
 
@@ -87,6 +87,7 @@ pub(crate) type PlainPeer = Pools<Plain>;
 pub(crate) struct Plain {
     endpoint: Arc<Endpoint>,
     connect: Rc<dyn Connect>,
+    announced: Option<Announced>,
     outside: Option<Rc<Outside>>,
     handshake: Duration,
 }
@@ -96,7 +97,10 @@ impl Dial for Plain {
 
     async fn dial(&self, speaks: Speaks) -> Result<PeerIo, DialError> {
         let endpoint = self.endpoint.addr();
-        let tcp = self.connect.plain(endpoint).await?;
+        let mut tcp = self.connect.plain(endpoint).await?;
+        if let Some(announced) = &self.announced {
+            announced.say(&mut tcp).await?;
+        }
         let io = outside::secured(self.outside.as_deref(), tcp, speaks, self.handshake).await?;
         self.endpoint.connected();
         Ok(io)
@@ -168,15 +172,21 @@ impl EndpointLinks {
 
     /// Plaintext connections to the endpoint.
     pub(crate) fn plain(&self, cluster: &Cluster) -> Rc<PlainPeer> {
-        let made = self.plain.get_or_init(|| {
-            let ways = &cluster.ways;
-            let endpoint = Arc::clone(&self.endpoint);
-            let (connect, outside) = (Rc::clone(&ways.connect), cluster.outside.clone());
-            let dial = Plain { endpoint, connect, outside, handshake: ways.handshake };
-            let most = ways.max_connections;
-            Rc::new(Pools::new(self.endpoint.addr(), dial, &ways.limits, most, &ways.telemetry.shard))
-        });
-        Rc::clone(made)
+        Rc::clone(self.plain.get_or_init(|| self.peer(cluster, None)))
+    }
+
+    /// The same for one client alone, whose they are said to be.
+    pub(crate) fn plain_of(&self, cluster: &Cluster, announced: Announced) -> Rc<PlainPeer> {
+        self.peer(cluster, Some(announced))
+    }
+
+    fn peer(&self, cluster: &Cluster, announced: Option<Announced>) -> Rc<PlainPeer> {
+        let ways = &cluster.ways;
+        let endpoint = Arc::clone(&self.endpoint);
+        let (connect, outside) = (Rc::clone(&ways.connect), cluster.beyond.tls.clone());
+        let dial = Plain { endpoint, connect, announced, outside, handshake: ways.handshake };
+        let most = ways.max_connections;
+        Rc::new(Pools::new(self.endpoint.addr(), dial, &ways.limits, most, &ways.telemetry.shard))
     }
 
     /// The same, where one is open that a request of this version can be sent over.

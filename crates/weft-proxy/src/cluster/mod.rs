@@ -14,7 +14,7 @@ use http::Version;
 use tokio::net::TcpStream;
 use weft_balance::{Endpoint, InFlight, Picker, Snapshot, Timestamp};
 use weft_config::Retries;
-use weft_core::{AppProtocol, EndpointAddr, MtlsMode, PeerRule};
+use weft_core::{AppProtocol, EndpointAddr, MtlsMode, PeerRule, ProxyProtocol};
 use weft_http::ErrorCode;
 use weft_telemetry::metrics::{CodeCounters, Direction, TlsLabel, families};
 use weft_telemetry::{Counter, Gauge};
@@ -28,7 +28,7 @@ pub(crate) use budget::{Attempts, Budget};
 pub(crate) use links::{Connect, EndpointLinks, Link, PlainPeer};
 #[cfg(test)]
 pub(crate) use links::{Connecting, Opened};
-pub(crate) use outside::{Outside, PeerIo, Speaks};
+pub(crate) use outside::{Beyond, Outside, PeerIo, Speaks};
 
 /// What the clusters of a worker have in common.
 pub(crate) struct Ways {
@@ -81,8 +81,7 @@ pub(crate) struct Cluster {
     pub(crate) budget: Budget,
     rule: RefCell<MeshRule>,
     service: RefCell<Arc<Service>>,
-    /// TLS towards endpoints outside the mesh; `None`: plaintext.
-    outside: Option<Rc<Outside>>,
+    beyond: Beyond,
     view: RefCell<Option<View>>,
     /// For requests that never came to an endpoint.
     pub(crate) unserved: SeriesByVersion,
@@ -119,18 +118,18 @@ impl Cluster {
         label: &Arc<str>,
         rule: MeshRule,
         service: Arc<Service>,
-        outside: Option<Rc<Outside>>,
+        beyond: Beyond,
     ) -> Rc<Self> {
         let shard = &ways.telemetry.shard;
         let name: &[&str] = &[label];
-        let outside_tls = outside.is_some();
+        let outside_tls = beyond.tls.is_some();
         Rc::new(Self {
             label: Arc::clone(label),
             ways: Rc::clone(ways),
             budget: Budget::new(ways.retries.budget),
             rule: RefCell::new(rule),
             service: RefCell::new(service),
-            outside,
+            beyond,
             view: RefCell::default(),
             unserved: SeriesByVersion::new(Labels {
                 direction: ways.direction,
@@ -310,12 +309,17 @@ impl Cluster {
 
     /// Which version its endpoints have agreed to over TLS, if that was left to them.
     pub(crate) fn settled(&self) -> Option<Version> {
-        self.outside.as_ref()?.settled()
+        self.beyond.tls.as_ref()?.settled()
+    }
+
+    /// The header that connections to its endpoints begin with, each of which is one client's.
+    pub(crate) fn announced(&self) -> Option<ProxyProtocol> {
+        self.beyond.announced
     }
 
     /// Takes a connection to an endpoint outside the mesh to its TLS, where there is to be any.
     pub(crate) async fn secured(&self, tcp: TcpStream, speaks: Speaks) -> Result<PeerIo, DialError> {
-        outside::secured(self.outside.as_deref(), tcp, speaks, self.ways.handshake).await
+        outside::secured(self.beyond.tls.as_deref(), tcp, speaks, self.ways.handshake).await
     }
 
     /// Waits for endpoints besides those that could not be reached. Where a single pod is replaced, its successor's records

@@ -1,6 +1,7 @@
 //! The way to an endpoint outside the mesh: plaintext, or TLS with the names of the web.
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use weft_core::ProxyProtocol;
 use weft_http::ErrorCode;
 use weft_identity::{UpstreamName, UpstreamTrust, upstream_config};
 use weft_net::{MaybeTls, ReadAhead};
@@ -17,6 +19,15 @@ use weft_resource::value::{BackendHost, HostPattern, PreciseHost};
 use weft_route::{Upstream, UpstreamEndpoint, UpstreamProtocol, UpstreamTls};
 
 use crate::dial::{DialError, TLS_BUFFER, TlsStream};
+
+/// How endpoints outside the mesh are spoken to.
+#[derive(Clone, Default)]
+pub(crate) struct Beyond {
+    /// `None`: in plaintext.
+    pub(crate) tls: Option<Rc<Outside>>,
+    /// What each connection begins with, so that the endpoint knows whose it is: then none is for the requests of two clients.
+    pub(crate) announced: Option<ProxyProtocol>,
+}
 
 /// TLS with an upstream. What is wrong with it is told to each request: nothing goes in plaintext instead.
 pub(crate) struct Outside {

@@ -57,7 +57,7 @@ impl Sender<'_> {
         let found = picked.and_then(|picked| {
             let links = &picked.links;
             let link = || links.link_now(&cluster.ways).map(Open::Link);
-            let plain = || links.plain_now(request.version()).map(Open::Plain);
+            let plain = || self.plain_now(links, request.version()).map(Open::Plain);
             Some((cluster.by_mode_now(links, now, link, plain)?, picked))
         });
         match found {

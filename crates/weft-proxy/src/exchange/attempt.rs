@@ -3,23 +3,25 @@
 //! An application's sidecar and a gateway send alike; what differs is whose requests they are and what is asked of a further try
 //! ([`Tries`]).
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::ops::ControlFlow;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use weft_balance::Timestamp;
-use weft_core::EndpointAddr;
+use weft_core::{EndpointAddr, ProxyProtocol};
 use weft_http::wire::{self, Original};
 use weft_http::{Body, ErrorCode, Interim, Lease, Opened, Replay, UpgradeIo, unanswered};
+use weft_net::proxy_protocol::ProxyHeader;
 use weft_telemetry::trace::TraceContext;
 
 use super::retry::{Again, Spare, allow, was_refused};
 use crate::cluster::{Cluster, EndpointLinks, Link, Picked, PlainPeer};
-use crate::dial::DialError;
+use crate::dial::{Announced, DialError};
 use crate::failure::{Effect, Failure};
 use crate::pools::Behind;
 use crate::record::{RequestRecord, complete};
@@ -31,9 +33,48 @@ pub(super) struct Client {
     /// The client's login belongs to its connection, and so to one endpoint: its last.
     login: Cell<bool>,
     home: Cell<Option<EndpointAddr>>,
+    /// Whose it is, for endpoints that want to know of each connection; `None`: this process's.
+    whose: Option<ProxyHeader>,
+    /// Its connections to those.
+    own: RefCell<Vec<(Weak<EndpointLinks>, Rc<PlainPeer>)>>,
 }
 
+/// To how many endpoints a client keeps connections of its own.
+const OWN: usize = 8;
+
 impl Client {
+    /// Of a connection from `source`, to where it wanted to go.
+    pub(super) fn new(source: SocketAddr, destination: SocketAddr) -> Self {
+        Self { whose: Some(ProxyHeader::Proxied { source, destination }), ..Self::default() }
+    }
+
+    /// The connections to an endpoint that are this client's alone.
+    fn own(&self, links: &Rc<EndpointLinks>) -> Option<Rc<PlainPeer>> {
+        let own = self.own.borrow();
+        let of = own.iter().find(|(of, _)| std::ptr::eq(of.as_ptr(), Rc::as_ptr(links)));
+        of.map(|(_, peer)| Rc::clone(peer))
+    }
+
+    /// The same, from now on at the latest.
+    fn own_or_new(
+        &self,
+        links: &Rc<EndpointLinks>,
+        cluster: &Cluster,
+        version: ProxyProtocol,
+    ) -> Rc<PlainPeer> {
+        if let Some(peer) = self.own(links) {
+            return peer;
+        }
+        let peer = links.plain_of(cluster, Announced { version, header: self.whose });
+        let mut own = self.own.borrow_mut();
+        own.retain(|(of, _)| of.strong_count() > 0);
+        if own.len() >= OWN {
+            own.remove(0);
+        }
+        own.push((Rc::downgrade(links), Rc::clone(&peer)));
+        peer
+    }
+
     /// Looks whether a request that came over the connection has a login of it.
     pub(super) fn look<B>(&self, request: &Request<B>) {
         self.login.set(wire::has_own_login(request));
@@ -148,8 +189,23 @@ impl Sender<'_> {
     async fn connect(&self, picked: &Picked) -> Result<Way, DialError> {
         let (cluster, links) = (self.cluster, &picked.links);
         let mutual = async || links.link(cluster).await.map(Way::Link);
-        let plain = async || Ok(Way::Plain(links.plain(cluster)));
+        let plain = async || Ok(Way::Plain(self.plain(links)));
         cluster.by_mode(links, mutual, plain).await
+    }
+
+    fn plain(&self, links: &Rc<EndpointLinks>) -> Rc<PlainPeer> {
+        match self.cluster.announced() {
+            None => links.plain(self.cluster),
+            Some(version) => self.client.own_or_new(links, self.cluster, version),
+        }
+    }
+
+    /// The same, where one is open that a request of this version can be sent over.
+    pub(super) fn plain_now(&self, links: &Rc<EndpointLinks>, version: Version) -> Option<Rc<PlainPeer>> {
+        match self.cluster.announced() {
+            None => links.plain_now(version),
+            Some(_) => self.client.own(links).filter(|peer| peer.is_open(version)),
+        }
     }
 
     /// Sends a request and brings its answer's head; sends it again elsewhere where that does no harm. `send` is one

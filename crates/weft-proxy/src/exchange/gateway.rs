@@ -125,7 +125,7 @@ impl Gateway {
             forwarded: Forwarded::new(client, local, came.tls().is_some(), telling),
             came,
             client_cert,
-            client: Client::default(),
+            client: Client::new(client, local),
             series,
         }
     }

@@ -1,5 +1,6 @@
 //! Requests of the own application, over mesh links: to the service that it calls, or wherever the routes of that service lead.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -36,12 +37,18 @@ pub(crate) struct Outbound {
 }
 
 impl Outbound {
-    pub(crate) fn new(destination: Rc<Destination>, routing: Option<Rc<Routing>>, listener: bool) -> Self {
-        Self { destination, routing, listener, client: Client::default() }
+    /// Of a connection from `client`, to where it wanted to go.
+    pub(crate) fn new(
+        destination: Rc<Destination>,
+        routing: Option<Rc<Routing>>,
+        listener: bool,
+        (client, server): (SocketAddr, SocketAddr),
+    ) -> Self {
+        Self { destination, routing, listener, client: Client::new(client, server) }
     }
 
     /// What the requests of one connection have in common.
-    pub(crate) fn facts(&self, client: std::net::SocketAddr) -> Rc<ConnectionFacts> {
+    pub(crate) fn facts(&self, client: SocketAddr) -> Rc<ConnectionFacts> {
         let cluster = self.cluster();
         Rc::new(ConnectionFacts {
             direction: Direction::Outbound,

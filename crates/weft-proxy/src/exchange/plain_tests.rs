@@ -16,7 +16,7 @@ use weft_telemetry::Registry;
 
 use super::Times;
 use super::tests::{client_of, rule, ways};
-use crate::cluster::{Cluster, Connect, Connecting, Opened};
+use crate::cluster::{Beyond, Cluster, Connect, Connecting, Opened};
 use crate::dial::DialError;
 use crate::shared::Service;
 
@@ -97,7 +97,8 @@ impl Scene {
         let all: Vec<EndpointAddr> = (0..then.len()).map(endpoint).collect();
         let list = EndpointList::new(1, all, AppProtocol::Http, EndpointSource::Static);
         let rule = crate::cluster::MeshRule { mode: mode.into(), ..rule("shop") };
-        let cluster = Cluster::new(&ways, &"orders.shop:80".into(), rule, Service::listed(&list), None);
+        let service = Service::listed(&list);
+        let cluster = Cluster::new(&ways, &"orders.shop:80".into(), rule, service, Beyond::default());
         Self { cluster, registry, applications, sockets }
     }
 

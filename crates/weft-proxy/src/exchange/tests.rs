@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use weft_telemetry::metrics::Direction;
 use weft_telemetry::{AccessLog, Registry, Sampler};
 
 use super::{Exchange, Outbound, Times};
-use crate::cluster::{Cluster, Connect, Connecting, MeshRule, Opened, Ways};
+use crate::cluster::{Beyond, Cluster, Connect, Connecting, MeshRule, Opened, Ways};
 use crate::destination::Destination;
 use crate::dial::DialError;
 use crate::limits::Limits;
@@ -203,8 +204,9 @@ pub(super) fn ways(connect: Rc<dyn Connect>, budget: RetryBudget) -> (Rc<Ways>, 
 /// Serves a client's requests to a cluster.
 pub(super) fn client_of(cluster: &Rc<Cluster>, times: Times) -> DuplexStream {
     let (client, io) = duplex(1 << 16);
-    let side = Outbound::new(Destination::of_cluster(cluster), None, false);
-    let facts = side.facts(([127, 0, 0, 1], 1).into());
+    let at = |port: u16| SocketAddr::from(([127, 0, 0, 1], port));
+    let side = Outbound::new(Destination::of_cluster(cluster), None, false, (at(1), at(2)));
+    let facts = side.facts(at(1));
     let ways = &cluster.ways;
     let handler = Exchange::new(side, &ways.telemetry, facts, times);
     let limits = ways.limits.http1;
@@ -247,8 +249,13 @@ impl Scene {
         peers.does.borrow_mut().extend(all.iter().copied().zip(does.iter().copied()));
         let (ways, registry) = ways(Rc::clone(&peers) as _, budget);
         let list = EndpointList::new(1, all, AppProtocol::Http, EndpointSource::Static);
-        let cluster =
-            Cluster::new(&ways, &"orders.shop:80".into(), rule("shop"), Service::listed(&list), None);
+        let cluster = Cluster::new(
+            &ways,
+            &"orders.shop:80".into(),
+            rule("shop"),
+            Service::listed(&list),
+            Beyond::default(),
+        );
         Self { peers, cluster, registry, times: Times::default() }
     }
 

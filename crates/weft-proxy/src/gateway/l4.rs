@@ -10,8 +10,8 @@ use weft_telemetry::metrics::{Direction, TcpLabels, TlsLabel, families};
 
 use super::GatewayDoor;
 use super::edge::{Edge, EdgeIo, tcp};
-use crate::dial::DialError;
-use crate::outbound::tcp::{Announced, Far, Reached, reach};
+use crate::dial::{Announced, DialError};
+use crate::outbound::tcp::{Far, Reached, reach};
 use crate::record::{ConnectionFacts, TcpRecord};
 
 /// Serves one connection by a rule; `None`: the listener has none for it.
@@ -56,7 +56,7 @@ impl Way {
     /// Connects to a backend: over a mesh link where it is in the mesh; outside of it over TLS where that is asked for, or in
     /// plaintext. One that wants to know is told whose connection it is.
     async fn reach(&self, upstream: &Arc<Upstream>, edge: &Edge) -> Result<Reached, DialError> {
-        let header = ProxyHeader::Proxied { source: edge.client, destination: edge.local };
+        let header = Some(ProxyHeader::Proxied { source: edge.client, destination: edge.local });
         let announced = upstream.proxy_protocol.map(|version| Announced { version, header });
         reach(&self.door.outbound, &self.door.routing.cluster(upstream), announced.as_ref()).await
     }

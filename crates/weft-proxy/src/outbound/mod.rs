@@ -6,6 +6,7 @@
 mod passthrough;
 pub(crate) mod tcp;
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,8 +90,8 @@ pub(crate) struct Call {
     pub(crate) door: Rc<OutboundDoor>,
     pub(crate) accepted: Accepted,
     pub(crate) listed: Listed,
-    /// It came to a listener that stands for a service.
-    listener: bool,
+    /// Where it was going; `None`: it came to a listener that stands for a service.
+    dialed: Option<SocketAddr>,
     pub(crate) _open: OpenGuard,
 }
 
@@ -103,18 +104,20 @@ impl Call {
         dialed: Option<EndpointAddr>,
         service: Arc<str>,
     ) -> Self {
-        let (dialed, listener) = (dialed.map(EndpointAddr::get), dialed.is_none());
+        let dialed = dialed.map(EndpointAddr::get);
         let connections = &door.shared.connections;
         let listed = connections.open(Direction::Outbound, accepted.client, dialed, Some(service));
-        Self { door, accepted, listed, listener, _open: open }
+        Self { door, accepted, listed, dialed, _open: open }
     }
 
     /// What its requests are handed to.
     fn exchange(&self, destination: Rc<Destination>) -> Rc<Exchange<Outbound>> {
         let timeouts = &self.door.shared.config.timeouts;
         let times = Times { request: timeouts.request, tunnel_idle: timeouts.tcp_idle };
-        let side = Outbound::new(destination, self.door.routing.clone(), self.listener);
-        let facts = side.facts(self.accepted.client.get());
+        let client = self.accepted.client.get();
+        let between = (client, self.dialed.unwrap_or(self.accepted.local));
+        let side = Outbound::new(destination, self.door.routing.clone(), self.dialed.is_none(), between);
+        let facts = side.facts(client);
         Exchange::new(side, &self.door.telemetry, facts, times)
     }
 }

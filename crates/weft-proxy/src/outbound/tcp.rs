@@ -6,10 +6,8 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use tokio::net::TcpStream;
 use weft_balance::{InFlight, Outcome, Timestamp};
-use weft_core::{EndpointAddr, MtlsMode, ProxyProtocol};
-use weft_http::ErrorCode;
+use weft_core::{EndpointAddr, MtlsMode};
 use weft_identity::LinkProtocol;
-use weft_net::proxy_protocol::{self, ProxyHeader};
 use weft_net::{
     Detected, Greeting, Prefixed, RelayCounters, RelayOptions, greeting, read_more, relay, relay_plain,
 };
@@ -19,7 +17,7 @@ use super::OutboundDoor;
 use super::{Call, rewind, spoken};
 use crate::cluster::{Cluster, EndpointLinks, PeerIo, Picked, Speaks};
 use crate::destination::{Destination, Spoken};
-use crate::dial::{DialError, Dialer, TlsStream};
+use crate::dial::{Announced, DialError, Dialer, TlsStream};
 use crate::record::{ConnectionFacts, TcpRecord};
 use crate::shared::Shared;
 use crate::silence::{UNFINISHED, detect_or_give_up, silence};
@@ -39,12 +37,6 @@ impl Far {
             Self::Plain(_) => None,
         }
     }
-}
-
-/// Whose connection it is, for an endpoint outside the mesh that wants to know: the first that it is told, before TLS.
-pub(crate) struct Announced {
-    pub(crate) version: ProxyProtocol,
-    pub(crate) header: ProxyHeader,
 }
 
 /// A connection to an endpoint, counted as in flight there.
@@ -175,9 +167,8 @@ async fn dial(
     };
     let outside = async || {
         let mut tcp = dialer.tcp(endpoint).await?;
-        if let Some(Announced { version, header }) = announced {
-            let written = proxy_protocol::write(&mut tcp, *version, header).await;
-            written.map_err(|error| DialError::new(ErrorCode::ConnectFailed, &error))?;
+        if let Some(announced) = announced {
+            announced.say(&mut tcp).await?;
         }
         Ok(match cluster.secured(tcp, Speaks::Bytes).await? {
             PeerIo::Plain(tcp) => Far::Plain(tcp),

@@ -10,7 +10,7 @@ use weft_route::{Upstream, UpstreamEndpoint};
 
 use super::kept::Kept;
 use super::place::ByPlace;
-use crate::cluster::{Cluster, MeshRule, Outside, Ways};
+use crate::cluster::{Beyond, Cluster, MeshRule, Outside, Ways};
 use crate::destination::{Destination, Destinations, Target};
 use crate::shared::Shared;
 
@@ -93,8 +93,9 @@ impl Upstreams {
             UpstreamEndpoint::Service(key) => self.shared.service(key, None),
             UpstreamEndpoint::Listed(hosts) => self.shared.hosts(hosts),
         };
-        let outside = upstream.tls.as_ref().map(|tls| Rc::new(Outside::new(tls, upstream)));
-        Cluster::new(&self.ways, &upstream.label, rule, service, outside)
+        let tls = upstream.tls.as_ref().map(|tls| Rc::new(Outside::new(tls, upstream)));
+        let beyond = Beyond { tls, announced: upstream.proxy_protocol };
+        Cluster::new(&self.ways, &upstream.label, rule, service, beyond)
     }
 
     /// Routes or membership have changed: what upstreams are is looked up again. Their connections stay, but for those to where no

@@ -178,7 +178,6 @@ impl Context<'_> {
                 None => format!("{} has no endpoint", key.id),
             }));
         }
-        let proxy_protocol = announced(key, backend)?;
         let protocol = match (backend.protocol, key.layer) {
             (_, Layer::Bytes | Layer::Encrypted) => UpstreamProtocol::Tcp,
             (BackendProtocol::Tcp, _) => {
@@ -204,6 +203,7 @@ impl Context<'_> {
         };
         let label = format!("{}/{}", key.id.namespace, key.id.name).into();
         let endpoint = UpstreamEndpoint::Listed(endpoints);
+        let proxy_protocol = backend.proxy_protocol.map(ProxyProtocol::from);
         Ok(Upstream { label, endpoint, protocol, tls, proxy_protocol })
     }
 
@@ -236,15 +236,6 @@ impl Context<'_> {
             verification: Verification { roots, names: Vec::new() },
             client_certificate: own.or_else(|| client.cloned()),
         })
-    }
-}
-
-/// What connections to a backend begin with. Those that carry requests belong to many clients, so that none of them can say whose it
-/// is.
-fn announced(key: &Key, backend: &BackendSpec) -> Result<Option<ProxyProtocol>, BackendProblem> {
-    match (backend.proxy_protocol, key.layer) {
-        (Some(_), Layer::Http | Layer::Grpc) => Err(BackendProblem::SharedConnections(key.id.clone())),
-        (version, _) => Ok(version.map(ProxyProtocol::from)),
     }
 }
 
@@ -338,10 +329,6 @@ fn reason_and_cure(problem: &BackendProblem, route: &Resource) -> (&'static str,
         BackendProblem::InvalidTls(_) => (
             "InvalidTls",
             "add a BackendTLSPolicy for it that is valid, or correct `appProtocol` where it is wrong".to_owned(),
-        ),
-        BackendProblem::SharedConnections(_) => (
-            "UnsupportedProtocol",
-            "leave `proxyProtocol` out and have the backend read `x-forwarded-for`, or use a TCPRoute or TLSRoute".to_owned(),
         ),
         BackendProblem::UnsupportedProtocol(_) => (
             "UnsupportedProtocol",

@@ -164,8 +164,7 @@ fn a_backend_lists_hosts() {
     assert_eq!(notes, [format!("UnsupportedProtocol {FIELD}")]);
     let announced = backend(json!({"endpoints": endpoints, "proxyProtocol": "v2"}));
     let (found, notes) = followed(reference.clone(), [announced]);
-    assert_eq!(notes, [format!("UnsupportedProtocol {FIELD}")], "requests of many share a connection");
-    assert!(found.concat().contains("proxyProtocol"), "{found:?}");
+    assert!(notes.is_empty(), "{found:?}");
     let with_port = with(reference, "/port", json!(444));
     let (_, notes) = followed(with_port, [backend(json!({"endpoints": endpoints}))]);
     assert_eq!(notes, [format!("BackendNotFound {FIELD}")]);
