@@ -14,7 +14,7 @@ use crate::bounded::Bounded;
 use crate::client2::InUse;
 use crate::coding::Encoded;
 use crate::frames::Wire;
-use crate::grpc_web::Decoded;
+use crate::grpc_web::Turned;
 use crate::h1::{Http1Fault, IncomingBody};
 use crate::recv::{RecvHalf, Watch};
 use crate::replay::Replayed;
@@ -42,7 +42,7 @@ pub enum BodyError {
     /// A copy's reader was too slow, or the body that is copied broke off.
     #[error("the body that this is a copy of went on without it, or broke off")]
     CopyEnded,
-    /// It is not what it has to be in order to become what it is to be: no base64, or half a message.
+    /// It is not what it has to be in order to become what it is to be: no base64, half a message, or one that is none.
     #[error("the body could not be brought into the form that it is to have")]
     Unfit,
     /// There is more of it than there may be.
@@ -88,8 +88,8 @@ pub enum Body {
     Copied(Copied),
     /// Which leaves in a content coding.
     Encoded(Box<Encoded>),
-    /// Which came in base64.
-    Decoded(Box<Decoded>),
+    /// Which came as gRPC-Web.
+    Turned(Box<Turned>),
     /// That may have no more than so much.
     Bounded(Box<Bounded>),
     /// Broken off, and about to say so.
@@ -214,7 +214,7 @@ impl Body {
             Self::Teed(teed) => teed.poll_frame(cx),
             Self::Copied(copied) => copied.poll_frame(cx),
             Self::Encoded(encoded) => encoded.poll_frame(cx),
-            Self::Decoded(decoded) => decoded.poll_frame(cx),
+            Self::Turned(turned) => turned.poll_frame(cx),
             Self::Bounded(bounded) => bounded.poll_frame(cx),
             Self::Counted(counted) => {
                 let frame = ready!(Pin::new(&mut counted.body).poll_frame(cx));
@@ -311,7 +311,7 @@ impl http_body::Body for Body {
             Self::Teed(teed) => teed.is_end_stream(),
             Self::Copied(copied) => copied.is_end_stream(),
             Self::Encoded(encoded) => encoded.is_end_stream(),
-            Self::Decoded(decoded) => decoded.is_end_stream(),
+            Self::Turned(turned) => turned.is_end_stream(),
             Self::Bounded(bounded) => bounded.is_end_stream(),
             Self::Broken(broken) => broken.error.is_none(),
         }
@@ -325,7 +325,8 @@ impl http_body::Body for Body {
             Self::Counted(counted) => counted.body.size_hint(),
             Self::Replayed(replayed) => replayed.size_hint(),
             Self::Teed(teed) => teed.size_hint(),
-            Self::Copied(_) | Self::Encoded(_) | Self::Decoded(_) => SizeHint::default(),
+            Self::Copied(_) | Self::Encoded(_) => SizeHint::default(),
+            Self::Turned(turned) => turned.size_hint(),
             Self::Bounded(bounded) => bounded.size_hint(),
             Self::Http2(stream) => stream.left.map_or_else(SizeHint::default, SizeHint::with_exact),
             Self::Broken(_) => SizeHint::default(),

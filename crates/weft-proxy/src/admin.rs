@@ -4,7 +4,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::extract::State;
@@ -14,6 +14,7 @@ use axum::routing::{get, post};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
+use tower_http::timeout::TimeoutLayer;
 use weft_config::{IdentitySource, Role};
 use weft_core::{Drain, DrainPhase};
 use weft_net::Listener;
@@ -23,6 +24,9 @@ use weft_telemetry::metrics::{Encoder, families};
 use crate::probes::Probes;
 use crate::shared::Shared;
 use crate::start::LogControl;
+
+/// For a question to be there as a whole: it is a line or a few, by hand.
+const ASKING: Duration = Duration::from_secs(10);
 
 /// The sockets.
 pub(crate) struct AdminListeners {
@@ -60,17 +64,7 @@ pub(crate) fn start(admin: &Arc<Admin>, listeners: AdminListeners, drain: &Drain
         .route("/live", get(live))
         .route("/ready", get(ready))
         .route("/probe/{*check}", get(probe));
-    let all = metrics
-        .clone()
-        .merge(health.clone())
-        .route("/", get(index))
-        .route("/config", get(config))
-        .route("/endpoints", get(endpoints))
-        .route("/certs", get(certs))
-        .route("/connections", get(connections))
-        .route("/explain", post(explain))
-        .route("/log", get(log_level).put(set_log_level))
-        .route("/drain", post(start_drain));
+    let all = own_pages().merge(metrics.clone()).merge(health.clone());
     for (router, sockets) in
         [(all, listeners.admin), (metrics, listeners.metrics), (health, listeners.health)]
     {
@@ -86,6 +80,27 @@ pub(crate) fn start(admin: &Arc<Admin>, listeners: AdminListeners, drain: &Drain
         }
     }
     Ok(())
+}
+
+/// Those of the admin server alone.
+fn own_pages() -> Router<Arc<Admin>> {
+    asked_in_time(
+        Router::new()
+            .route("/", get(index))
+            .route("/config", get(config))
+            .route("/endpoints", get(endpoints))
+            .route("/certs", get(certs))
+            .route("/connections", get(connections))
+            .route("/explain", post(explain))
+            .route("/log", get(log_level).put(set_log_level))
+            .route("/drain", post(start_drain)),
+    )
+}
+
+/// For pages that wait for nothing but the body of their request. Probes wait for the application, each for the time that its
+/// kubelet gives it.
+fn asked_in_time<S: Clone + Send + Sync + 'static>(pages: Router<S>) -> Router<S> {
+    pages.layer(TimeoutLayer::with_status_code(StatusCode::REQUEST_TIMEOUT, ASKING))
 }
 
 async fn index() -> &'static str {
@@ -349,5 +364,32 @@ fn collect_program(shared: &Shared, encoder: &mut Encoder<'_>) {
             Some(ip) => std::net::SocketAddr::new(ip, at.port).to_string(),
         };
         bound.value(&[&port], u64::from(is_bound));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, Bytes};
+    use axum::http::Request;
+    use futures_util::stream;
+    use tokio::time::Instant;
+    use tower::ServiceExt as _;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_that_does_not_come_is_not_waited_for() {
+        let pages: Router = asked_in_time(Router::new().route("/log", post(|text: String| async { text })));
+        let asked = |body| Request::post("/log").body(body).unwrap();
+        let whole = pages.clone().oneshot(asked(Body::from("info"))).await.unwrap();
+        assert_eq!(whole.status(), StatusCode::OK);
+        let began = Instant::now();
+        // An octet each second, which no bound of a pause would end.
+        let slow = stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Some((Ok::<_, std::convert::Infallible>(Bytes::from_static(b"x")), ()))
+        });
+        let cut = pages.oneshot(asked(Body::from_stream(slow))).await.unwrap();
+        assert_eq!((cut.status(), began.elapsed()), (StatusCode::REQUEST_TIMEOUT, ASKING));
     }
 }

@@ -236,6 +236,12 @@ fn what_the_gateway_has_to_say_comes_in_its_words() -> Result<()> {
     let body: Vec<u8> = body.chunks(4).flat_map(|group| STANDARD.decode(group).unwrap_or_default()).collect();
     let called = apart(head, &body)?;
     ensure!(called.trailer("grpc-status") == Some("3"), "{called:?}");
+    // Trailers, which are the server's to write.
+    let args = ["-H", "content-type: application/grpc-web"];
+    let (_, head, body) =
+        curl(&scene.gateway, "--http1.1", "grpc.test", "/weft.test.Echo/Unary", &args, b"\x80\0\0\0\0")?;
+    let called = apart(head, &body)?;
+    ensure!(called.trailer("grpc-status") == Some("3"), "{called:?}");
     Ok(())
 }
 

@@ -16,7 +16,6 @@ use hyper::body::{Body as _, Incoming};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
-use weft_core::{Drain, DrainPhase};
 
 use super::PATH;
 use super::budget::{Bounds, NoRoom, Pool, Room};
@@ -112,14 +111,9 @@ impl Handler {
         request: Request<Incoming>,
         seat: &Seat,
         expected: bool,
-        leaving: &Drain,
     ) -> Response<Body> {
         let serving = seat.request();
-        let mut response = self.response(request, seat.address(), &serving, expected).await;
-        if leaving.phase() != DrainPhase::Running {
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        }
-        response
+        self.response(request, seat.address(), &serving, expected).await
     }
 
     async fn response(
@@ -307,5 +301,8 @@ fn no_answer(no_room: NoRoom, what: &str) -> NoAnswer {
 fn plain(status: StatusCode, text: String) -> Response<Body> {
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }

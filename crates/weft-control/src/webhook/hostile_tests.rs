@@ -206,6 +206,7 @@ async fn a_replica_that_is_told_to_end_goes_on_serving_whoever_comes() {
     kept.read_to_end(&mut answer).await.unwrap();
     let answer = String::from_utf8_lossy(&answer);
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("connection: close"), "{answer}");
+    assert!(answer.contains("x-content-type-options: nosniff"), "{answer}");
     drop(kept);
     // One that has nothing under way meets an orderly end at the last, and what is on its way then no reset.
     served.drain.start(Duration::from_secs(5));

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -20,7 +21,9 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
-use weft_core::Drain;
+use tower::{Service, ServiceExt as _};
+use tower_http::set_header::SetResponseHeader;
+use weft_core::{Drain, DrainPhase};
 use weft_telemetry::Registry;
 
 use super::callers::{Callers, WebhookSettings};
@@ -157,7 +160,8 @@ struct Door {
     drain: Drain,
 }
 
-type Answering = Pin<Box<dyn Future<Output = Result<Response<axum::body::Body>, Infallible>> + Send>>;
+type Answer = Response<axum::body::Body>;
+type Answering = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
 
 impl Door {
     /// Takes connections until the drain begins, and returns when all are done.
@@ -214,7 +218,9 @@ impl Door {
         let chain = tls.get_ref().1.peer_certificates();
         let expected = self.callers.as_ref().is_none_or(|callers| callers.expect(chain));
         let watched = TokioIo::new(Watched::new(tls, seat.clone()));
-        let service = service_fn(|request| self.answering(request, seat.clone(), expected));
+        let answers = self.answers(seat.clone(), expected);
+        // In a box, for hyper moves it.
+        let service = service_fn(move |request| -> Answering { Box::pin(answers.clone().oneshot(request)) });
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             // The seat has the times, which differ for a first request, between requests, and within one.
@@ -252,9 +258,28 @@ impl Door {
         }
     }
 
-    fn answering(&self, request: Request<Incoming>, seat: Arc<Seat>, expected: bool) -> Answering {
+    /// What answers the requests of one connection.
+    fn answers(
+        &self,
+        seat: Arc<Seat>,
+        expected: bool,
+    ) -> impl Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + 'static {
         let (handler, leaving) = (self.handler.clone(), self.leaving.clone());
-        Box::pin(async move { Ok(handler.respond(request, &seat, expected, &leaving).await) })
+        let answers = tower::service_fn(move |request| {
+            let (handler, seat) = (handler.clone(), seat.clone());
+            async move { Ok(handler.respond(request, &seat, expected).await) }
+        });
+        // Whether it is leaving is asked when there is an answer, not when its request came.
+        let close = move |_: &Answer| {
+            (leaving.phase() != DrainPhase::Running).then_some(HeaderValue::from_static("close"))
+        };
+        // Texts quote the request, and whoever has a browser may reach this port.
+        let as_it_says = HeaderValue::from_static("nosniff");
+        let answers = SetResponseHeader::overriding(answers, header::CONNECTION, close);
+        SetResponseHeader::overriding(answers, header::X_CONTENT_TYPE_OPTIONS, as_it_says)
     }
 
     fn ended(&self, seat: &Seat, ending: Ending) {

@@ -9,13 +9,9 @@ use http::header::{CONTENT_LENGTH, CONTENT_TYPE, TRAILER};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body::Frame;
 
+use super::messages::{Boundary, PREFIX, TRAILERS};
 use super::{Web, format_of};
 use crate::{Body, BodyError, ErrorCode};
-
-/// The first octet of the message that has the trailers ("Protocol differences vs gRPC over HTTP2").
-const TRAILERS: u8 = 0x80;
-/// A message begins with its flags and its length (PROTOCOL-HTTP2.md, "Length-Prefixed-Message").
-const PREFIX: usize = 5;
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
@@ -69,6 +65,7 @@ impl Answer {
             _ if self.ended => return Poll::Ready(None),
             Some(Ok(frame)) => match frame.into_data() {
                 Ok(data) => {
+                    // What a backend says of the end would end the answer.
                     if !self.boundary.pass(&data) {
                         return Poll::Ready(Some(Err(BodyError::Unfit)));
                     }
@@ -98,47 +95,6 @@ impl Answer {
     /// Each piece is padded by itself: it can leave at once, and clients decode group by group.
     fn form(&self, data: Bytes) -> Bytes {
         if self.text { Bytes::from(STANDARD.encode(data)) } else { data }
-    }
-}
-
-/// Whether the octets so far end with a message.
-#[derive(Debug, Default)]
-struct Boundary {
-    prefix: [u8; PREFIX],
-    got: usize,
-    left: u32,
-}
-
-impl Boundary {
-    /// Whether messages may begin as these do: what has the trailers' mark is none of a backend's, and would end the answer with what
-    /// it says.
-    fn pass(&mut self, mut data: &[u8]) -> bool {
-        while !data.is_empty() {
-            if self.left > 0 {
-                let skipped = data.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-                data = data.get(skipped..).unwrap_or_default();
-                self.left -= u32::try_from(skipped).unwrap_or(self.left);
-                continue;
-            }
-            let wanted = (PREFIX - self.got).min(data.len());
-            let (begin, behind) = data.split_at(wanted);
-            if let Some(room) = self.prefix.get_mut(self.got..self.got + wanted) {
-                room.copy_from_slice(begin);
-            }
-            (self.got, data) = (self.got + wanted, behind);
-            if self.got == PREFIX {
-                let [flags, a, b, c, d] = self.prefix;
-                if flags & TRAILERS != 0 {
-                    return false;
-                }
-                (self.got, self.left) = (0, u32::from_be_bytes([a, b, c, d]));
-            }
-        }
-        true
-    }
-
-    fn is_here(&self) -> bool {
-        self.got == 0 && self.left == 0
     }
 }
 

@@ -1,9 +1,11 @@
 //! gRPC-Web, which is gRPC for those who cannot read trailers: browsers (the protocol's text is PROTOCOL-WEB.md of the gRPC project).
 //!
 //! A request's body is that of gRPC, or that in base64. So is an answer's, but for its end: the trailers are the last message, told from
-//! the others by the first bit of its first octet. [`Web`] is what one call speaks; [`Answer`] turns the answer's body.
+//! the others by the first bit of its first octet. [`Web`] is what one call speaks; [`Turned`] is the request's body, and [`Answer`] turns
+//! the answer's.
 
 mod answer;
+mod messages;
 mod request;
 
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, TE};
@@ -12,7 +14,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request};
 use crate::Body;
 
 pub use answer::Answer;
-pub use request::Decoded;
+pub use request::Turned;
 
 const BINARY: &str = "application/grpc-web";
 const TEXT: &str = "application/grpc-web-text";
@@ -53,10 +55,8 @@ impl Web {
         for name in [X_GRPC_WEB, CONTENT_LENGTH, ACCEPT] {
             headers.remove(name);
         }
-        if self.text {
-            let body = std::mem::take(request.body_mut());
-            *request.body_mut() = body.from_base64();
-        }
+        let body = std::mem::take(request.body_mut());
+        *request.body_mut() = body.turned_to_grpc(self.text);
     }
 
     /// The type of an answer.
@@ -146,6 +146,6 @@ mod tests {
         names.sort_unstable();
         assert_eq!(names, ["content-type", "grpc-timeout", "te"]);
         assert_eq!(request.headers()[CONTENT_TYPE], "application/grpc+proto");
-        assert!(matches!(request.body(), Body::Decoded(_)));
+        assert!(matches!(request.body(), Body::Turned(_)));
     }
 }

@@ -223,6 +223,39 @@ fn a_question_as_text_has_the_same_answer() {
     assert_eq!(QuestionText::from(&service).door().unwrap(), service.door);
 }
 
+/// Whoever asks a running process gets its answer as JSON, and writes the text of it.
+#[test]
+fn times_are_told_in_the_same_words_from_files_and_by_a_process() {
+    for (timeouts, told) in [
+        (
+            json!({"request": "10s", "backendRequest": "2s"}),
+            "request timeout: 10s\n    timeout of a try: 2s\n",
+        ),
+        (
+            json!({"request": "1h30m", "backendRequest": "1500ms"}),
+            "request timeout: 5400s\n    timeout of a try: 1.5s\n",
+        ),
+        (json!({"request": "0s"}), "request timeout: none\n"),
+        (json!({"backendRequest": "1m"}), "timeout of a try: 60s\n"),
+    ] {
+        let rules = json!([{"backendRefs": [{"name": "orders", "port": 80}], "timeouts": timeouts}]);
+        let compiled = compiled(vec![edge(), service("orders"), route("orders", rules)]);
+        let question = Question {
+            method: Method::GET,
+            url: "http://shop.example/orders",
+            headers: HeaderMap::new(),
+            door: Door::AnyGateway,
+        };
+        let from_files = explain(&compiled.program, &question).unwrap().to_string();
+        assert!(from_files.contains(told), "{from_files}");
+        let asked = serde_json::to_string(&QuestionText::from(&question)).unwrap();
+        let asked: QuestionText = serde_json::from_str(&asked).unwrap();
+        let answer = serde_json::to_string(&asked.answer(&compiled.program).unwrap()).unwrap();
+        let by_process: Explanation = serde_json::from_str(&answer).unwrap();
+        assert_eq!(by_process.to_string(), from_files);
+    }
+}
+
 #[test]
 fn a_question_as_text_may_be_none() {
     let good =

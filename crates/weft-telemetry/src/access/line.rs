@@ -91,11 +91,13 @@ fn write_http(out: &mut Escaped<'_>, field: LogField, protocol: &AccessProtocol)
         return out.write_str(if field == LogField::Protocol { "tcp" } else { NOTHING });
     };
     let version = protocol_version(*version);
+    // CONNECT has no path: what it asks for is the authority.
+    let target = if path.is_empty() { authority.as_deref().unwrap_or(NOTHING) } else { &**path };
     match field {
         LogField::Protocol => out.write_str(if grpc_status.is_some() { "grpc" } else { "http" }),
-        LogField::Request => write!(out, "{method} {path} HTTP/{version}"),
+        LogField::Request => write!(out, "{method} {target} HTTP/{version}"),
         LogField::RequestMethod => write!(out, "{method}"),
-        LogField::Uri => out.write_str(path),
+        LogField::Uri => out.write_str(target),
         LogField::ServerProtocol => write!(out, "HTTP/{version}"),
         LogField::Host => optional(out, authority.as_deref()),
         LogField::Status => optional(out, *status),

@@ -58,7 +58,7 @@ pub enum AccessProtocol {
         method: Method,
         /// Host or `:authority`.
         authority: Option<Box<str>>,
-        /// The path without the query.
+        /// The path without the query; empty for CONNECT, which asks for the authority.
         path: Box<str>,
         /// The status; `None` where there was none.
         status: Option<u16>,
@@ -117,7 +117,7 @@ impl AccessRecord {
         map.serialize_entry("version", protocol_version(*version))?;
         map.serialize_entry("method", method.as_str())?;
         optional(map, "authority", authority.as_deref())?;
-        map.serialize_entry("path", path)?;
+        optional(map, "path", (!path.is_empty()).then_some(path))?;
         optional(map, "status", *status)?;
         optional(map, "grpc_status", grpc_status.map(grpc_status_name))?;
         optional(map, "user_agent", user_agent.as_deref())?;

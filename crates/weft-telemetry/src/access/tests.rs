@@ -118,6 +118,24 @@ fn a_line_may_have_a_format_of_its_own() {
     assert_eq!(line(rest, &http(7)), expected);
 }
 
+/// As it comes over HTTP/1 (`CONNECT db:5432 HTTP/1.1`) and over HTTP/2 (`:authority` and no `:path`).
+#[test]
+fn a_request_for_a_tunnel_is_for_its_authority() {
+    let mut record = http(7);
+    let AccessProtocol::Http { method, authority, path, .. } = &mut record.protocol else {
+        panic!("a request")
+    };
+    (*method, *authority, *path) = (Method::CONNECT, Some("db:5432".into()), "".into());
+    let LogFormat::Line(pieces) = "\"$request\" $request_method $uri $host".parse().unwrap() else {
+        panic!("a line")
+    };
+    let mut line = Vec::new();
+    line::append(&mut line, &pieces, &record);
+    assert_eq!(String::from_utf8(line).unwrap(), "\"CONNECT db:5432 HTTP/1.1\" CONNECT db:5432 db:5432\n");
+    let json: Value = serde_json::to_value(record).unwrap();
+    assert_eq!((json["authority"].as_str(), json.get("path")), (Some("db:5432"), None));
+}
+
 #[test]
 fn the_mode_says_which_are_wanted_and_can_change() {
     let directory = tempfile::tempdir().unwrap();

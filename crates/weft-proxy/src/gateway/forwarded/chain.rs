@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use bytes::Bytes;
 use http::header::FORWARDED;
 use http::uri::Authority;
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use weft_http::headers::X_FORWARDED_FOR;
 
 /// One who has sent a request.
@@ -181,23 +181,30 @@ fn node(text: &str) -> Option<Node> {
     port.is_none_or(is_port).then_some(name)
 }
 
-/// A scheme that clients of a gateway use; of a list of proxies' words each must be one.
+/// What the proxy that is so many hops away (the peer is one) has told by a header, to which each may have added a word of its
+/// own, or which each may have replaced: then there are fewer words than hops, and the first is of the farthest.
+pub(super) fn word<'h>(headers: &'h HeaderMap, name: &HeaderName, hops: usize) -> Option<&'h str> {
+    let values: Vec<&HeaderValue> = headers.get_all(name).iter().collect();
+    // What stands before a value that is no text was told to somebody who cannot have read it.
+    let values = values.into_iter().rev().map_while(|value| value.to_str().ok());
+    let words = values.flat_map(|value| value.rsplit(',')).map(str::trim).filter(|word| !word.is_empty());
+    words.take(hops.max(1)).last()
+}
+
+/// A scheme that clients of a gateway use.
 pub(super) fn is_proto(text: &str) -> bool {
-    let known =
-        |proto: &str| ["http", "https", "ws", "wss"].iter().any(|one| proto.eq_ignore_ascii_case(one));
-    text.split(',').all(|proto| known(proto.trim()))
+    ["http", "https", "ws", "wss"].iter().any(|one| text.eq_ignore_ascii_case(one))
 }
 
 /// A host with or without a port.
 pub(super) fn is_host(text: &str) -> bool {
-    let one = |host: &str| !host.contains('@') && host.parse::<Authority>().is_ok();
-    text.split(',').all(|host| one(host.trim()))
+    !text.contains('@') && text.parse::<Authority>().is_ok()
 }
 
 /// A port.
 pub(super) fn is_port(text: &str) -> bool {
-    let one = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit()) && !port.starts_with('0');
-    text.split(',').map(str::trim).all(|port| one(port) && port.parse::<u16>().is_ok())
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
+    digits && text.parse::<u16>().is_ok()
 }
 
 /// The value of `forwarded` that names these, the farthest first; `host` and `proto` are what the client used.
@@ -225,9 +232,9 @@ pub(super) fn element_list<'n>(
     HeaderValue::from_maybe_shared(Bytes::from(list)).unwrap_or(HeaderValue::from_static("for=unknown"))
 }
 
-/// The first of what a header names, as a parameter.
+/// What a header says, as a parameter.
 fn parameter(list: &mut String, name: &str, value: &HeaderValue) {
-    let text = value.to_str().unwrap_or_default().split(',').next().unwrap_or_default().trim();
+    let text = value.to_str().unwrap_or_default();
     if is_token(text) {
         list.push_str(&format!(";{name}={text}"));
     } else if !text.is_empty() {

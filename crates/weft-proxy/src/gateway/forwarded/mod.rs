@@ -3,7 +3,8 @@
 //! Anybody can send these headers. What a client says is believed only where the configuration says that it is a proxy of ours: by
 //! the number of trusted hops in front of the gateway, or by the networks that such proxies are in. Each of them has added the
 //! address that it was called from at the end, so that the list is read from its end, and only as far as those who wrote it are
-//! ours. Where that ends stands the client. What stands before it is the client's own say, and goes no further.
+//! ours. Where that ends stands the client. What stands before it is the client's own say, and goes no further. Of `x-forwarded-proto`,
+//! `-host` and `-port` the word of the same proxy counts: the one that the client has called.
 
 mod chain;
 
@@ -117,9 +118,15 @@ impl Forwarded {
         let told = |value: Option<Box<str>>| value.and_then(|value| HeaderValue::from_str(&value).ok());
         let (of_host, of_proto) =
             client.as_ref().map_or((None, None), |hop| (told(hop.host.clone()), told(hop.proto.clone())));
-        complete(headers, X_FORWARDED_PROTO, chain::is_proto, of_proto.as_ref().unwrap_or(&self.proto));
-        complete(headers, X_FORWARDED_HOST, chain::is_host, of_host.as_ref().unwrap_or(host));
-        complete(headers, X_FORWARDED_PORT, chain::is_port, &self.port);
+        // Each of ours has told one; without a list the peer alone is.
+        let mut complete = |name, valid: fn(&str) -> bool, own: &HeaderValue| {
+            let word = chain::word(headers, &name, hops.len()).filter(|word| valid(word));
+            let word = word.and_then(|word| HeaderValue::from_str(word).ok());
+            headers.insert(name, word.unwrap_or_else(|| own.clone()));
+        };
+        complete(X_FORWARDED_PROTO, chain::is_proto, of_proto.as_ref().unwrap_or(&self.proto));
+        complete(X_FORWARDED_HOST, chain::is_host, of_host.as_ref().unwrap_or(host));
+        complete(X_FORWARDED_PORT, chain::is_port, &self.port);
         // The farthest first.
         let mut list = Vec::new();
         for hop in hops.iter().rev() {
@@ -168,15 +175,6 @@ fn remove(headers: &mut HeaderMap, unwanted: impl Fn(&str) -> bool) {
     let names: Vec<HeaderName> = headers.keys().filter(|name| unwanted(name.as_str())).cloned().collect();
     for name in names {
         headers.remove(name);
-    }
-}
-
-/// Has a header be what a proxy of ours has told, or what is so otherwise.
-fn complete(headers: &mut HeaderMap, name: HeaderName, valid: fn(&str) -> bool, own: &HeaderValue) {
-    let mut values = headers.get_all(&name).iter();
-    let first = values.next().and_then(|value| value.to_str().ok());
-    if !first.is_some_and(valid) || values.next().is_some() {
-        headers.insert(name, own.clone());
     }
 }
 

@@ -146,7 +146,7 @@ fn the_standard_header_is_read_where_there_is_no_other() {
 fn what_makes_no_sense_is_replaced_although_it_comes_from_ours() {
     for (name, told, expected) in [
         ("x-forwarded-proto", "javascript", "https"),
-        ("x-forwarded-proto", "HTTP, https", "HTTP, https"),
+        ("x-forwarded-proto", "http, javascript", "https"),
         ("x-forwarded-host", "a b", "shop.example"),
         ("x-forwarded-host", "user@evil.example", "shop.example"),
         ("x-forwarded-host", "a.example:8443", "a.example:8443"),
@@ -158,9 +158,43 @@ fn what_makes_no_sense_is_replaced_although_it_comes_from_ours() {
         hops(1).apply(&mut headers, &SHOP);
         assert_eq!(get(&headers, name), Some(expected), "{name}: {told}");
     }
-    let mut headers = map(&[("x-forwarded-proto", "http"), ("x-forwarded-proto", "https")]);
+}
+
+#[test]
+fn of_several_words_the_one_counts_that_the_clients_proxy_has_told() {
+    let (one, two, three) = ("203.0.113.7", "203.0.113.7, 10.1.1.1", "203.0.113.7, 10.1.1.1, 10.2.2.2");
+    for (trusted, list, protos, expected) in [
+        // The last is what the one trusted proxy has added; what the client has said before is the client's.
+        (1, one, &["https, http"][..], "http"),
+        (1, three, &["http, https, HTTP"], "HTTP"),
+        (1, one, &["https", "http"], "http"),
+        (1, one, &["https, http, ,"], "http"),
+        // Each of two has added one: that of the farther, by which the client is connected.
+        (2, two, &["http, https, http"], "https"),
+        (2, three, &["http", "https, http"], "https"),
+        // Where they replace it there is one.
+        (2, two, &["http"], "http"),
+        (3, three, &["http, https"], "http"),
+        // As many count as the list has proxies, though more would be believed.
+        (3, one, &["https, http"], "http"),
+        (2, "nonsense", &["https, http"], "http"),
+        // What makes no sense there does not make another word count.
+        (1, one, &["http, gopher"], "https"),
+        (1, one, &[" , "], "https"),
+    ] {
+        let told: Vec<_> = protos.iter().map(|proto| ("x-forwarded-proto", *proto)).collect();
+        let mut headers = map(&[&[("x-forwarded-for", list)][..], &told].concat());
+        hops(trusted).apply(&mut headers, &SHOP);
+        assert_eq!(get(&headers, "x-forwarded-proto"), Some(expected), "{trusted} {list} {protos:?}");
+    }
+    let mut headers = map(&[
+        ("x-forwarded-for", one),
+        ("x-forwarded-host", "evil.example, a.example:8443"),
+        ("x-forwarded-port", "1, 8443"),
+    ]);
     hops(1).apply(&mut headers, &SHOP);
-    assert_eq!(get(&headers, "x-forwarded-proto"), Some("https"), "two words are none");
+    assert_eq!(get(&headers, "x-forwarded-host"), Some("a.example:8443"));
+    assert_eq!(get(&headers, "x-forwarded-port"), Some("8443"));
 }
 
 #[test]
