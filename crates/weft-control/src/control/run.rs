@@ -172,15 +172,12 @@ impl Control {
     pub async fn serve(self, drain: Drain) -> Result<(), KubeError> {
         let Self { config, file, replica, parts, binds, client, registry, readiness, metrics, health } = self;
         let (config, settings) = (Arc::new(config.clone()), watch::Sender::new(Arc::new(config)));
-        let controller = parts.contains(&Part::Controller).then(Arc::<controller::Metrics>::default);
-        let pages = Pages {
-            registry: registry.clone(),
-            readiness: readiness.clone(),
-            controller: controller.clone(),
-            drain: drain.clone(),
-        };
+        let passes = Arc::<controller::Metrics>::default();
+        if parts.contains(&Part::Controller) {
+            passes.register(&registry);
+        }
+        let pages = Pages { registry: registry.clone(), readiness: readiness.clone(), drain: drain.clone() };
         let parts: Vec<_> = parts.iter().map(|part| (*part, readiness.part(part.as_str()))).collect();
-        let passes = controller.unwrap_or_default();
         let (trigger, listeners) = weft_core::drain();
         let leave = leave(drain.clone(), config.drain_period, trigger);
         let shared = Shared {
