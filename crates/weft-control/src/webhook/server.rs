@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use weft_core::Drain;
-use weft_telemetry::Registry;
+use weft_telemetry::{Registry, ServerSpans};
 
 use super::callers::{Callers, WebhookSettings};
 use super::certificate::{Serving, ServingSigner};
@@ -61,6 +61,8 @@ pub struct WebhookOptions {
     pub client: Option<Client>,
     /// Where it counts.
     pub registry: Registry,
+    /// What makes the spans of reviews.
+    pub spans: ServerSpans,
 }
 
 /// A webhook that has its address and its certificate, and is about to serve.
@@ -81,7 +83,7 @@ impl Webhook {
     /// # Errors
     /// [`KubeError::Listen`] and [`KubeError::Serving`].
     pub async fn bind(options: WebhookOptions) -> Result<Self, KubeError> {
-        let WebhookOptions { bind, injector, callers, signer, client, registry } = options;
+        let WebhookOptions { bind, injector, callers, signer, client, registry, spans } = options;
         let callers = callers
             .callers()
             .map_err(|(field, reason)| KubeError::Serving(format!("webhook.{field}: {reason}")))?;
@@ -105,7 +107,7 @@ impl Webhook {
         };
         let (native, image) = (injector.native, injector.settings.image.clone());
         let seats = Seats::new(Limits::default());
-        let handler = Arc::new(Handler::new(injector, known, seats.clone(), Metrics::new(&registry)));
+        let handler = Arc::new(Handler::new(injector, known, seats.clone(), Metrics::new(&registry), spans));
         tracing::info!(%address, native, image, "injector ready");
         Ok(Self { listener, address, serving, client, follow, callers, seats, handler })
     }
@@ -185,7 +187,8 @@ impl Door {
                     let _ = tcp.set_nodelay(true);
                     let acceptor = TlsAcceptor::from(serving.config());
                     let door = self.clone();
-                    connections.spawn(async move { door.connection(acceptor, tcp, Arc::new(seat)).await });
+                    connections
+                        .spawn(async move { door.connection(acceptor, tcp, peer, Arc::new(seat)).await });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -197,7 +200,7 @@ impl Door {
         while connections.join_next().await.is_some() {}
     }
 
-    async fn connection<S>(self, acceptor: TlsAcceptor, stream: S, seat: Arc<Seat>)
+    async fn connection<S>(self, acceptor: TlsAcceptor, stream: S, client: SocketAddr, seat: Arc<Seat>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -214,7 +217,7 @@ impl Door {
         let chain = tls.get_ref().1.peer_certificates();
         let expected = self.callers.as_ref().is_none_or(|callers| callers.expect(chain));
         let watched = TokioIo::new(Watched::new(tls, seat.clone()));
-        let service = service_fn(|request| self.answering(request, seat.clone(), expected));
+        let service = service_fn(|request| self.answering(request, client, seat.clone(), expected));
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             // The seat has the times, which differ for a first request, between requests, and within one.
@@ -252,9 +255,15 @@ impl Door {
         }
     }
 
-    fn answering(&self, request: Request<Incoming>, seat: Arc<Seat>, expected: bool) -> Answering {
+    fn answering(
+        &self,
+        request: Request<Incoming>,
+        client: SocketAddr,
+        seat: Arc<Seat>,
+        expected: bool,
+    ) -> Answering {
         let (handler, leaving) = (self.handler.clone(), self.leaving.clone());
-        Box::pin(async move { Ok(handler.respond(request, &seat, expected, &leaving).await) })
+        Box::pin(async move { Ok(handler.respond(request, client, &seat, expected, &leaving).await) })
     }
 
     fn ended(&self, seat: &Seat, ending: Ending) {
