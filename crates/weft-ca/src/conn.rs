@@ -1,23 +1,16 @@
 //! One connection: HTTP/2 with the service behind it, until it ends or has to.
 
-use std::convert::Infallible;
 use std::time::Duration;
 
-use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
-use hyper::{Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::time::{sleep, timeout};
-use tonic::Status;
-use tonic::body::Body;
-use tonic::codegen::Service as _;
+use tokio::time::sleep;
 use weft_core::Drain;
-use weft_identity::proto::identity_server::IdentityServer;
 
 use crate::callers::{End, Seat};
-use crate::service::IdentityService;
+use crate::calls::Calls;
 
 /// A proxy has one bundle stream and now and then a Sign call. Each has room for headers and a message while it waits.
 const MAX_STREAMS: u32 = 4;
@@ -36,13 +29,13 @@ const PING_TIMEOUT: Duration = Duration::from_secs(20);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// Serves a connection until it ends. When the drain begins it may finish its calls.
-pub(crate) async fn serve<IO>(io: IO, seat: Seat, service: IdentityServer<IdentityService>, mut drain: Drain)
+pub(crate) async fn serve<IO>(io: IO, seat: Seat, calls: Calls, mut drain: Drain)
 where
     IO: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let answers = {
         let seat = seat.clone();
-        service_fn(move |request| answer(service.clone(), seat.clone(), request))
+        service_fn(move |request| calls.clone().answer(seat.clone(), request))
     };
     // In one allocation of its own, so that what is done before (the TLS handshake) takes no room in it.
     let mut connection = Box::pin(http().serve_connection(TokioIo::new(io), answers));
@@ -87,19 +80,4 @@ fn http() -> http2::Builder<TokioExecutor> {
         .keep_alive_interval(PING_EVERY)
         .keep_alive_timeout(PING_TIMEOUT);
     http
-}
-
-/// One call. What it holds of the connection goes with it.
-async fn answer(
-    mut service: IdentityServer<IdentityService>,
-    seat: Seat,
-    mut request: Request<Incoming>,
-) -> Result<Response<Body>, Infallible> {
-    let _call = seat.call();
-    request.extensions_mut().insert(seat.clone());
-    let limit = seat.callers().shared().limits.call;
-    match timeout(limit, service.call(request)).await {
-        Ok(answered) => answered,
-        Err(_) => Ok(Status::deadline_exceeded("the call took too long").into_http()),
-    }
 }

@@ -14,7 +14,7 @@
 //! | `csr`, `issue` | a key out of a request, a leaf for an identity |
 //! | `service`, `watchers` | `weft.identity.v1` |
 //! | `limits`, `callers`, `holders`, `turns`, `bucket` | what callers may take: places, streams, refusals, questions |
-//! | `server`, `conn` | TLS, one connection, drain |
+//! | `server`, `conn`, `calls` | TLS, one connection, one call; drain |
 //! | `expiry` | the last weeks of root and issuer |
 //!
 //! `weft ca` runs it from files ([`Ca::bind`]). Elsewhere the root comes from memory ([`Authority`]) and another reviewer
@@ -24,6 +24,7 @@ mod auth;
 mod authority;
 mod bucket;
 mod callers;
+mod calls;
 mod config;
 mod conn;
 mod credential;

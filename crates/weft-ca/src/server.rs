@@ -17,10 +17,11 @@ use tokio_rustls::TlsAcceptor;
 use weft_core::Drain;
 use weft_identity::proto::identity_server::IdentityServer;
 use weft_identity::{IdentityError, crypto_provider};
-use weft_telemetry::Registry;
+use weft_telemetry::{Registry, ServerSpans};
 
 use crate::auth::JoinTokens;
 use crate::callers::{Callers, Seat};
+use crate::calls::Calls;
 use crate::config::CaConfig;
 use crate::csr::MAX_CSR;
 use crate::issue::Subject;
@@ -47,6 +48,8 @@ pub struct CaParts {
     pub credentials: Arc<dyn Credentials>,
     /// Where to count.
     pub registry: Registry,
+    /// What makes the spans of calls.
+    pub spans: ServerSpans,
 }
 
 /// A CA that has its root, its credentials and its address, and is about to serve.
@@ -56,6 +59,7 @@ pub struct Ca {
     authority: Authority,
     credentials: Arc<dyn Credentials>,
     metrics: Arc<Metrics>,
+    spans: ServerSpans,
     limits: Limits,
     /// Follows the files it was opened from.
     follow: Pin<Box<dyn Future<Output = ()> + Send>>,
@@ -74,6 +78,7 @@ impl Ca {
             authority: authority.clone(),
             credentials: Arc::new(tokens.clone()),
             registry: Registry::default(),
+            spans: ServerSpans::default(),
         };
         let follow = async move {
             tokio::join!(tokens.keep_fresh(), authority.follow_bundle(&names.bundle));
@@ -86,7 +91,7 @@ impl Ca {
     /// # Errors
     /// [`CaError::Listen`].
     pub async fn with(parts: CaParts) -> Result<Self, CaError> {
-        let CaParts { listen, authority, credentials, registry } = parts;
+        let CaParts { listen, authority, credentials, registry, spans } = parts;
         let refused = |error: std::io::Error| CaError::Listen { address: listen, reason: error.to_string() };
         let listener = TcpListener::bind(listen).await.map_err(refused)?;
         let address = listener.local_addr().map_err(refused)?;
@@ -102,7 +107,7 @@ impl Ca {
         let metrics = Arc::new(Metrics::new(&registry, &authority));
         let follow = Box::pin(std::future::pending());
         let limits = Limits::default();
-        Ok(Self { listener, address, authority, credentials, metrics, limits, follow })
+        Ok(Self { listener, address, authority, credentials, metrics, spans, limits, follow })
     }
 
     /// The same CA with other limits than the default ones.
@@ -132,7 +137,10 @@ impl Ca {
         let front = Front {
             listener: self.listener,
             callers: Callers::new(self.limits, self.metrics),
-            service: IdentityServer::new(service).max_decoding_message_size(MAX_MESSAGE),
+            calls: Calls {
+                service: IdentityServer::new(service).max_decoding_message_size(MAX_MESSAGE),
+                spans: self.spans,
+            },
             drain: drain.clone(),
         };
         let mut closes = drain;
@@ -151,14 +159,14 @@ impl Ca {
 struct Front {
     listener: TcpListener,
     callers: Callers,
-    service: IdentityServer<IdentityService>,
+    calls: Calls,
     drain: Drain,
 }
 
 impl Front {
     /// Takes connections until the drain begins; returns when all have ended.
     async fn serve(self, tls: &ArcSwap<ServerConfig>) {
-        let Self { listener, callers, service, drain } = self;
+        let Self { listener, callers, calls, drain } = self;
         let mut connections = JoinSet::new();
         let mut draining = drain.clone();
         loop {
@@ -171,7 +179,7 @@ impl Front {
                 Ok((tcp, peer)) => match callers.enter(weft_core::canonical(peer)) {
                     Ok(seat) => {
                         let tls = TlsAcceptor::from(tls.load_full());
-                        connections.spawn(connection(tcp, tls, seat, service.clone(), drain.clone()));
+                        connections.spawn(connection(tcp, tls, seat, calls.clone(), drain.clone()));
                     }
                     Err(limit) => {
                         callers.shared().metrics.limited(limit);
@@ -196,19 +204,13 @@ async fn next(listener: &TcpListener, callers: &Callers) -> std::io::Result<(Tcp
 }
 
 /// One connection, from its first octet on.
-async fn connection(
-    tcp: TcpStream,
-    tls: TlsAcceptor,
-    seat: Seat,
-    service: IdentityServer<IdentityService>,
-    drain: Drain,
-) {
+async fn connection(tcp: TcpStream, tls: TlsAcceptor, seat: Seat, calls: Calls, drain: Drain) {
     let stream = tokio::select! {
         stream = handshake(tls, tcp, seat.callers().shared().limits.handshake) => stream,
         _ = seat.over() => return,
     };
     match stream {
-        Ok(stream) => conn::serve(stream, seat, service, drain).await,
+        Ok(stream) => conn::serve(stream, seat, calls, drain).await,
         Err(error) => {
             if error.kind() == std::io::ErrorKind::TimedOut {
                 seat.end(Limit::Handshake);

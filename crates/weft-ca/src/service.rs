@@ -41,6 +41,10 @@ pub(crate) struct IdentityService {
     pub(crate) drain: Drain,
 }
 
+/// In the answer of a call: whose it was, for its span.
+#[derive(Clone)]
+pub(crate) struct CallOf(pub(crate) SpiffeId);
+
 /// Who calls, as far as the audit log tells it.
 struct Caller {
     id: SpiffeId,
@@ -149,11 +153,13 @@ impl Identity for IdentityService {
             serial = issued.serial,
             not_after = %humantime::format_rfc3339_seconds(issued.not_after),
         );
-        Ok(Response::new(SignResponse {
+        let mut response = Response::new(SignResponse {
             certificate_chain: issued.chain.iter().map(|der| der.as_ref().to_vec()).collect(),
             not_after_unix_seconds: i64::try_from(not_after).unwrap_or(i64::MAX),
             spiffe_id: caller.id.to_string(),
-        }))
+        });
+        response.extensions_mut().insert(CallOf(caller.id));
+        Ok(response)
     }
 
     type WatchBundleStream = Pin<Box<dyn tokio_stream::Stream<Item = BundleItem> + Send>>;
@@ -174,6 +180,7 @@ impl Identity for IdentityService {
         let mut bundles = self.authority.watch_bundle();
         // The first message is the bundle as it is.
         bundles.mark_changed();
+        let call_of = CallOf(caller.id.clone());
         let open = BundleStream {
             id: caller.id,
             _place: place,
@@ -192,7 +199,9 @@ impl Identity for IdentityService {
             let message = open.next().await?;
             Some((message, open))
         });
-        Ok(Response::new(Box::pin(messages)))
+        let mut response: Response<Self::WatchBundleStream> = Response::new(Box::pin(messages));
+        response.extensions_mut().insert(call_of);
+        Ok(response)
     }
 }
 

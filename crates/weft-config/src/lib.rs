@@ -57,8 +57,9 @@ pub use reload::{ConfigHandle, Reloaded, watch};
 pub use resources::{GatewayName, Resources};
 pub use snapshot::{InboundPolicy, OutboundPolicy, Services, Snapshot, StaticService};
 pub use types::{
-    AccessLogMode, AccessLogSink, Bind, CaSource, CollectorConfig, DnsConfig, FileSource, HalfClose,
-    Http2Limits, HttpConfig, IdentityConfig, IdentitySource, Keepalive, Limits, MetricsConfig, OtlpProtocol,
-    ProxyConfig, Retries, RetryBudget, TelemetryConfig, Timeouts, TracingConfig, Workers, Workload,
+    AccessLogMode, AccessLogSink, Bind, CaSource, CollectorConfig, DnsConfig, ExportConfig, FileSource,
+    HalfClose, Http2Limits, HttpConfig, IdentityConfig, IdentitySource, Keepalive, Limits, MetricsConfig,
+    OtlpProtocol, ProxyConfig, Retries, RetryBudget, TelemetryConfig, Timeouts, TracingConfig, Workers,
+    Workload,
 };
 pub use value::{HostPort, Listen, PortSet, Size};

@@ -87,6 +87,15 @@ impl<'a> Reader<'a> {
         Section::new(self, String::new(), Some(node))
     }
 
+    /// One section of a document whose others are somebody else's.
+    pub(crate) fn only<'r>(&'r self, root: &'r Node, name: &str) -> Section<'r, 'a> {
+        let node = match &root.value {
+            Value::Map(entries) => entries.iter().find(|(key, ..)| key == name).map(|(.., node)| node),
+            Value::Scalar(_) | Value::List(_) => None,
+        };
+        Section::new(self, name.to_owned(), node)
+    }
+
     pub(crate) fn finish(self) -> Found {
         Found {
             problems: self.problems.into_inner(),

@@ -4,30 +4,54 @@ use std::path::Path;
 
 use weft_core::{CaCertificates, LogField, LogFormat, LogFormatError};
 
-use crate::error::{Origin, ProblemKind};
+use crate::env::Env;
+use crate::error::{ConfigErrors, Origin, ProblemKind};
 use crate::policy;
-use crate::read::{Bad, Section, nearest};
+use crate::read::{Bad, Reader, Section, nearest};
 use crate::scalar::{self, Span};
 use crate::sections::{HOUR, MILLISECOND, MINUTE, SECOND, Shown, to_usize};
-use crate::tree::Scalar;
+use crate::tree::{self, Scalar};
 use crate::types::{
-    AccessLogSink, CollectorConfig, MetricsConfig, OtlpProtocol, TelemetryConfig, TracingConfig,
+    AccessLogSink, CollectorConfig, ExportConfig, MetricsConfig, OtlpProtocol, TelemetryConfig, TracingConfig,
 };
 
 pub(crate) fn telemetry(s: &Section<'_, '_>) -> (TelemetryConfig, f64, crate::AccessLogMode) {
+    let ExportConfig { tracing, sampling, metrics, resource } = exports(s);
+    let log = s.section("accessLog");
+    let sink = log.or("path", Shown("stdout".into()), |v| scalar::path(v).map(Shown)).0;
+    let mode = log.or("mode", policy::LogMode(crate::AccessLogMode::Errors), policy::log_mode).0;
+    let log_format = log.or("format", LogFormat::Json, log_format);
+    let access_log =
+        if sink == Path::new("stdout") { AccessLogSink::Stdout } else { AccessLogSink::File(sink) };
+    (TelemetryConfig { tracing, metrics, access_log, log_format, resource }, sampling, mode)
+}
+
+/// What goes to collectors.
+fn exports(s: &Section<'_, '_>) -> ExportConfig {
     let exported = s.has("tracing");
     let (tracing, sampling) = tracing(&s.section("tracing"), exported);
     let pushed = s.section("metrics");
     let exported = pushed.has("otlp");
     let metrics = metrics(&pushed.section("otlp"), exported);
-    let log = s.section("accessLog");
-    let sink = log.or("path", Shown("stdout".into()), |v| scalar::path(v).map(Shown)).0;
-    let mode = log.or("mode", policy::LogMode(crate::AccessLogMode::Errors), policy::log_mode).0;
-    let log_format = log.or("format", LogFormat::Json, log_format);
     let resource = s.texts("resource", false).into_iter().map(|(name, value, _)| (name, value)).collect();
-    let access_log =
-        if sink == Path::new("stdout") { AccessLogSink::Stdout } else { AccessLogSink::File(sink) };
-    (TelemetryConfig { tracing, metrics, access_log, log_format, resource }, sampling, mode)
+    ExportConfig { tracing, sampling, metrics, resource }
+}
+
+impl ExportConfig {
+    /// Reads the section `telemetry` of a document whose other sections are read elsewhere; `path` is named in errors.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, at once.
+    pub fn from_section_of(path: &Path, text: &str) -> Result<Self, ConfigErrors> {
+        let root = tree::parse(text).map_err(|problem| ConfigErrors::one(path, problem))?;
+        let env = Env::empty();
+        let reader = Reader::new(&env);
+        let config = exports(&reader.only(&root, "telemetry"));
+        match reader.finish().problems {
+            problems if problems.is_empty() => Ok(config),
+            problems => Err(ConfigErrors { path: path.to_owned(), problems }),
+        }
+    }
 }
 
 fn log_format(written: &Scalar) -> Result<LogFormat, Bad> {

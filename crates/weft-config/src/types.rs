@@ -210,6 +210,19 @@ pub struct TelemetryConfig {
     pub resource: BTreeMap<String, String>,
 }
 
+/// What a process that is no proxy exports (`weft control`): the fields of `telemetry` that it shares with proxies.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ExportConfig {
+    /// `telemetry.tracing`; `None`: no spans are made.
+    pub tracing: Option<TracingConfig>,
+    /// `telemetry.tracing.sampling`: the share of calls with a span where the caller has not decided, from 0 to 1.
+    pub sampling: f64,
+    /// `telemetry.metrics.otlp`; `None`: metrics are there to be scraped only.
+    pub metrics: Option<MetricsConfig>,
+    /// `telemetry.resource`.
+    pub resource: BTreeMap<String, String>,
+}
+
 /// `telemetry.tracing`. The sampling rate is reloadable and in the snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TracingConfig {

@@ -60,6 +60,9 @@ pub enum KubeError {
     /// The CA cannot start or go on.
     #[error(transparent)]
     Ca(#[from] weft_ca::CaError),
+    /// What is to be sent to a collector cannot be, as it is configured.
+    #[error("telemetry: {0}")]
+    Telemetry(#[from] weft_telemetry::TelemetryError),
     /// An address cannot be listened on.
     #[error("cannot listen on {address} ({what}): {reason}")]
     Listen {

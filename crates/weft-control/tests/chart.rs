@@ -53,6 +53,15 @@ control:
         - {weight: 1, preference: {matchExpressions: [{key: a, operator: In, values: ["1", "no"]}]}}
   podAnnotations: {prometheus.io/scrape: "true", prometheus.io/port: "15020"}
   priorityClassName: system-cluster-critical
+  telemetry:
+    tracing:
+      endpoint: https://otel.example:4317
+      sampling: 0.25
+      queue: 100
+      headers: {authorization: "Bearer <x> & y"}
+      timeout: 3s
+    metrics: {otlp: {endpoint: "http://otel.example:4318", protocol: http, interval: 30s}}
+    resource: {deployment.environment.name: "1"}
 ca: {leafLifetime: 1h30m, rootLifetime: 1y, identityConnections: 2500}
 injector:
   failurePolicy: Fail
@@ -156,6 +165,9 @@ const REFUSED: &[(&str, &str, &str)] = &[
     ("control: {podAnnotations: {a: yes}}\n", "podAnnotations", "a"),
     ("control: {podAnnotations: {a: 012}}\n", "podAnnotations", "a"),
     ("control: {drainSeconds: 301}\n", "control", "drainSeconds"),
+    ("control: {telemetry: {tracing: {endpoint: 'otel:4317'}}}\n", "tracing", "endpoint"),
+    ("control: {telemetry: {tracing: {sampling: 2}}}\n", "tracing", "sampling"),
+    ("control: {telemetry: {metrics: {interval: 1m}}}\n", "metrics", "interval"),
     ("webhook: {clientCa: text}\n", "webhook", "clientCa"),
     ("webhook: {clientNames: a}\n", "webhook", "clientNames"),
     ("ca: {leafLifetime: '24'}\n", "ca", "leafLifetime"),

@@ -32,7 +32,7 @@ fn kind(schema: &Value) -> String {
         "string" => format!("text{example}"),
         "boolean" => "true or false".to_owned(),
         "integer" if schema["minimum"].is_null() => "whole number".to_owned(),
-        "integer" => format!("{} to {}", schema["minimum"], schema["maximum"]),
+        "integer" | "number" => format!("{} to {}", schema["minimum"], schema["maximum"]),
         "array" => format!("list of: {}", kind(&schema["items"])),
         "object" if schema["additionalProperties"]["type"] == "string" => "mapping of texts".to_owned(),
         "object" => "mapping".to_owned(),

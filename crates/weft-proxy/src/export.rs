@@ -1,61 +1,32 @@
-//! What the process sends to collectors: spans, and metrics.
+//! What the process sends to collectors: spans, and metrics, as it is configured.
 
-use std::time::Duration;
-
-use tokio::task::JoinHandle;
 use weft_config::{OtlpProtocol, ProxyConfig};
-use weft_core::Drain;
 use weft_telemetry::{
-    CollectorConfig, Exporter, MetricsConfig, MetricsExporter, Registry, ResourceConfig, SpanSink,
+    CollectorConfig, Exporters, MetricsConfig, Registry, ResourceConfig, SpanSink, TelemetryError,
     TracingConfig,
 };
 
-use crate::error::ProxyError;
-
-/// The exporters that are configured, before they run.
-pub(crate) struct Exporters {
-    spans: Option<Exporter>,
-    metrics: Option<MetricsExporter>,
-}
-
-impl Exporters {
-    /// Checks what is configured; and where workers put their spans.
-    ///
-    /// # Errors
-    /// A collector cannot be reached as it is configured.
-    pub(crate) fn new(
-        config: &ProxyConfig,
-        registry: &Registry,
-    ) -> Result<(Option<SpanSink>, Self), ProxyError> {
-        let telemetry = &config.telemetry;
-        let (sink, spans) = match &telemetry.tracing {
-            None => (None, None),
-            Some(tracing) => {
-                let export = TracingConfig {
-                    collector: collector(&tracing.collector),
-                    resource: resource(config),
-                    sampling: config.snapshot.sampling,
-                    queue: tracing.queue,
-                    ..TracingConfig::default()
-                };
-                let (sink, exporter) = Exporter::new(export, registry)?;
-                (Some(sink), Some(exporter))
-            }
-        };
-        let metrics = telemetry.metrics.as_ref().map(|metrics| {
-            let (collector, resource) = (collector(&metrics.collector), resource(config));
-            let export = MetricsConfig { collector, resource, interval: metrics.interval };
-            MetricsExporter::new(export, registry)
-        });
-        Ok((sink, Self { spans, metrics: metrics.transpose()? }))
-    }
-
-    /// Runs them until `drain` closes, and then for `last_flush` at the most.
-    pub(crate) fn start(self, drain: &Drain, last_flush: Duration) -> Vec<JoinHandle<()>> {
-        let spans = self.spans.map(|exporter| tokio::spawn(exporter.run(drain.clone(), last_flush)));
-        let metrics = self.metrics.map(|exporter| tokio::spawn(exporter.run(drain.clone(), last_flush)));
-        [spans, metrics].into_iter().flatten().collect()
-    }
+/// Checks what is configured; and where workers put their spans.
+///
+/// # Errors
+/// A collector cannot be reached as it is configured.
+pub(crate) fn exporters(
+    config: &ProxyConfig,
+    registry: &Registry,
+) -> Result<(Option<SpanSink>, Exporters), TelemetryError> {
+    let telemetry = &config.telemetry;
+    let tracing = telemetry.tracing.as_ref().map(|tracing| TracingConfig {
+        collector: collector(&tracing.collector),
+        resource: resource(config),
+        sampling: config.snapshot.sampling,
+        queue: tracing.queue,
+        ..TracingConfig::default()
+    });
+    let metrics = telemetry.metrics.as_ref().map(|metrics| {
+        let (collector, resource) = (collector(&metrics.collector), resource(config));
+        MetricsConfig { collector, resource, interval: metrics.interval }
+    });
+    Exporters::new(tracing, metrics, registry)
 }
 
 fn collector(config: &weft_config::CollectorConfig) -> CollectorConfig {

@@ -24,7 +24,7 @@ use weft_telemetry::{AccessLog, Registry, Sampler};
 use crate::admin::{self, Admin, AdminListeners};
 use crate::connections::Connections;
 use crate::error::ProxyError;
-use crate::export::Exporters;
+use crate::export::exporters;
 use crate::feed;
 use crate::gateway::doors::{DoorSender, Doors};
 use crate::probes::Probes;
@@ -100,7 +100,7 @@ async fn control(
     discovery.judge_names(crate::destination::Names(Arc::clone(&snapshot)));
     tokio::spawn(run_discovery(task, bound.dns, drain.clone()));
     let sampler = Arc::new(Sampler::new(snapshot.load().sampling)?);
-    let (spans, exporters) = Exporters::new(&config, &registry)?;
+    let (spans, exporters) = exporters(&config, &registry)?;
     let (access, writer) = access_log(&config, &snapshot, &registry)?;
     let own_addrs = own_addrs(&config)?;
     tracing::info!(?own_addrs, workers = count, "starting");

@@ -8,6 +8,7 @@
 //! - [`metrics`]: a registry of worker-sharded series, Prometheus text, and the catalogue of every family.
 //! - [`trace`]: W3C and B3 context, ids, sampling.
 //! - [`span`] and [`otlp`]: one record per sampled request, and its way to a collector; metrics have it as well.
+//! - [`ServerSpans`]: the same for services that the process itself offers.
 //! - [`access`]: JSON lines.
 //! - [`pages`]: the HTTP server of `/metrics`, probes and admin pages.
 
@@ -16,6 +17,7 @@ pub mod error;
 pub mod metrics;
 pub mod otlp;
 pub mod pages;
+mod server;
 pub mod span;
 pub mod trace;
 
@@ -23,8 +25,10 @@ pub use access::{AccessLog, AccessLogMode, AccessRecord};
 pub use error::TelemetryError;
 pub use metrics::{Counter, Gauge, Histogram, HttpSeries, Registry, Shard, TcpSeries};
 pub use otlp::{
-    CollectorConfig, Exporter, MetricsConfig, MetricsExporter, OtlpProtocol, ResourceConfig, TracingConfig,
+    CollectorConfig, Exporter, Exporters, MetricsConfig, MetricsExporter, OtlpProtocol, ResourceConfig,
+    TracingConfig,
 };
 pub use pages::serve_pages;
+pub use server::{ServerSpan, ServerSpans, asked_for};
 pub use span::{Grpc, SpanKind, SpanRecord, SpanSink};
 pub use trace::{Sampler, TraceContext, Tracer};

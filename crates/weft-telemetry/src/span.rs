@@ -73,10 +73,10 @@ pub struct SpanRecord {
     pub destination_identity: Option<Arc<str>>,
     /// How many times the request was sent again.
     pub retries: u32,
-    /// Bytes of the request body.
-    pub request_bytes: u64,
-    /// Bytes of the response body.
-    pub response_bytes: u64,
+    /// Bytes of the request body, where they were counted.
+    pub request_bytes: Option<u64>,
+    /// Bytes of the response body, where they were counted.
+    pub response_bytes: Option<u64>,
 }
 
 /// A wall-clock time as spans carry it. Take it at the start of a request, and add the monotonic duration for the end:

@@ -12,7 +12,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::Code;
 use weft_ca::{Authority, Ca, CaParts, Credentials, Limits, PodRef, Proof, Proving, Rate, RootPem, Unproven};
 use weft_identity::proto::{SignRequest, WatchBundleRequest};
-use weft_telemetry::Registry;
+use weft_telemetry::{Registry, ServerSpans};
 
 use crate::support::{
     CA_ID, ORDERS_TOKEN, RunningCa, SOON, Site, WEB_TOKEN, csr, eventually, raw, raw_from, tcp_from, tls,
@@ -309,6 +309,7 @@ async fn a_pod_has_so_many_connections_wherever_they_come_from() {
         authority: Authority::new(pem, CA_ID.parse().unwrap(), SOON).unwrap(),
         credentials: Arc::new(Pods),
         registry: Registry::default(),
+        spans: ServerSpans::default(),
     };
     let ca = RunningCa::serve(Ca::with(parts).await.unwrap());
     let mut other = raw_from([127, 0, 4, 100], &site, ca.address);
@@ -370,6 +371,7 @@ async fn what_one_address_asks_is_bounded_and_others_are_served_meanwhile() {
         authority: Authority::new(pem, CA_ID.parse().unwrap(), SOON).unwrap(),
         credentials: slow.clone(),
         registry: Registry::default(),
+        spans: ServerSpans::default(),
     };
     let ca = RunningCa::serve(Ca::with(parts).await.unwrap());
     // Both ways: with a token that is refused, and with a good one shown over and over.

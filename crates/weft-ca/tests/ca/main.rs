@@ -7,4 +7,5 @@ mod memory;
 mod renewal;
 mod root;
 mod sign;
+mod spans;
 mod support;

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use weft_core::{Drain, DrainPhase};
 use weft_telemetry::{Registry, serve_pages};
 
-use crate::{KubeError, controller};
+use crate::KubeError;
 
 /// Which parts are ready, and what the others wait for. Clones share it.
 #[derive(Debug, Clone, Default)]
@@ -64,7 +64,6 @@ impl PartReadiness {
 pub(super) struct Pages {
     pub(super) registry: Registry,
     pub(super) readiness: Readiness,
-    pub(super) controller: Option<Arc<controller::Metrics>>,
     pub(super) drain: Drain,
 }
 
@@ -96,9 +95,6 @@ async fn ready(State(pages): State<Pages>) -> Response {
 async fn text(State(pages): State<Pages>) -> Response {
     let mut text = String::with_capacity(16 * 1024);
     pages.registry.encode(&mut text);
-    if let Some(controller) = &pages.controller {
-        controller.render(&mut text);
-    }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }
 

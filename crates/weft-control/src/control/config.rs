@@ -5,9 +5,10 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
 
-use serde::de::{DeserializeOwned, Error as _};
+use serde::de::{DeserializeOwned, Error as _, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 use serde_saphyr::Spanned;
+use weft_config::ExportConfig;
 use weft_core::{DnsName, Namespace, TrustDomain};
 
 use crate::KubeError;
@@ -16,6 +17,7 @@ use crate::inject::InjectSettings;
 use crate::webhook::WebhookSettings;
 
 use super::leaving::GRACE;
+use super::telemetry;
 
 /// Where Weft is installed unless told otherwise.
 const NAMESPACE: &str = "weft-system";
@@ -49,6 +51,8 @@ pub struct ControlConfig {
     pub mesh: MeshSettings,
     /// `proxy`: merged into every `weft.yaml`.
     pub proxy: ProxySection,
+    /// `telemetry`: where its own spans and metrics are sent. By default nowhere.
+    pub telemetry: ExportConfig,
 }
 
 /// The `ca` section.
@@ -86,6 +90,8 @@ struct Raw {
     #[serde(default)]
     mesh: MeshSettings,
     proxy: Option<Spanned<ProxySection>>,
+    /// Read by the reader of the proxies' own.
+    telemetry: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize, Default)]
@@ -136,6 +142,10 @@ impl ControlConfig {
             injector: injector(path, raw.injector)?,
             mesh: raw.mesh,
             proxy: raw.proxy.map(|proxy| proxy.value).unwrap_or_default(),
+            telemetry: match raw.telemetry {
+                Some(_) => telemetry::read(path, text)?,
+                None => ExportConfig::default(),
+            },
         };
         // A mistake in `proxy` would reach every proxy of the mesh: it is judged by their own reader.
         config.settings().check().map_err(|error| {
@@ -173,6 +183,7 @@ impl ControlConfig {
             ("drainPeriod", self.drain_period != new.drain_period),
             ("webhook", self.webhook != new.webhook),
             ("injector", self.injector != new.injector),
+            ("telemetry", self.telemetry != new.telemetry),
         ];
         let waiting = differing.iter().filter(|(_, differs)| *differs).map(|(name, _)| *name).collect();
         (Self { controller: new.controller, mesh: new.mesh, proxy: new.proxy, ..self.clone() }, waiting)
@@ -327,6 +338,7 @@ mod tests {
             assert_eq!(config.webhook, WebhookSettings::default());
             assert_eq!(config.controller, ControllerSettings::default());
             assert!(config.injector.is_none() && config.proxy.0.is_empty());
+            assert_eq!(config.telemetry, ExportConfig::default());
         }
     }
 
@@ -338,7 +350,9 @@ mod tests {
              drainPeriod: 30s\nwebhook: {clientCa: '', clientNames: []}\n\
              controller: {recreateSlipped: {enabled: true, tries: 2}}\n\
              mesh: {podCidrs: [10.244.0.0/16, 'fd00::/64'], podCidrMode: strict}\n\
-             proxy:\n  inbound: {opaquePorts: [1]}\n  log: debug\n",
+             proxy:\n  inbound: {opaquePorts: [1]}\n  log: debug\n\
+             telemetry:\n  tracing: {endpoint: 'http://a:4317', sampling: 0.5, queue: 9, headers: {k: v}}\n  \
+             metrics: {otlp: {endpoint: 'http://b:4318', protocol: http, interval: 10s}}\n  resource: {team: mesh}\n",
         )
         .unwrap();
         assert_eq!(config.cluster_domain.as_str(), "k8s.example");
@@ -350,6 +364,15 @@ mod tests {
         assert_eq!(config.mesh.pod_cidr_mode, PodCidrMode::Strict);
         let recreate = config.controller.recreate_slipped;
         assert_eq!((recreate.enabled, recreate.tries, recreate.per_minute), (true, 2, 5));
+        let ExportConfig { tracing, sampling, metrics, resource } = &config.telemetry;
+        let (tracing, metrics) = (tracing.as_ref().unwrap(), metrics.as_ref().unwrap());
+        assert_eq!(
+            (tracing.collector.endpoint.as_str(), *sampling, tracing.queue),
+            ("http://a:4317", 0.5, 9)
+        );
+        assert_eq!(tracing.collector.headers, [("k".to_owned(), "v".to_owned())]);
+        assert_eq!((metrics.collector.endpoint.as_str(), metrics.interval.as_secs()), ("http://b:4318", 10));
+        assert_eq!(resource["team"], "mesh");
         assert_eq!(config.settings().controller, config.controller);
         assert_eq!(config.settings().injector, config.injector);
         assert_eq!(config.injector.unwrap().image, "weft:1");
@@ -369,8 +392,8 @@ mod tests {
     fn some_changes_are_followed_and_others_wait() {
         let old = load("trustDomain: a\nproxy: {log: info}").unwrap();
         let (now, waiting) =
-            old.follow(load("trustDomain: b\nproxy: {log: debug}\nca: {leafLifetime: 1h}\ncontroller: {recreateSlipped: {tries: 2}}").unwrap());
-        assert_eq!(waiting, ["trustDomain", "ca"]);
+            old.follow(load("trustDomain: b\nproxy: {log: debug}\nca: {leafLifetime: 1h}\ncontroller: {recreateSlipped: {tries: 2}}\ntelemetry: {resource: {a: b}}").unwrap());
+        assert_eq!(waiting, ["trustDomain", "ca", "telemetry"]);
         assert_eq!((now.trust_domain.as_str(), &now.proxy.0["log"]), ("a", &"debug".into()));
         assert_eq!(now.ca, old.ca);
         assert_eq!(now.controller.recreate_slipped.tries, 2);
@@ -417,6 +440,20 @@ mod tests {
                 "controller.recreateSlipped.enabled: a pod is only evicted if it would be injected",
             ),
             ("controller:\n  recreate: {}", ":2: recreate: unknown field"),
+            (
+                "\ntelemetry:\n  tracing: {endpoint: 'otel:4317'}",
+                ":3: telemetry.tracing.endpoint: \"otel:4317\" is not an http or https URL; write http://",
+            ),
+            (
+                "telemetry:\n  tracing:\n    endpoint: http://a\n    sampling: 2",
+                ":4: telemetry.tracing.sampling: ",
+            ),
+            (
+                "telemetry:\n  metrics:\n    otlp: {interval: 1ms}",
+                ":3: telemetry.metrics.otlp.endpoint: this field is missing and has no default; telemetry.metrics.otlp.interval: ",
+            ),
+            ("telemetry:\n  accessLog: {}", ":2: telemetry.accessLog: "),
+            ("telemetry: [a]", ":1: telemetry: "),
         ];
         for (text, expected) in cases {
             let error = load(text).unwrap_err().to_string();

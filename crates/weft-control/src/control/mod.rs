@@ -12,6 +12,7 @@
 //! | `run`, `parts` | the parts, put together |
 //! | `injector` | what the injector asks the API server, and when it is ready |
 //! | `leaving` | the end: first not ready, then deaf |
+//! | `telemetry` | what is sent to collectors |
 //! | `wait` | waiting for the API server |
 
 mod admin;
@@ -21,6 +22,7 @@ mod injector;
 mod leaving;
 mod parts;
 mod run;
+mod telemetry;
 mod wait;
 
 pub use admin::{PartReadiness, Readiness};

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use weft_ca::{Authority, Ca, CaError, CaParts};
 use weft_core::{Drain, SpiffeId};
 use weft_identity::IdentityError;
-use weft_telemetry::Registry;
+use weft_telemetry::{Registry, ServerSpans};
 
 use super::admin::PartReadiness;
 use super::config::ControlConfig;
@@ -43,6 +43,7 @@ pub(super) struct Shared {
     pub(super) binds: Binds,
     pub(super) client: Client,
     pub(super) registry: Registry,
+    pub(super) spans: ServerSpans,
     pub(super) passes: Arc<controller::Metrics>,
     /// Begins when the replica is told to end.
     pub(super) drain: Drain,
@@ -114,6 +115,7 @@ impl Shared {
             authority,
             credentials: Arc::new(reviewer),
             registry: self.registry.clone(),
+            spans: self.spans.clone(),
         };
         let ca = Ca::with(parts).await?.limited(config.ca.limits());
         ready.ready();
@@ -140,6 +142,7 @@ impl Shared {
             signer: Arc::new(AuthoritySigner::new(authority.clone())),
             client: Some(self.client.clone()),
             registry: self.registry.clone(),
+            spans: self.spans.clone(),
         })
         .await?;
         let written = async {

@@ -18,6 +18,7 @@ use super::config::ControlConfig;
 use super::follow::follow;
 use super::leaving::leave;
 use super::parts::Shared;
+use super::telemetry::Telemetry;
 use crate::{KubeError, controller};
 
 /// A part of `weft control`.
@@ -110,6 +111,7 @@ pub struct Control {
     binds: Binds,
     client: Client,
     registry: Registry,
+    telemetry: Telemetry,
     readiness: Readiness,
     metrics: TcpListener,
     health: TcpListener,
@@ -119,7 +121,7 @@ impl Control {
     /// Binds the pages. The API server is not asked yet.
     ///
     /// # Errors
-    /// [`KubeError::Listen`]; [`KubeError::Config`] where a part lacks its section.
+    /// [`KubeError::Listen`]; [`KubeError::Config`] where a part lacks its section; [`KubeError::Telemetry`].
     pub async fn bind(options: ControlOptions, client: Client) -> Result<Self, KubeError> {
         let ControlOptions { config, file, replica, parts, mut binds, build } = options;
         if parts.contains(&Part::Injector) && config.injector.is_none() {
@@ -133,6 +135,7 @@ impl Control {
         }
         let registry = Registry::default();
         register_process(&registry, build);
+        let telemetry = Telemetry::new(&config, &replica, &registry)?;
         let (metrics, address) = admin::bind("metrics", binds.metrics).await?;
         binds.metrics = address;
         let (health, address) = admin::bind("health", binds.health).await?;
@@ -153,6 +156,7 @@ impl Control {
             binds,
             client,
             registry,
+            telemetry,
             readiness: Readiness::default(),
             metrics,
             health,
@@ -170,17 +174,26 @@ impl Control {
     /// # Errors
     /// What a part cannot work without and waiting will not bring: [`KubeError::Issuer`], [`KubeError::Ca`].
     pub async fn serve(self, drain: Drain) -> Result<(), KubeError> {
-        let Self { config, file, replica, parts, binds, client, registry, readiness, metrics, health } = self;
+        let Self {
+            config,
+            file,
+            replica,
+            parts,
+            binds,
+            client,
+            registry,
+            telemetry,
+            readiness,
+            metrics,
+            health,
+        } = self;
         let (config, settings) = (Arc::new(config.clone()), watch::Sender::new(Arc::new(config)));
-        let controller = parts.contains(&Part::Controller).then(Arc::<controller::Metrics>::default);
-        let pages = Pages {
-            registry: registry.clone(),
-            readiness: readiness.clone(),
-            controller: controller.clone(),
-            drain: drain.clone(),
-        };
+        let passes = Arc::<controller::Metrics>::default();
+        if parts.contains(&Part::Controller) {
+            passes.register(&registry);
+        }
+        let pages = Pages { registry: registry.clone(), readiness: readiness.clone(), drain: drain.clone() };
         let parts: Vec<_> = parts.iter().map(|part| (*part, readiness.part(part.as_str()))).collect();
-        let passes = controller.unwrap_or_default();
         let (trigger, listeners) = weft_core::drain();
         let leave = leave(drain.clone(), config.drain_period, trigger);
         let shared = Shared {
@@ -190,18 +203,22 @@ impl Control {
             binds,
             client,
             registry,
+            spans: telemetry.spans.clone(),
             passes,
             drain,
             listeners,
         };
         let mut closes = shared.drain.clone();
-        tokio::select! {
+        let exporting = telemetry.start();
+        let done = tokio::select! {
             done = shared.work(parts) => done,
             () = pages.serve(metrics, health) => Ok(()),
             () = follow_file(file.as_deref(), &settings) => Ok(()),
             () = closes.closed() => Ok(()),
             () = leave => Ok(()),
-        }
+        };
+        exporting.finish().await;
+        done
     }
 }
 

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use weft_core::{DrainTrigger, drain};
+use weft_telemetry::Registry;
 
 use super::membership::tests::settings;
 use super::{Metrics, Parts, Settings, run};
@@ -380,8 +381,9 @@ impl Running {
 
     /// The value of a metric, by its whole name.
     pub(super) fn metric(&self, name: &str) -> u64 {
-        let mut text = String::new();
-        self.metrics.render(&mut text);
+        let (registry, mut text) = (Registry::default(), String::new());
+        self.metrics.register(&registry);
+        registry.encode(&mut text);
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         line.unwrap_or_else(|| panic!("{name} in {text}")).parse().unwrap()
     }

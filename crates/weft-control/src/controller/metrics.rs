@@ -1,19 +1,20 @@
-//! What the controller tells about itself, as Prometheus text.
+//! What the controller tells about itself.
 //!
 //! Written a few times a second at the most, so a lock is fine here; the rules of the request path do not apply.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use weft_telemetry::Registry;
+use weft_telemetry::metrics::{Encoder, Family, families};
 
 use super::pace::Kind;
 use super::recreate::Answer;
 
-/// Upper bounds of the buckets of a pass's duration, in seconds: a pass over a small cluster takes a millisecond, one
-/// with many writes seconds.
-const BUCKETS: [f64; 8] = [0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0, 60.0];
+/// One for each bound of a pass's duration, and one for what took longer.
+const BUCKETS: usize = families::PASS_SECONDS.bounds.len() + 1;
 
 /// What went wrong, the label `kind` of `weft_controller_errors_total`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,8 +105,8 @@ pub struct Metrics {
     writes: [(AtomicU64, AtomicU64); Kind::ALL.len()],
     faults: [AtomicU64; Fault::ALL.len()],
     recreations: [AtomicU64; Recreated::ALL.len()],
-    duration_micros: AtomicU64,
-    buckets: [AtomicU64; BUCKETS.len()],
+    duration_nanos: AtomicU64,
+    buckets: [AtomicU64; BUCKETS],
     figures: Mutex<Figures>,
 }
 
@@ -168,95 +169,68 @@ impl Metrics {
     pub(crate) fn pass(&self, took: Duration, ok: bool) {
         let counter = if ok { &self.ok } else { &self.failed };
         counter.fetch_add(1, Ordering::Relaxed);
-        let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.duration_micros.fetch_add(micros, Ordering::Relaxed);
-        for (bound, bucket) in BUCKETS.iter().zip(&self.buckets) {
-            if took.as_secs_f64() <= *bound {
-                bucket.fetch_add(1, Ordering::Relaxed);
-            }
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.duration_nanos.fetch_add(nanos, Ordering::Relaxed);
+        let beyond = families::PASS_SECONDS.bounds.iter().take_while(|bound| nanos > **bound).count();
+        if let Some(bucket) = self.buckets.get(beyond) {
+            bucket.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Appends all families in the Prometheus text format to `out`.
-    pub fn render(&self, out: &mut String) {
-        let family = |out: &mut String, name: &str, kind: &str, help: &str| {
-            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} {kind}");
-        };
+    /// Has all of it collected with what `registry` has.
+    pub fn register(self: &Arc<Self>, registry: &Registry) {
+        let metrics = Arc::clone(self);
+        registry.register_collector(Box::new(move |encoder| metrics.collect(encoder)));
+    }
+
+    fn collect(&self, encoder: &mut Encoder<'_>) {
         let (ok, failed) = (self.ok.load(Ordering::Relaxed), self.failed.load(Ordering::Relaxed));
-        family(out, "weft_controller_leader", "gauge", "1 on the replica that leads.");
-        let _ = writeln!(out, "weft_controller_leader {}", u8::from(self.leads()));
-        family(out, "weft_controller_reconciles_total", "counter", "Passes over the whole state, by result.");
-        let _ = writeln!(out, "weft_controller_reconciles_total{{result=\"ok\"}} {ok}");
-        let _ = writeln!(out, "weft_controller_reconciles_total{{result=\"error\"}} {failed}");
-        self.render_writes(out, &family);
-        let name = "weft_controller_reconcile_duration_seconds";
-        family(out, name, "histogram", "How long a pass took, its writes included.");
-        for (bound, bucket) in BUCKETS.iter().zip(&self.buckets) {
-            let _ = writeln!(out, "{name}_bucket{{le=\"{bound}\"}} {}", bucket.load(Ordering::Relaxed));
-        }
-        let sum = Duration::from_micros(self.duration_micros.load(Ordering::Relaxed)).as_secs_f64();
-        let count = ok + failed;
-        let _ = writeln!(out, "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum}\n{name}_count {count}");
-        self.figures.lock().unwrap_or_else(PoisonError::into_inner).render(out);
+        encoder.family(&families::CONTROLLER_LEADER).value(&[], u64::from(self.leads()));
+        encoder.family(&families::CONTROLLER_RECONCILES).value(&["ok"], ok).value(&["error"], failed);
+        self.collect_writes(encoder);
+        let counts = self.buckets.iter().map(|bucket| bucket.load(Ordering::Relaxed)).collect();
+        let sum = self.duration_nanos.load(Ordering::Relaxed);
+        encoder.family(&families::CONTROLLER_RECONCILE_DURATION).histogram(&[], counts, sum);
+        self.figures.lock().unwrap_or_else(PoisonError::into_inner).collect(encoder);
     }
-}
 
-impl Metrics {
-    fn render_writes(&self, out: &mut String, family: &impl Fn(&mut String, &str, &str, &str)) {
-        let name = "weft_controller_writes_total";
-        family(out, name, "counter", "Objects written or removed, by type.");
-        for (kind, (objects, _)) in Kind::ALL.iter().zip(&self.writes) {
-            let _ = writeln!(out, "{name}{{type=\"{}\"}} {}", kind.name(), objects.load(Ordering::Relaxed));
+    fn collect_writes(&self, encoder: &mut Encoder<'_>) {
+        let mut objects = encoder.family(&families::CONTROLLER_WRITES);
+        for (kind, (count, _)) in Kind::ALL.iter().zip(&self.writes) {
+            objects.value(&[kind.name()], count.load(Ordering::Relaxed));
         }
-        let name = "weft_controller_written_bytes_total";
-        family(out, name, "counter", "Octets of the objects that were written, by type.");
-        for (kind, (_, octets)) in Kind::ALL.iter().zip(&self.writes) {
-            let _ = writeln!(out, "{name}{{type=\"{}\"}} {}", kind.name(), octets.load(Ordering::Relaxed));
+        let mut octets = encoder.family(&families::CONTROLLER_WRITTEN_BYTES);
+        for (kind, (_, count)) in Kind::ALL.iter().zip(&self.writes) {
+            octets.value(&[kind.name()], count.load(Ordering::Relaxed));
         }
-        let name = "weft_controller_errors_total";
-        family(out, name, "counter", "What went wrong, by kind.");
+        let mut errors = encoder.family(&families::CONTROLLER_ERRORS);
         for (fault, count) in Fault::ALL.iter().zip(&self.faults) {
-            let _ = writeln!(out, "{name}{{kind=\"{}\"}} {}", fault.name(), count.load(Ordering::Relaxed));
+            errors.value(&[fault.name()], count.load(Ordering::Relaxed));
         }
-        let name = "weft_controller_recreations_total";
-        family(out, name, "counter", "Pods without a sidecar that were to be made anew, by result.");
+        let mut recreations = encoder.family(&families::CONTROLLER_RECREATIONS);
         for (what, count) in Recreated::ALL.iter().zip(&self.recreations) {
-            let _ = writeln!(out, "{name}{{result=\"{}\"}} {}", what.name(), count.load(Ordering::Relaxed));
+            recreations.value(&[what.name()], count.load(Ordering::Relaxed));
         }
     }
 }
 
 impl Figures {
-    fn render(&self, out: &mut String) {
-        let mut by = |name: &str, label: &str, help: &str, values: &mut dyn Iterator<Item = (&str, u64)>| {
-            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge");
-            for (value, count) in values {
-                // Names of namespaces and modes need no escaping.
-                let _ = writeln!(out, "{name}{{{label}=\"{value}\"}} {count}");
-            }
-        };
-        let services = &mut self.services.iter().map(|(mode, count)| (*mode, *count));
-        by("weft_services", "mode", "Services of the mesh by the mode of clients towards them.", services);
-        let uninjected = &mut self.uninjected.iter().map(|(ns, count)| (ns.as_str(), *count));
-        by("weft_uninjected_pods", "namespace", "Pods without a sidecar that should have one.", uninjected);
-        let injected = &mut self.injected.iter().map(|(ns, count)| (ns.as_str(), *count));
-        by("weft_injected_pods", "namespace", "Pods with a sidecar.", injected);
-        let held = &mut self.held.iter().map(|(kind, count)| (*kind, *count));
-        by("weft_held_back_services", "kind", "Services that are held back; see their Events.", held);
-        let mut one = |name: &str, help: &str, value: u64| {
-            let _ = writeln!(out, "# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}");
-        };
-        one(
-            "weft_given_up_workloads",
-            "Workloads that get no sidecar by being made anew; see the Events of their pods.",
-            self.given_up,
-        );
-        one("weft_twins", "Headless twins that are kept.", self.twins);
-        one(
-            "weft_twin_conflicts",
-            "Services whose twin cannot be made; see their Events.",
-            self.twin_conflicts,
-        );
+    fn collect(&self, encoder: &mut Encoder<'_>) {
+        by(encoder, &families::SERVICES, &self.services);
+        by(encoder, &families::UNINJECTED_PODS, &self.uninjected);
+        by(encoder, &families::INJECTED_PODS, &self.injected);
+        by(encoder, &families::HELD_BACK_SERVICES, &self.held);
+        encoder.family(&families::GIVEN_UP_WORKLOADS).value(&[], self.given_up);
+        encoder.family(&families::TWINS).value(&[], self.twins);
+        encoder.family(&families::TWIN_CONFLICTS).value(&[], self.twin_conflicts);
+    }
+}
+
+/// A family with one label.
+fn by<K: AsRef<str>>(encoder: &mut Encoder<'_>, family: &'static Family, counts: &BTreeMap<K, u64>) {
+    let mut family = encoder.family(family);
+    for (label, count) in counts {
+        family.value(&[label.as_ref()], *count);
     }
 }
 
@@ -266,7 +240,8 @@ mod tests {
 
     #[test]
     fn what_was_counted_is_told_and_a_former_leader_tells_no_figures() {
-        let metrics = Metrics::default();
+        let (metrics, registry) = (Arc::new(Metrics::default()), Registry::default());
+        metrics.register(&registry);
         metrics.lead(true);
         metrics.pass(Duration::from_millis(3), true);
         metrics.pass(Duration::from_secs(3), false);
@@ -281,7 +256,7 @@ mod tests {
             ..Figures::default()
         });
         let mut text = String::new();
-        metrics.render(&mut text);
+        registry.encode(&mut text);
         for line in [
             "weft_controller_leader 1",
             "weft_controller_reconciles_total{result=\"error\"} 1",
@@ -303,7 +278,7 @@ mod tests {
         }
         metrics.lead(false);
         let mut text = String::new();
-        metrics.render(&mut text);
+        registry.encode(&mut text);
         assert!(!text.contains("shop") && text.contains("weft_controller_leader 0"), "{text}");
     }
 }

@@ -1,3 +1,7 @@
+use std::sync::Arc;
+
+use weft_telemetry::Registry;
+
 use super::super::facts::Key;
 use super::super::notices::About;
 use super::*;
@@ -87,13 +91,14 @@ async fn an_event_that_nobody_takes_is_given_up_and_counted() {
         std::future::pending::<Result<http::Response<kube::client::Body>, std::convert::Infallible>>()
     });
     let teller = Teller::new(kube::Client::new(service, "default"), "one");
-    let (outbox, metrics) = (Outbox::new(Instant::now()), Metrics::default());
+    let (outbox, metrics) = (Outbox::new(Instant::now()), Arc::new(Metrics::default()));
     let begun = Instant::now();
     outbox.offer(vec![notice("shop", 1)]);
     assert!(begun.elapsed().is_zero());
     let _ = timeout(WRITE * 2, outbox.run(&teller, &metrics)).await;
-    let mut text = String::new();
-    metrics.render(&mut text);
+    let (registry, mut text) = (Registry::default(), String::new());
+    metrics.register(&registry);
+    registry.encode(&mut text);
     assert!(text.contains("weft_controller_errors_total{kind=\"event\"} 1\n"), "{text}");
     // It is offered again while its reason lasts.
     outbox.offer(vec![notice("shop", 1)]);

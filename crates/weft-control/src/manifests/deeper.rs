@@ -26,7 +26,7 @@ pub(super) fn check(values: &Values) -> Vec<Found> {
     };
     let config = match ControlConfig::from_yaml(Path::new("config.yaml"), &text, Some(ANYWHERE)) {
         Ok(config) => config,
-        Err(KubeError::Config { field, reason, .. }) => return vec![(steps(&field), reason)],
+        Err(KubeError::Config { field, reason, .. }) => return vec![(value_of(&field), reason)],
         Err(other) => return vec![(Vec::new(), other.to_string())],
     };
     let mut found = Vec::new();
@@ -38,6 +38,15 @@ pub(super) fn check(values: &Values) -> Vec<Found> {
     }
     found.extend(config.settings().check().err().map(|error| (steps("proxy"), error.to_string())));
     found
+}
+
+/// The path of the value that a field of `config.yaml` comes from.
+fn value_of(field: &str) -> Vec<String> {
+    let mut path = steps(field);
+    if path.first().is_some_and(|first| first == "telemetry") {
+        path.insert(0, "control".to_owned());
+    }
+    path
 }
 
 fn steps(field: &str) -> Vec<String> {

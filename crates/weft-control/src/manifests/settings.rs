@@ -37,6 +37,7 @@ impl Install<'_> {
                 "serviceCidrs": values.mesh.service_cidrs,
             },
             "proxy": values.proxy,
+            "telemetry": values.control.telemetry,
         }))
     }
 

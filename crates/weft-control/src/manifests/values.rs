@@ -116,6 +116,7 @@ pub struct Control {
     pub affinity: Affinity,
     pub pod_annotations: BTreeMap<String, String>,
     pub priority_class_name: String,
+    pub telemetry: Map<String, Value>,
 }
 
 /// `ca`.
@@ -421,6 +422,11 @@ mod tests {
             ("ca: {leafLifetime: 90d}\n", "my.yaml:1:6: ca.leafLifetime: "),
             ("clusterDomain: a.-b-.c\n", "clusterDomain"),
             ("mesh: {podCidrs: [10.0.0.300/8]}\n", "my.yaml:1:"),
+            (
+                "control:\n  telemetry:\n    tracing: {sampling: 1}\n",
+                "my.yaml:3:14: control.telemetry.tracing.endpoint: this field is missing",
+            ),
+            ("control:\n  telemetry:\n    tracing: {endpoint: 'http://a b'}\n", "my.yaml:3:"),
             ("image: {tag: a}\nproxy: {inbound: {mode: disable}}\n", "my.yaml:2:"),
             ("image: {tag: a}\nproxy: {timeouts: {conect: 1s}}\n", "timeouts.conect"),
             ("injector: {resources: {requests: {cpu: '2'}, limits: {cpu: '1'}}}\n", "injector"),

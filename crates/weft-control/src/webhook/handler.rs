@@ -4,7 +4,7 @@
 //! there is room for that.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread::available_parallelism;
@@ -16,6 +16,7 @@ use hyper::body::{Body as _, Incoming};
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, timeout};
+use weft_telemetry::ServerSpans;
 
 use super::PATH;
 use super::budget::{Bounds, NoRoom, Pool, Room};
@@ -53,6 +54,7 @@ pub(super) struct Handler {
     /// Threads that work on reviews at once: as many as there are processors.
     hands: Arc<Semaphore>,
     metrics: Metrics,
+    spans: ServerSpans,
 }
 
 /// A review that gets no answer that the API server could follow: its `failurePolicy` decides.
@@ -87,6 +89,7 @@ impl Handler {
         (namespaces, limits): (Option<Box<dyn Namespaces>>, LimitRanges),
         seats: Arc<Seats>,
         metrics: Metrics,
+        spans: ServerSpans,
     ) -> Self {
         let hands = available_parallelism().map_or(1, std::num::NonZero::get);
         Self {
@@ -98,6 +101,7 @@ impl Handler {
             trees: Pool::new(TREES),
             hands: Arc::new(Semaphore::new(hands)),
             metrics,
+            spans,
         }
     }
 
@@ -109,17 +113,18 @@ impl Handler {
     pub(super) async fn respond(
         &self,
         request: Request<Incoming>,
+        client: SocketAddr,
         seat: &Seat,
         expected: bool,
     ) -> Response<Body> {
         let serving = seat.request();
-        self.response(request, seat.address(), &serving, expected).await
+        self.response(request, weft_core::canonical(client), &serving, expected).await
     }
 
     async fn response(
         &self,
         request: Request<Incoming>,
-        address: IpAddr,
+        client: SocketAddr,
         serving: &Serving<'_>,
         expected: bool,
     ) -> Response<Body> {
@@ -135,6 +140,11 @@ impl Handler {
             return plain(StatusCode::METHOD_NOT_ALLOWED, "an AdmissionReview is posted\n".to_owned());
         }
         let began = Instant::now();
+        let mut span = self.spans.begin(&request, client);
+        if let Some(span) = &mut span {
+            span.route(PATH);
+        }
+        let (address, asked) = (client.ip(), request.body().size_hint().exact());
         // It is the largest of the futures here, and not every request comes this far.
         let (verdict, response) = match Box::pin(self.review(request.into_body(), address, serving)).await {
             Ok(answered) => answered,
@@ -148,6 +158,10 @@ impl Handler {
             }
         };
         self.metrics.record(verdict, began.elapsed());
+        if let Some(span) = &mut span {
+            span.answered(response.status().as_u16());
+            span.bodies(asked, response.size_hint().exact());
+        }
         response
     }
 

@@ -236,7 +236,7 @@ async fn in_memory(buffer: usize) -> (tokio::io::DuplexStream, Arc<Root>, tokio:
     let acceptor = TlsAcceptor::from(webhook.serving.config());
     let task = tokio::spawn(async move {
         let began = Instant::now();
-        door.connection(acceptor, ours, seat).await;
+        door.connection(acceptor, ours, ([10, 0, 0, 1], 1234).into(), seat).await;
         began.elapsed()
     });
     (theirs, root, task)

@@ -24,7 +24,7 @@ use tokio_rustls::server::TlsStream;
 use tower::{Service, ServiceExt as _};
 use tower_http::set_header::SetResponseHeader;
 use weft_core::{Drain, DrainPhase};
-use weft_telemetry::Registry;
+use weft_telemetry::{Registry, ServerSpans};
 
 use super::callers::{Callers, WebhookSettings};
 use super::certificate::{Serving, ServingSigner};
@@ -64,6 +64,8 @@ pub struct WebhookOptions {
     pub client: Option<Client>,
     /// Where it counts.
     pub registry: Registry,
+    /// What makes the spans of reviews.
+    pub spans: ServerSpans,
 }
 
 /// A webhook that has its address and its certificate, and is about to serve.
@@ -84,7 +86,7 @@ impl Webhook {
     /// # Errors
     /// [`KubeError::Listen`] and [`KubeError::Serving`].
     pub async fn bind(options: WebhookOptions) -> Result<Self, KubeError> {
-        let WebhookOptions { bind, injector, callers, signer, client, registry } = options;
+        let WebhookOptions { bind, injector, callers, signer, client, registry, spans } = options;
         let callers = callers
             .callers()
             .map_err(|(field, reason)| KubeError::Serving(format!("webhook.{field}: {reason}")))?;
@@ -108,7 +110,7 @@ impl Webhook {
         };
         let (native, image) = (injector.native, injector.settings.image.clone());
         let seats = Seats::new(Limits::default());
-        let handler = Arc::new(Handler::new(injector, known, seats.clone(), Metrics::new(&registry)));
+        let handler = Arc::new(Handler::new(injector, known, seats.clone(), Metrics::new(&registry), spans));
         tracing::info!(%address, native, image, "injector ready");
         Ok(Self { listener, address, serving, client, follow, callers, seats, handler })
     }
@@ -189,7 +191,8 @@ impl Door {
                     let _ = tcp.set_nodelay(true);
                     let acceptor = TlsAcceptor::from(serving.config());
                     let door = self.clone();
-                    connections.spawn(async move { door.connection(acceptor, tcp, Arc::new(seat)).await });
+                    connections
+                        .spawn(async move { door.connection(acceptor, tcp, peer, Arc::new(seat)).await });
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -201,7 +204,7 @@ impl Door {
         while connections.join_next().await.is_some() {}
     }
 
-    async fn connection<S>(self, acceptor: TlsAcceptor, stream: S, seat: Arc<Seat>)
+    async fn connection<S>(self, acceptor: TlsAcceptor, stream: S, client: SocketAddr, seat: Arc<Seat>)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -218,7 +221,7 @@ impl Door {
         let chain = tls.get_ref().1.peer_certificates();
         let expected = self.callers.as_ref().is_none_or(|callers| callers.expect(chain));
         let watched = TokioIo::new(Watched::new(tls, seat.clone()));
-        let answers = self.answers(seat.clone(), expected);
+        let answers = self.answers(client, seat.clone(), expected);
         // In a box, for hyper moves it.
         let service = service_fn(move |request| -> Answering { Box::pin(answers.clone().oneshot(request)) });
         let mut connection = http1::Builder::new()
@@ -261,6 +264,7 @@ impl Door {
     /// What answers the requests of one connection.
     fn answers(
         &self,
+        client: SocketAddr,
         seat: Arc<Seat>,
         expected: bool,
     ) -> impl Service<Request<Incoming>, Response = Answer, Error = Infallible, Future: Send>
@@ -270,7 +274,7 @@ impl Door {
         let (handler, leaving) = (self.handler.clone(), self.leaving.clone());
         let answers = tower::service_fn(move |request| {
             let (handler, seat) = (handler.clone(), seat.clone());
-            async move { Ok(handler.respond(request, &seat, expected).await) }
+            async move { Ok(handler.respond(request, client, &seat, expected).await) }
         });
         // Whether it is leaving is asked when there is an answer, not when its request came.
         let close = move |_: &Answer| {

@@ -83,8 +83,8 @@ pub(super) fn options(signer: Arc<Root>) -> WebhookOptions {
         ca: None,
     };
     let bind = "127.0.0.1:0".parse().unwrap();
-    let callers = WebhookSettings::default();
-    WebhookOptions { bind, injector, callers, signer, client: None, registry: Registry::default() }
+    let (callers, spans) = (WebhookSettings::default(), ServerSpans::default());
+    WebhookOptions { bind, injector, callers, signer, client: None, registry: Registry::default(), spans }
 }
 
 /// One request over a connection of its own, as the API server would make it: the status, and the body.

@@ -9,6 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
+use weft_telemetry::Registry;
 
 use crate::controller::{Cluster, SYSTEM};
 use crate::server::ApiServer;
@@ -104,10 +105,12 @@ async fn a_large_cluster_is_followed() {
     let begun = Instant::now();
     let replica = cluster.replica(&server, "one").await;
     replica.leads().await;
+    let registry = Registry::default();
+    replica.metrics.register(&registry);
     let mut told = Vec::new();
     let done = loop {
         let mut page = String::new();
-        replica.metrics.render(&mut page);
+        registry.encode(&mut page);
         let has = |line: String| page.lines().any(|found| found == line);
         if told.is_empty() && has(format!("weft_services{{mode=\"strict\"}} {SERVICES}")) {
             told.push(begun.elapsed());
@@ -122,7 +125,7 @@ async fn a_large_cluster_is_followed() {
         sleep(Duration::from_millis(500)).await;
     };
     let mut page = String::new();
-    replica.metrics.render(&mut page);
+    registry.encode(&mut page);
     println!("strict after {:?}, all written after {done:?}, {} MiB", told, resident());
     println!("{}", figures(&page).join("\n"));
     let state = cluster.key(SYSTEM, "weft-state", "strict.yaml").await.unwrap_or_default();

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use http::header::{ORIGIN, USER_AGENT};
-use http::uri::Authority;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::Frame;
 use weft_balance::{InFlight, Outcome, Timestamp};
@@ -21,7 +20,7 @@ use weft_telemetry::access::{AccessProtocol, AccessRecord};
 use weft_telemetry::metrics::{Direction, HttpOutcome, grpc_is_failure};
 use weft_telemetry::span::unix_nanos;
 use weft_telemetry::trace::RequestTrace;
-use weft_telemetry::{AccessLogMode, Grpc, HttpSeries, SpanKind, SpanRecord};
+use weft_telemetry::{AccessLogMode, Grpc, HttpSeries, SpanKind, SpanRecord, asked_for};
 
 use super::{ConnectionFacts, Observed};
 use crate::failure::Failure;
@@ -339,12 +338,7 @@ impl Details {
 impl Details {
     /// Host and port of the authority; without a port that of `http`.
     fn dialed(&self) -> Option<(Arc<str>, u16)> {
-        let authority = match self.uri.authority() {
-            Some(authority) => authority.clone(),
-            None => Authority::try_from(self.authority.as_ref()?.as_bytes()).ok()?,
-        };
-        let host = authority.host().trim_matches(['[', ']']);
-        (!host.is_empty()).then(|| (host.into(), authority.port_u16().unwrap_or(80)))
+        asked_for(&self.uri, self.authority.as_ref(), 80)
     }
 }
 
@@ -418,8 +412,8 @@ impl RequestRecord {
             source_identity,
             destination_identity,
             retries: self.retries,
-            request_bytes: self.sent_bytes(),
-            response_bytes: self.response_bytes,
+            request_bytes: Some(self.sent_bytes()),
+            response_bytes: Some(self.response_bytes),
         }
     }
 

@@ -132,6 +132,14 @@ impl FamilyEncoder<'_> {
         self
     }
 
+    /// Adds one sample of a histogram: a count for each bound of the family and one for what is beyond the last, not
+    /// cumulative; and the sum, in the unit of the bounds.
+    pub fn histogram(&mut self, labels: &[&str], counts: Vec<u64>, sum: u64) -> &mut Self {
+        let labels = labels.iter().map(|label| Box::from(*label)).collect();
+        self.point(PointLabels::Are(labels), PointValue::Histogram { counts, sum });
+        self
+    }
+
     fn point(&mut self, labels: PointLabels, value: PointValue) {
         let (family, since) = (self.family, self.since);
         match &mut self.out {

@@ -55,6 +55,22 @@ pub static LIFETIME_SECONDS: Buckets = Buckets {
     scale: 1_000_000_000,
 };
 
+/// A pass of the controller: over a small cluster it takes a millisecond, one with many writes seconds.
+pub static PASS_SECONDS: Buckets = Buckets {
+    bounds: &[
+        1_000_000,
+        5_000_000,
+        25_000_000,
+        100_000_000,
+        500_000_000,
+        2_500_000_000,
+        10_000_000_000,
+        60_000_000_000,
+    ],
+    le: &["0.001", "0.005", "0.025", "0.1", "0.5", "2.5", "10", "60"],
+    scale: 1_000_000_000,
+};
+
 macro_rules! families {
     ($($(#[$doc:meta])* $ident:ident = $kind:expr, $name:literal, [$($label:literal),*], $help:literal;)*) => {
         $(
@@ -275,6 +291,49 @@ families! {
     INJECTION_DURATION = SECONDS_HISTOGRAM, "weft_injection_duration_seconds",
         [],
         "Time from the head of an admission review to its answer.";
+    // The controller
+    CONTROLLER_LEADER = Kind::Gauge, "weft_controller_leader",
+        [],
+        "1 on the replica that leads.";
+    CONTROLLER_RECONCILES = Kind::Counter, "weft_controller_reconciles_total",
+        ["result"],
+        "Passes over the whole state, by result.";
+    CONTROLLER_RECONCILE_DURATION = Kind::Histogram(&PASS_SECONDS), "weft_controller_reconcile_duration_seconds",
+        [],
+        "How long a pass took, its writes included.";
+    CONTROLLER_WRITES = Kind::Counter, "weft_controller_writes_total",
+        ["type"],
+        "Objects written or removed, by type.";
+    CONTROLLER_WRITTEN_BYTES = Kind::Counter, "weft_controller_written_bytes_total",
+        ["type"],
+        "Octets of the objects that were written, by type.";
+    CONTROLLER_ERRORS = Kind::Counter, "weft_controller_errors_total",
+        ["kind"],
+        "What went wrong, by kind.";
+    CONTROLLER_RECREATIONS = Kind::Counter, "weft_controller_recreations_total",
+        ["result"],
+        "Pods without a sidecar that were to be made anew, by result.";
+    GIVEN_UP_WORKLOADS = Kind::Gauge, "weft_given_up_workloads",
+        [],
+        "Workloads that get no sidecar by being made anew; see the Events of their pods.";
+    HELD_BACK_SERVICES = Kind::Gauge, "weft_held_back_services",
+        ["kind"],
+        "Services that are held back; see their Events.";
+    SERVICES = Kind::Gauge, "weft_services",
+        ["mode"],
+        "Services of the mesh by the mode of clients towards them.";
+    UNINJECTED_PODS = Kind::Gauge, "weft_uninjected_pods",
+        ["namespace"],
+        "Pods without a sidecar that should have one.";
+    INJECTED_PODS = Kind::Gauge, "weft_injected_pods",
+        ["namespace"],
+        "Pods with a sidecar.";
+    TWINS = Kind::Gauge, "weft_twins",
+        [],
+        "Headless twins that are kept.";
+    TWIN_CONFLICTS = Kind::Gauge, "weft_twin_conflicts",
+        [],
+        "Services whose twin cannot be made; see their Events.";
 
     // The process and telemetry itself
     CONFIG_RELOADS = Kind::Counter, "weft_config_reloads_total",

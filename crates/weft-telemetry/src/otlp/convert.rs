@@ -175,8 +175,12 @@ fn attributes(record: &SpanRecord) -> Vec<KeyValue> {
     if let Some(agent) = &record.user_agent {
         out.text(semconv::USER_AGENT_ORIGINAL, agent);
     }
-    out.int(semconv::HTTP_REQUEST_BODY_SIZE, saturating(record.request_bytes));
-    out.int(semconv::HTTP_RESPONSE_BODY_SIZE, saturating(record.response_bytes));
+    if let Some(bytes) = record.request_bytes {
+        out.int(semconv::HTTP_REQUEST_BODY_SIZE, saturating(bytes));
+    }
+    if let Some(bytes) = record.response_bytes {
+        out.int(semconv::HTTP_RESPONSE_BODY_SIZE, saturating(bytes));
+    }
     if let Some(error) = error_type(record) {
         out.text(semconv::ERROR_TYPE, &error);
     }

@@ -10,11 +10,13 @@ mod config;
 mod convert;
 mod delivery;
 mod exporter;
+mod exporters;
 mod metrics;
 mod tls;
 
 pub use config::{CollectorConfig, MetricsConfig, OtlpProtocol, ResourceConfig, TracingConfig};
 pub use exporter::Exporter;
+pub use exporters::Exporters;
 pub use metrics::MetricsExporter;
 
 #[cfg(test)]

@@ -48,8 +48,8 @@ fn record(n: u64) -> SpanRecord {
         source_identity: Some("spiffe://weft.local/ns/shop/sa/web".into()),
         destination_identity: Some("spiffe://weft.local/ns/shop/sa/orders".into()),
         retries: 0,
-        request_bytes: 0,
-        response_bytes: 12,
+        request_bytes: Some(0),
+        response_bytes: Some(12),
     }
 }
 

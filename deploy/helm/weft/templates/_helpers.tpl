@@ -39,6 +39,7 @@ app.kubernetes.io/component: control
   "controller" .Values.controller
   "mesh" .Values.mesh
   "proxy" .Values.proxy
+  "telemetry" .Values.control.telemetry
   | toRawJson -}}
 {{- end -}}
 
