@@ -43,6 +43,11 @@ fn recorder() -> PathBuf {
     profile().with_extension("profdata.rustc")
 }
 
+/// The digest of [`dependencies`] when it was recorded, beside it.
+fn ingredients() -> PathBuf {
+    profile().with_extension("profdata.deps")
+}
+
 /// Records the profile.
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     bench::ground("cargo xtask pgo", setup::BENCH)?;
@@ -56,6 +61,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let file = profile();
     process::capture(Command::new(merge).args(["merge", "--sparse", "-o"]).arg(&file).arg(raw.path()))?;
     fs::write(recorder(), compiler()?)?;
+    fs::write(ingredients(), dependencies()? + "\n")?;
     fs::write(checksum(), digest(&fs::read(&file)?) + "\n")?;
     println!("{}: {} KB", file.display(), fs::metadata(&file)?.len() / 1000);
     Ok(ExitCode::SUCCESS)
@@ -107,6 +113,15 @@ pub(crate) fn flags() -> Result<Vec<String>> {
         return Ok(Vec::new());
     }
     let digest = intact()?;
+    let ingredients =
+        fs::read_to_string(ingredients()).context("cannot read what the profile was recorded with")?;
+    if ingredients.trim() != dependencies()? {
+        println!(
+            "note: {} was recorded with other dependencies, or other features of them. Symbols have other names then, so that \
+             little of it is found and the program is slower; `cargo xtask pgo` records it anew.",
+            from.display(),
+        );
+    }
     // cargo looks at what the compiler is told and not into the file, so another profile needs another name.
     let directory = cargo::target_directory()?.join("profiles");
     let file = directory.join(format!("weft-{}.profdata", &digest[..12]));
@@ -136,6 +151,25 @@ fn intact() -> Result<String> {
 
 fn digest(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The digest of all that the program is made of, with versions and features: cargo names the symbols of a package by those, and
+/// by those of its dependencies in turn.
+fn dependencies() -> Result<String> {
+    let mut command = cargo::cargo();
+    let form = ["tree", "--locked", "-p", "weft", "--edges", "normal", "--prefix", "none", "-f", "{p} {f}"];
+    command.args(form).args(["--target", cargo::host()?.as_str()]);
+    let tree = process::text(&mut command)?;
+    // A package of the workspace is followed by where the checkout is, and what is repeated by a star.
+    let mut packages: Vec<String> = tree
+        .lines()
+        .map(|line| {
+            line.split_whitespace().filter(|word| !word.starts_with('(')).collect::<Vec<_>>().join(" ")
+        })
+        .collect();
+    packages.sort_unstable();
+    packages.dedup();
+    Ok(digest(packages.join("\n").as_bytes()))
 }
 
 /// The compiler, with its LLVM and its host.

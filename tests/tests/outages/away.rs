@@ -96,9 +96,9 @@ fn certificates_are_renewed_while_the_name_server_is_away() {
         let renewals = || -> Result<f64> { Ok(sidecar.metrics()?.sum(RENEWALS, &ok)) };
         for silent in [false, true] {
             if silent {
-                mesh.dns().pause()
+                mesh.dns().pause();
             } else {
-                mesh.dns().stop()
+                mesh.dns().stop();
             }
             ca.stop();
             ca.restart()?;
