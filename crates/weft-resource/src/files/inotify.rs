@@ -16,10 +16,24 @@ use tokio::io::unix::AsyncFd;
 pub(super) struct Seen {
     /// Names that changed: written to the end, moved here or away, deleted, linked.
     pub(super) changed: Vec<PathBuf>,
-    /// Files that somebody began to write and has not closed.
+    /// Files that somebody began to write and has not closed since.
     pub(super) begun: Vec<PathBuf>,
     /// Events were lost, or a directory itself went: look at everything.
     pub(super) all: bool,
+}
+
+impl Seen {
+    /// Takes in what happened after it.
+    pub(super) fn then(&mut self, later: Self) {
+        self.begun.retain(|path| !later.changed.contains(path));
+        self.changed.extend(later.changed);
+        self.begun.extend(later.begun);
+        self.all |= later.all;
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.begun.is_empty() && !self.all
+    }
 }
 
 /// Watches directories.
@@ -43,8 +57,10 @@ impl Events {
     /// Watches these directories and no others. Whether a directory was not watched before, so that something may have happened
     /// in it unseen.
     pub(super) fn set(&mut self, wanted: &[PathBuf]) -> bool {
-        // No OPEN and ACCESS: our own reading must not wake us. No MODIFY: a file is read when its writer has closed it.
+        // No OPEN and ACCESS: our own reading must not wake us. MODIFY tells of a writer who has the file open: it is read when
+        // that one has closed it.
         let flags = WatchFlags::CLOSE_WRITE
+            | WatchFlags::MODIFY
             | WatchFlags::CREATE
             | WatchFlags::DELETE
             | WatchFlags::MOVED_FROM
@@ -90,17 +106,27 @@ impl Events {
     /// What happened.
     pub(super) fn take(&self) -> Seen {
         let mut seen = Seen::default();
-        let _ = self.fd.try_io(tokio::io::Interest::READABLE, |fd| {
-            let mut buffer = [MaybeUninit::uninit(); 8192];
-            let mut reader = inotify::Reader::new(fd, &mut buffer);
-            loop {
-                match reader.next() {
-                    Ok(event) => self.note(&event, &mut seen),
-                    Err(error) => return Err::<(), _>(error.into()),
-                }
-            }
-        });
+        let _ = self.fd.try_io(tokio::io::Interest::READABLE, |fd| Err::<(), _>(self.read(fd, &mut seen)));
         seen
+    }
+
+    /// The same for a thread that cannot wait until the runtime has seen that something is there.
+    pub(super) fn late(&self) -> Seen {
+        let mut seen = Seen::default();
+        self.read(self.fd.get_ref(), &mut seen);
+        seen
+    }
+
+    /// Reads until there is nothing more, or nothing can be read.
+    fn read(&self, fd: &OwnedFd, seen: &mut Seen) -> io::Error {
+        let mut buffer = [MaybeUninit::uninit(); 8192];
+        let mut reader = inotify::Reader::new(fd, &mut buffer);
+        loop {
+            match reader.next() {
+                Ok(event) => self.note(&event, seen),
+                Err(error) => return error.into(),
+            }
+        }
     }
 
     fn note(&self, event: &inotify::Event<'_>, seen: &mut Seen) {
@@ -113,10 +139,13 @@ impl Events {
         };
         for directory in directories {
             let path = directory.join(Path::new(OsStr::from_bytes(name.to_bytes())));
+            seen.begun.retain(|begun| *begun != path);
+            if kind.contains(ReadFlags::MODIFY) {
+                seen.begun.push(path);
+                continue;
+            }
             if kind.contains(ReadFlags::CREATE) && !kind.contains(ReadFlags::ISDIR) {
                 seen.begun.push(path.clone());
-            } else {
-                seen.begun.retain(|begun| *begun != path);
             }
             seen.changed.push(path);
         }

@@ -57,7 +57,7 @@ impl ResourceHandle {
     /// Reads these files and directories, and keeps nothing fresh.
     pub fn new(paths: Vec<PathBuf>) -> Arc<Self> {
         let mut store = Store::new(paths);
-        store.look(Look::Start);
+        store.look(Look::Start, &Seen::default);
         let handle = Self {
             current: ArcSwap::new(store.set().clone()),
             changed: watch::Sender::new(1),
@@ -106,10 +106,10 @@ impl ResourceHandle {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks at the files; whether another look is due soon.
-    fn look(&self, look: Look) -> bool {
+    /// Looks at the files; whether another look is due soon. `late` tells what happens meanwhile.
+    fn look(&self, look: Look, late: &dyn Fn() -> Seen) -> bool {
         let mut store = self.store();
-        let again = store.look(look);
+        let again = store.look(look, late);
         let set = store.set().clone();
         self.tell(store.errors());
         if !Arc::ptr_eq(&set, &self.current.load()) {
@@ -152,13 +152,7 @@ pub fn watch(paths: Vec<PathBuf>) -> (Arc<ResourceHandle>, impl Future<Output = 
     let handle = ResourceHandle::new(paths);
     let weak = Arc::downgrade(&handle);
     let task = async move {
-        let mut events = match Events::new() {
-            Ok(events) => Some(events),
-            Err(error) => {
-                tracing::warn!(%error, "cannot watch the resources; they are looked at every 10 s");
-                None
-            }
-        };
+        let mut events = events();
         let mut due = Some(Duration::ZERO);
         // Between the first reading and the first watch something may have happened.
         let mut is_new = true;
@@ -168,12 +162,18 @@ pub fn watch(paths: Vec<PathBuf>) -> (Arc<ResourceHandle>, impl Future<Output = 
                 look => look,
             };
             let Some(handle) = weak.upgrade() else { return };
+            let watching = events.take();
             let looked = tokio::task::spawn_blocking(move || {
-                let again = handle.look(look);
-                (again, handle.store().directories())
+                let late = || watching.as_ref().map(Events::late).unwrap_or_default();
+                let again = handle.look(look, &late);
+                (again, handle.store().directories(), watching)
             });
-            // A panic in there was told by its thread; the next event tries again.
-            let Ok((again, directories)) = looked.await else { continue };
+            let Ok((again, directories, watched)) = looked.await else {
+                // A panic in there was told by its thread.
+                (events, is_new, due) = (self::events(), true, Some(POLL));
+                continue;
+            };
+            events = watched;
             is_new = events.as_mut().is_some_and(|events| events.set(&directories));
             due = match (is_new, again) {
                 // What is watched only now may have changed before.
@@ -184,6 +184,14 @@ pub fn watch(paths: Vec<PathBuf>) -> (Arc<ResourceHandle>, impl Future<Output = 
         }
     };
     (handle, task)
+}
+
+fn events() -> Option<Events> {
+    let events = Events::new();
+    let events = events.inspect_err(
+        |error| tracing::warn!(%error, "cannot watch the resources; they are looked at every 10 s"),
+    );
+    events.ok()
 }
 
 /// The next reason to look.

@@ -42,6 +42,8 @@ pub(super) struct Store {
     order: Vec<Listed>,
     /// Files that somebody began to write: they are read when they are closed.
     begun: HashSet<PathBuf>,
+    /// What happened while files were read, for the next look.
+    late: Seen,
     failed: Vec<DocumentError>,
     certificates: Certificates,
     set: Arc<ResourceSet>,
@@ -62,34 +64,39 @@ impl Store {
             files: HashMap::new(),
             order: Vec::new(),
             begun: HashSet::new(),
+            late: Seen::default(),
             failed: Vec::new(),
             certificates: Certificates::default(),
             set: Arc::default(),
         }
     }
 
-    /// Looks at the files. Whether one is missing that was there, so that another look is due soon: editors move a file away
-    /// before they write it anew.
-    pub(super) fn look(&mut self, look: Look) -> bool {
-        let (changed, reason) = match look {
-            Look::Events(seen) => {
-                for path in &seen.changed {
-                    self.begun.remove(path);
-                }
-                self.begun.extend(seen.begun);
-                (seen.changed.into_iter().collect(), if seen.all { Reason::Different } else { Reason::Event })
+    /// Looks at the files. Whether another look is due soon: one is missing that was there, as editors move a file away before they
+    /// write it anew; or something happened meanwhile. `late` tells of that.
+    pub(super) fn look(&mut self, look: Look, late: &dyn Fn() -> Seen) -> bool {
+        let mut seen = std::mem::take(&mut self.late);
+        let reason = match look {
+            Look::Events(events) => {
+                seen.then(events);
+                if seen.all { Reason::Different } else { Reason::Event }
             }
-            Look::Start => (HashSet::new(), Reason::Start),
+            Look::Start => Reason::Start,
             Look::Poll => {
                 // Whoever began to write and closed it, did so unseen.
                 self.begun.retain(|path| Stamp::of(path).is_ok_and(|stamp| !stamp.is_settled()));
-                (HashSet::new(), Reason::Poll)
+                Reason::Poll
             }
         };
+        for path in &seen.changed {
+            self.begun.remove(path);
+        }
+        self.begun.extend(seen.begun);
         let mut listing = scan::list(&self.paths);
+        let changed = Names::of(seen.changed);
+        let begun = Names::of(self.begun.iter().cloned());
         for file in &listing.files {
-            if self.is_due(file, changed.contains(&file.path), reason) {
-                self.read(&file.path);
+            if self.is_due(file, &changed, &begun, reason) {
+                self.read(file, late);
             }
         }
         let is_gone_soon = self.forget(&mut listing);
@@ -97,13 +104,14 @@ impl Store {
         self.failed =
             listing.failed.iter().map(|(path, kind, reason)| unreadable(path, *kind, reason)).collect();
         self.merge();
-        is_gone_soon
+        is_gone_soon || !self.late.is_empty()
     }
 
     /// Whether a file is to be read now. One that somebody is writing is not: half of it would take the other half out of force.
-    fn is_due(&self, file: &Listed, is_changed: bool, reason: Reason) -> bool {
+    fn is_due(&self, file: &Listed, changed: &Names, begun: &Names, reason: Reason) -> bool {
         let known = self.files.get(&file.path);
         let then = known.and_then(|known| known.stamp);
+        let is_changed = changed.have(file);
         // Only a link can lead elsewhere without an event that names it.
         if known.is_some()
             && then.is_some()
@@ -114,7 +122,9 @@ impl Store {
             return false;
         }
         let Ok(now) = Stamp::of(&file.path) else { return true };
-        if self.begun.contains(&file.path) && !now.is_linked() && !file.is_link {
+        // A new one that another name leads to was not just made.
+        let is_known = then.is_some_and(|then| !now.is_other(&then));
+        if begun.are_of(file) && (is_known || !now.is_linked()) {
             return false;
         }
         match (reason, then) {
@@ -128,13 +138,20 @@ impl Store {
         }
     }
 
-    fn read(&mut self, path: &Path) {
+    fn read(&mut self, file: &Listed, late: &dyn Fn() -> Seen) {
+        let path = &*file.path;
+        let read = scan::read(path, MAX_FILE);
+        self.late.then(late());
+        // Somebody has opened it anew since it was closed, perhaps before it was read: half of it may have been there.
+        if Names::of(self.late.begun.iter().cloned()).are_of(file) {
+            return;
+        }
         let known = self.files.entry(path.to_owned()).or_insert_with(|| Known {
             stamp: None,
             text: TextFile::new(path),
             is_missing: false,
         });
-        match scan::read(path, MAX_FILE) {
+        match read {
             Ok(Some((stamp, content))) => {
                 known.stamp = Some(stamp);
                 known.text.update(Some(&content));
@@ -155,16 +172,12 @@ impl Store {
         }
     }
 
-    /// Lets go of files that are not listed any more, except of those below what could not be listed, and of those that were there
-    /// a moment ago: these are listed on.
+    /// Lets go of files that are not listed any more, except of those below what could not be listed (what the configuration names and
+    /// is away was not deleted: a volume is lost, or a directory is about to be replaced), and of those that were there a moment
+    /// ago: these are listed on.
     fn forget(&mut self, listing: &mut scan::Listing) -> bool {
         let listed: HashSet<&PathBuf> = listing.files.iter().map(|file| &file.path).collect();
-        let stays = |path: &Path| {
-            let of = |(failed, kind, _): &(PathBuf, io::ErrorKind, String)| {
-                *kind != io::ErrorKind::NotFound && path.starts_with(failed)
-            };
-            listing.failed.iter().any(of)
-        };
+        let stays = |path: &Path| listing.failed.iter().any(|(failed, ..)| path.starts_with(failed));
         let (mut kept, mut is_gone_soon) = (HashSet::new(), false);
         self.files.retain(|path, known| {
             if listed.contains(path) {
@@ -259,6 +272,37 @@ impl Store {
     }
 }
 
+/// Names that events have told.
+struct Names {
+    told: HashSet<PathBuf>,
+    /// Where they lead: of a file behind a link events tell the name that it has itself. (Those of links are not in here: a link that
+    /// was made says nothing of what it leads to.)
+    real: HashSet<PathBuf>,
+}
+
+impl Names {
+    fn of(told: impl IntoIterator<Item = PathBuf>) -> Self {
+        let told: HashSet<PathBuf> = told.into_iter().collect();
+        let real = told.iter().filter(|path| !path.is_symlink());
+        let real = real.filter_map(|path| path.canonicalize().ok()).collect();
+        Self { told, real }
+    }
+
+    /// Whether they have the name of a file, or that of what it leads to.
+    fn have(&self, file: &Listed) -> bool {
+        self.told.contains(&file.path) || self.are_of(file)
+    }
+
+    /// Whether they have the name of what would be read: a link itself is never half written.
+    fn are_of(&self, file: &Listed) -> bool {
+        match file.is_link {
+            false => self.told.contains(&file.path),
+            true if self.real.is_empty() => false,
+            true => file.path.canonicalize().is_ok_and(|real| self.real.contains(&real)),
+        }
+    }
+}
+
 /// Whether two sets are made of the very same resources.
 fn same(a: &ResourceSet, b: &ResourceSet) -> bool {
     a.len() == b.len() && a.iter().zip(b.iter()).all(|(a, b)| Arc::ptr_eq(a, b))
@@ -266,9 +310,10 @@ fn same(a: &ResourceSet, b: &ResourceSet) -> bool {
 
 fn unreadable(path: &Path, kind: io::ErrorKind, reason: &str) -> DocumentError {
     let (reason, cure) = match kind {
-        io::ErrorKind::NotFound => {
-            ("there is no such file or directory".to_owned(), "it is read as soon as it is there")
-        }
+        io::ErrorKind::NotFound => (
+            "there is no such file or directory".to_owned(),
+            "what was read of it before stays in force; it is read as soon as it is there",
+        ),
         _ => (format!("it cannot be read: {reason}"), "what was read of it before stays in force"),
     };
     DocumentError {

@@ -1,4 +1,5 @@
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 
 use super::*;
@@ -27,7 +28,7 @@ impl Files {
         let store = Store::new(vec![dir.path().to_owned()]);
         let mut this = Self { dir, store };
         files.iter().for_each(|(name, text)| fs::write(this.at(name), text).unwrap());
-        this.store.look(Look::Start);
+        this.store.look(Look::Start, &Seen::default);
         this
     }
 
@@ -42,13 +43,14 @@ impl Files {
     }
 
     fn changed(&mut self, name: &str) -> bool {
-        self.store.look(Look::Events(Seen { changed: vec![self.at(name)], ..Seen::default() }))
+        self.store
+            .look(Look::Events(Seen { changed: vec![self.at(name)], ..Seen::default() }), &Seen::default)
     }
 
     fn remove(&mut self, name: &str) {
         fs::remove_file(self.at(name)).unwrap();
         assert!(self.changed(name), "another look is due");
-        assert!(!self.store.look(Look::Events(Seen::default())));
+        assert!(!self.store.look(Look::Events(Seen::default()), &Seen::default));
     }
 
     fn port(&self, name: &str) -> Option<u16> {
@@ -171,11 +173,14 @@ fn a_file_that_is_being_written_is_not_read() {
     // An editor moves the file away and begins a new one.
     fs::rename(&path, files.at("a.yaml~")).unwrap();
     fs::write(&path, service("a", 2)).unwrap();
-    files.store.look(Look::Events(Seen { changed: vec![path.clone()], begun: vec![path], all: false }));
+    files.store.look(
+        Look::Events(Seen { changed: vec![path.clone()], begun: vec![path], all: false }),
+        &Seen::default,
+    );
     assert_eq!((files.port("a"), files.port("b")), (Some(1), Some(1)));
     // Something else happens meanwhile.
     files.write("c.yaml", service("c", 1));
-    files.store.look(Look::Poll);
+    files.store.look(Look::Poll, &Seen::default);
     assert_eq!((files.port("a"), files.port("b")), (Some(1), Some(1)));
     // It is cut short in place, and not closed.
     fs::write(files.at("c.yaml"), "").unwrap();
@@ -205,17 +210,105 @@ fn a_path_that_is_missing_is_told_and_read_when_it_is_there() {
     let dir = tempfile::tempdir().unwrap();
     let (file, sub) = (dir.path().join("x/one.conf"), dir.path().join("sub"));
     let mut store = Store::new(vec![file.clone(), sub.clone()]);
-    store.look(Look::Start);
+    store.look(Look::Start, &Seen::default);
     assert_eq!(store.errors().len(), 2);
-    assert!(store.errors()[0].to_string().ends_with("x/one.conf: there is no such file or directory; it is read as soon as it is there [resource-unreadable]"));
+    assert!(store.errors()[0].to_string().ends_with("x/one.conf: there is no such file or directory; what was read of it before stays in force; it is read as soon as it is there [resource-unreadable]"));
     assert!(store.directories().contains(&dir.path().to_owned()));
     fs::create_dir_all(file.parent().unwrap()).unwrap();
     fs::create_dir(&sub).unwrap();
     fs::write(&file, service("a", 1)).unwrap();
     fs::write(sub.join("b.yaml"), service("b", 1)).unwrap();
-    store.look(Look::Events(Seen { all: true, ..Seen::default() }));
+    store.look(Look::Events(Seen { all: true, ..Seen::default() }), &Seen::default);
     assert_eq!((store.set().len(), store.errors().len()), (2, 0));
     assert!(store.directories().contains(&sub) && store.directories().contains(&dir.path().join("x")));
+}
+
+#[test]
+fn what_the_configuration_names_and_is_away_stays_in_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let (file, sub) = (dir.path().join("one.yaml"), dir.path().join("sub"));
+    fs::write(&file, service("a", 1)).unwrap();
+    fs::create_dir(&sub).unwrap();
+    fs::write(sub.join("b.yaml"), service("b", 1)).unwrap();
+    let mut store = Store::new(vec![file.clone(), sub.clone()]);
+    store.look(Look::Start, &Seen::default);
+    let before = store.set().clone();
+    let away = dir.path().join("away");
+    fs::rename(&sub, &away).unwrap();
+    fs::rename(&file, dir.path().join("other")).unwrap();
+    let everything = || Look::Events(Seen { all: true, ..Seen::default() });
+    for _ in 0..3 {
+        store.look(everything(), &Seen::default);
+        assert!(Arc::ptr_eq(&before, store.set()));
+        assert_eq!(store.errors().len(), 2);
+    }
+    // What is there says what there is.
+    fs::remove_file(away.join("b.yaml")).unwrap();
+    fs::write(away.join("c.yaml"), service("c", 1)).unwrap();
+    fs::rename(&away, &sub).unwrap();
+    for _ in 0..2 {
+        store.look(everything(), &Seen::default);
+    }
+    let there = ["a", "b", "c"].map(|name| store.set().get(&id(name)).is_some());
+    assert_eq!((there, store.errors().len()), ([true, false, true], 1));
+}
+
+#[test]
+fn a_file_that_is_opened_anew_before_it_was_read_is_read_when_it_is_closed() {
+    let files = Files::new(&[("a.yaml", service("a", 1))]);
+    let path = files.at("a.yaml");
+    let mut store = Store::new(vec![files.dir.path().to_owned()]);
+    store.look(Look::Start, &Seen::default);
+    let closed = || Look::Events(Seen { changed: vec![path.clone()], ..Seen::default() });
+    // Half of it is there when it is read, and that another writer has it is told meanwhile.
+    fs::write(&path, "").unwrap();
+    let late = || Seen { begun: vec![path.clone()], ..Seen::default() };
+    assert!(store.look(closed(), &late), "another look is due");
+    assert_eq!(store.set().len(), 1);
+    assert!(!store.look(Look::Events(Seen::default()), &Seen::default));
+    assert_eq!(store.set().len(), 1);
+    fs::write(&path, service("b", 2)).unwrap();
+    store.look(closed(), &Seen::default);
+    assert!(store.set().get(&id("b")).is_some() && store.set().len() == 1);
+}
+
+#[tokio::test]
+async fn a_writer_who_takes_his_time_takes_nothing_out_of_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.yaml");
+    fs::write(&path, service("a", 1) + "---\n" + &service("b", 1)).unwrap();
+    let (handle, task) = watched(dir.path());
+    let version = handle.subscribe();
+    until(&handle, "b", Some(1)).await;
+    for round in 2..40 {
+        // Closed, and opened again at once.
+        fs::write(&path, service("a", 1) + "---\n" + &service("b", round)).unwrap();
+        let mut writer = fs::File::create(&path).unwrap();
+        for piece in (service("a", 1) + "---\n" + &service("b", round)).as_bytes().chunks(24) {
+            writer.write_all(piece).unwrap();
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            assert_eq!(handle.load().len(), 2, "round {round}");
+        }
+        drop(writer);
+        until(&handle, "b", Some(round)).await;
+    }
+    assert!(handle.errors().is_empty() && version.has_changed().unwrap());
+    task.abort();
+}
+
+#[tokio::test]
+async fn the_watcher_sees_a_file_behind_a_link_written_in_place() {
+    let (dir, real) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let file = real.path().join("real.txt");
+    fs::write(&file, service("a", 1)).unwrap();
+    std::os::unix::fs::symlink(&file, dir.path().join("a.yaml")).unwrap();
+    let (handle, task) = watched(dir.path());
+    until(&handle, "a", Some(1)).await;
+    for port in 2..5 {
+        fs::write(&file, service("a", port)).unwrap();
+        until(&handle, "a", Some(port)).await;
+    }
+    task.abort();
 }
 
 #[test]
@@ -223,7 +316,7 @@ fn what_is_no_file_does_not_hold_the_reader_up() {
     let files = Files::new(&[("a.yaml", service("a", 1))]);
     rustix::fs::mkfifoat(rustix::fs::CWD, files.at("b.yaml"), rustix::fs::Mode::RUSR).unwrap();
     let mut store = Store::new(vec![files.dir.path().to_owned()]);
-    store.look(Look::Start);
+    store.look(Look::Start, &Seen::default);
     assert_eq!((store.set().len(), store.errors().len()), (1, 1));
 }
 
