@@ -105,8 +105,13 @@ impl Replayed {
     pub(crate) fn size_hint(&self) -> http_body::SizeHint {
         let place = self.place.borrow();
         let Some(kept) = place.as_ref() else { return http_body::SizeHint::default() };
+        let unread = kept.frames.get(self.at..).unwrap_or_default();
+        // What is told of a length ends with its last octet: trailers would be left out.
+        if unread.iter().any(|piece| matches!(piece, Piece::Trailers(_))) {
+            return http_body::SizeHint::default();
+        }
         let rest = kept.rest.size_hint();
-        let unread: usize = kept.frames.iter().skip(self.at).map(Piece::len).sum();
+        let unread: usize = unread.iter().map(Piece::len).sum();
         match rest.exact() {
             Some(rest) => http_body::SizeHint::with_exact(rest + unread as u64),
             None => http_body::SizeHint::default(),
@@ -206,6 +211,26 @@ mod tests {
         assert!(matches!(read, Some(Err(BodyError::SentAgain))), "{read:?}");
         assert_eq!(next(&mut second).unwrap(), "for the second");
         assert_eq!(next(&mut replay.again().unwrap().1).unwrap(), "for the second", "and once more");
+    }
+
+    /// A length would have the peer take the last octet for the end.
+    #[test]
+    fn what_has_trailers_tells_no_length() {
+        let (replay, mut first) = Replay::of(Body::Full(Bytes::from_static(b"data")));
+        assert_eq!(next(&mut first).unwrap(), "data");
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-sum", http::HeaderValue::from_static("1"));
+        replay.0.borrow_mut().as_mut().unwrap().frames.push(Piece::Trailers(trailers));
+        let (_, mut second) = replay.again().unwrap();
+        assert_eq!(second.size_hint().exact(), None);
+        assert_eq!(next(&mut second).unwrap(), "data");
+        assert!(!second.is_end_stream());
+        let mut cx = Context::from_waker(Waker::noop());
+        let Poll::Ready(Some(Ok(last))) = Pin::new(&mut second).poll_frame(&mut cx) else {
+            panic!("trailers")
+        };
+        assert_eq!(last.into_trailers().unwrap()["x-sum"], "1");
+        assert!(second.is_end_stream());
     }
 
     #[test]
