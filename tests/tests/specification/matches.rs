@@ -140,6 +140,44 @@ const OF_ORDER: &[Row] = &[
 ];
 
 /// Two or three routes each that say the same: the older, then the first by `namespace/name`.
+/// What a gateway tells backends of the client and the host, it tells routes: neither is what the client has said of itself.
+const WORDS: &str = r#"
+  hostnames: [words.test, "*.words.test"]
+  rules:
+  - matches:
+    - headers: [{name: x-forwarded-for, value: 6.6.6.6}]
+    - headers: [{name: X-Forwarded-Proto, value: https}]
+    - headers: [{name: x-forwarded-host, value: other.test}]
+    - headers: [{name: x-request-id, value: mine}]
+    - headers: [{name: forwarded, type: RegularExpression, value: ".+"}]
+    backendRefs: [{name: two, port: 80}]
+  - matches:
+    - path: {value: /told}
+      headers: [{name: x-forwarded-proto, value: http}, {name: x-forwarded-port, value: "8080"}]
+    - headers: [{name: host, value: own.words.test}]
+    backendRefs: [{name: three, port: 80}]
+  - backendRefs: [{name: one, port: 80}]
+"#;
+
+const OF_WORDS: &[Row] = &[
+    ("x-forwarded-for of a client", "GET words.test/ | x-forwarded-for: 6.6.6.6", "200 one"),
+    (
+        "x-forwarded-proto of a client",
+        "GET words.test/ | x-forwarded-proto: https",
+        "200 one | >x-forwarded-proto: http",
+    ),
+    ("x-forwarded-host of a client", "GET words.test/ | x-forwarded-host: other.test", "200 one"),
+    ("x-request-id of a client", "GET words.test/ | x-request-id: mine", "200 one"),
+    ("forwarded of a client", "GET words.test/ | forwarded: for=6.6.6.6", "200 one"),
+    ("what the gateway tells", "GET words.test/told", "200 three"),
+    ("what the gateway tells", "GET words.test/told | x-forwarded-proto: https", "200 three"),
+    ("host, in its one form", "GET own.words.test/", "200 three"),
+    ("host, in its one form", "GET OWN.Words.test/", "200 three"),
+    ("host, in its one form", "GET own.words.test./", "200 three"),
+    ("host, in its one form", "GET own.words.test:8080/", "200 three"),
+    ("host, another", "GET own2.words.test/", "200 one"),
+];
+
 const TIES: &[(&str, &str, &str)] = &[
     ("b-old, creationTimestamp: \"2020-09-08T01:02:03Z\"", "age.test", "one"),
     ("a-new, creationTimestamp: \"2020-09-08T01:02:04Z\"", "age.test", "two"),
@@ -175,6 +213,7 @@ fn requests_belong_to_the_rule_that_the_text_says() -> Result<()> {
     scene.with(&gateway(&[WEB]));
     scene.with(&http_route("kinds", KINDS));
     scene.with(&http_route("order", ORDER));
+    scene.with(&http_route("words", WORDS));
     for (meta, host, backend) in TIES {
         let spec =
             format!("  hostnames: [{host}]\n  rules: [{{backendRefs: [{{name: {backend}, port: 80}}]}}]");
@@ -189,6 +228,7 @@ fn requests_belong_to_the_rule_that_the_text_says() -> Result<()> {
         hold(&gateway, version, OF_KINDS)?;
         hold(&gateway, version, OF_ORDER)?;
         hold(&gateway, version, OF_TIES)?;
+        hold(&gateway, version, OF_WORDS)?;
     }
     Ok(())
 }

@@ -175,6 +175,8 @@ impl Gateway {
         let target = Target::of(request)?;
         let listener = self.listener(&target.host)?;
         let table = table(&listener).ok_or(ErrorCode::NoRoute)?;
+        // Before routes look: they see what the backend gets, and not what the client has said of itself.
+        self.tell(request, &target, record);
         let view = target.view(request);
         let found = table.find(&view).ok_or(ErrorCode::NoRoute)?;
         let rule = Arc::clone(found.rule);
@@ -196,7 +198,16 @@ impl Gateway {
         }
         let asked = convert::version(to.upstream.protocol, rule.grpc || record.grpc);
         let version = to.version(request, original, asked);
+        let (host, uri) = to.change(request.headers_mut(), &target, found.path)?;
+        to.accept = convert::request(request, original, version, host, uri)?;
+        self.door.routing.count(&listener.label, &to.rule, &to.cluster);
+        Ok(Bound { to, compress, excess })
+    }
+
+    /// Tells of the client, in the place of its own words.
+    fn tell(&self, request: &mut Request<Body>, target: &Target, record: &mut RequestRecord) {
         let told = self.forwarded.apply(request.headers_mut(), &target.authority);
+        record.identified(request.headers());
         // What a workload says is its own say.
         if let (Some(client), None) = (told, self.came.peer()) {
             record.made_for(client);
@@ -204,10 +215,6 @@ impl Gateway {
         if let Some(client_cert) = &self.client_cert {
             request.headers_mut().insert(X_FORWARDED_CLIENT_CERT, client_cert.clone());
         }
-        let (host, uri) = to.change(request.headers_mut(), &target, found.path)?;
-        to.accept = convert::request(request, original, version, host, uri)?;
-        self.door.routing.count(&listener.label, &to.rule, &to.cluster);
-        Ok(Bound { to, compress, excess })
     }
 
     /// What the client is told, after what the route does to answers.

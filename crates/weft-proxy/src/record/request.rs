@@ -142,6 +142,13 @@ impl RequestRecord {
         }
     }
 
+    /// What the backend is told of it is decided: an id that the client has given itself may be none.
+    pub(crate) fn identified(&mut self, headers: &HeaderMap) {
+        if let Some(details) = &mut self.details {
+            details.request_id = headers.get(X_REQUEST_ID).cloned();
+        }
+    }
+
     /// Proxies in front have told whose it is.
     pub(crate) fn made_for(&mut self, client: IpAddr) {
         self.made_for = Some(client);

@@ -126,13 +126,14 @@ fn holds(wanted: &ValueMatch, value: &[u8]) -> bool {
     }
 }
 
-/// Whether a header has a value. Lines of one name are one value, joined by commas (RFC 9110 section 5.3). A request without `host`
-/// has one all the same: HTTP/2 says it in `:authority`.
+/// Whether a header has a value. Lines of one name are one value, joined by commas (RFC 9110 section 5.3). `host` is the host name in
+/// its one form, however it was written and whether HTTP/2 says it in `:authority`.
 pub(crate) fn matches_header(request: &RequestView<'_>, name: &HeaderName, wanted: &ValueMatch) -> bool {
+    if name.get() == http::header::HOST {
+        return holds(wanted, request.host.as_bytes());
+    }
     let mut lines = request.headers.get_all(name.get()).iter();
-    let Some(first) = lines.next() else {
-        return name.get() == http::header::HOST && holds(wanted, request.host.as_bytes());
-    };
+    let Some(first) = lines.next() else { return false };
     let rest: Vec<&HeaderValue> = lines.collect();
     if rest.is_empty() {
         return holds(wanted, first.as_bytes());
