@@ -21,7 +21,7 @@ use crate::resolve::{self, Answer};
 use crate::sandbox::{Sandbox, WEFT_INSIDE};
 
 /// How long a command of a story may take.
-const EXEC_DEADLINE: Duration = Duration::from_secs(30);
+const EXEC_DEADLINE: Duration = Duration::from_secs(90);
 
 /// How long an application may take until it listens.
 const APP_DEADLINE: Duration = Duration::from_secs(10);
